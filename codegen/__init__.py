@@ -1,0 +1,1 @@
+"""From tile programs to TensorIR and machine code. The only package that imports TVM's compiler."""

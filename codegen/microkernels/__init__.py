@@ -1,0 +1,1 @@
+"""Emitters that write the TensorIR of one tile of a contraction, one file per instruction family."""

@@ -1,0 +1,1 @@
+"""Rewrites and analyses on cascades and tile programs, one file per pass."""
