@@ -33,7 +33,7 @@ _HOME = {
 }
 """Where each public name is defined."""
 
-__all__ = ["__version__", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["__version__", *_HOME]  # noqa: PLE0604 (the keys are strings)
 
 
 def __getattr__(name: str) -> object:

@@ -1,1 +1,1 @@
-"""The cascade graph, its types and operators, the tile program and target records. Imports nothing of ours."""
+"""The cascade graph, types and operators, the tile program, target records. Imports nothing of ours."""
