@@ -1,0 +1,417 @@
+"""The algebra of sizes and indices: affine forms, provable equality, simplification, exact evaluation.
+
+Integer expressions over sizes and rank variables have a normal form: a polynomial with integer coefficients whose
+indeterminates are sizes, rank variables and *atoms*, subexpressions that are no polynomials (``//``, ``%``,
+``ceildiv``, ``min``, ``max``, reads, ``if``), themselves with arguments in normal form. Sizes count as non-negative and
+divisors as positive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from .expr import Cast, Const, Expr, Op, Rank, Size, children, integer, op, size, sizes_of, walk, with_children
+from .sizes import evaluate
+from .types import INDEX
+
+Monomial = tuple[Expr, ...]
+Polynomial = dict[Monomial, int]
+
+_LARGEST = 256
+"""Terms beyond which a product is kept as an atom: normal forms may not explode."""
+
+_LARGEST_POWER = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Affine:
+    """``sum(coefficient * rank) + constant``; coefficients and the constant are expressions over sizes.
+
+    ``terms`` holds (rank variable, coefficient) in order of the variables' first occurrence; no coefficient is zero.
+    """
+
+    terms: tuple[tuple[str, Expr], ...]
+    constant: Expr
+
+    @property
+    def ranks(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.terms)
+
+    def coefficient(self, rank: str) -> Expr:
+        """The coefficient of ``rank``; the constant 0 where it does not occur."""
+        return dict(self.terms).get(rank, integer(0))
+
+    @property
+    def shifted_rank(self) -> tuple[str, Expr] | None:
+        """(v, c) where the form is ``v + c`` for one rank variable v, else None."""
+        match self.terms:
+            case ((name, Const(value=1)),):
+                return name, self.constant
+            case _:
+                return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearDim:
+    """A dimension ``coefficient * symbol + offset`` that can be solved for ``symbol``."""
+
+    symbol: str
+    coefficient: Expr
+    offset: Expr
+
+    def solve(self, extent: int, sizes: Mapping[str, int]) -> int | None:
+        """The value of ``symbol`` that makes the dimension ``extent``, given the other sizes; None if there is none.
+
+        Raises KeyError for a size that is not given.
+        """
+        factor, rest = evaluate(self.coefficient, sizes), extent - evaluate(self.offset, sizes)
+        if factor == 0 or rest % factor != 0 or rest // factor < 0:
+            return None
+        return rest // factor
+
+
+def affine(expr: Expr) -> Affine | None:
+    """The affine form of an index expression, None if it has none (reads, ``//`` and ``%`` of rank variables, …)."""
+    coefficients: dict[str, Polynomial] = {}
+    constant: Polynomial = {}
+    for monomial, factor in _Normaliser().polynomial(expr).items():
+        names = [atom.name for atom in monomial if isinstance(atom, Rank)]
+        rest = tuple(atom for atom in monomial if not isinstance(atom, Rank))
+        if len(names) > 1 or not all(_is_size_like(atom) for atom in rest):
+            return None
+        if names:
+            coefficients.setdefault(names[0], {})[rest] = factor
+        else:
+            constant[rest] = factor
+    terms = tuple((name, _expression(poly)) for name, poly in coefficients.items())
+    return Affine(terms=terms, constant=_expression(constant))
+
+
+def simplify(expr: Expr) -> Expr:
+    """An equal integer expression in normal form: folded, like terms collected, ``(a*b) // b`` reduced to ``a``."""
+    return _expression(_Normaliser().polynomial(expr))
+
+
+def equal(a: Expr, b: Expr, lets: Mapping[str, Expr] | None = None) -> bool:
+    """Whether two size expressions are provably equal for all sizes; ``lets`` defines derived sizes."""
+    if a == b:
+        return True
+    return not _difference(a, b, lets)
+
+
+def constant_difference(a: Expr, b: Expr, lets: Mapping[str, Expr] | None = None) -> int | None:
+    """``a - b`` where it is the same integer for all sizes, else None."""
+    return _constant(_difference(a, b, lets))
+
+
+def non_negative(expr: Expr, lets: Mapping[str, Expr] | None = None) -> bool:
+    """Whether ``expr >= 0`` is provable, with all sizes non-negative. False means unknown."""
+    return _non_negative(_Normaliser(lets).polynomial(expr))
+
+
+def at_most(a: Expr, b: Expr, lets: Mapping[str, Expr] | None = None) -> bool:
+    """Whether ``a <= b`` is provable, with all sizes non-negative. False means unknown."""
+    return _non_negative(_difference(b, a, lets))
+
+
+def constant_value(expr: Expr, lets: Mapping[str, Expr] | None = None) -> int | None:
+    """The integer that ``expr`` always is, or None."""
+    return _constant(_Normaliser(lets).polynomial(expr))
+
+
+def expand_lets(expr: Expr, lets: Mapping[str, Expr]) -> Expr:
+    """``expr`` with the sizes of ``lets`` replaced by their (non-circular) definitions, down to free sizes."""
+    if isinstance(expr, Size):
+        definition = lets.get(expr.name)
+        return expr if definition is None else expand_lets(definition, lets)
+    old = children(expr)
+    new = tuple(expand_lets(child, lets) for child in old)
+    return expr if all(a is b for a, b in zip(old, new, strict=True)) else with_children(expr, new)
+
+
+def solve_for(symbol: str, expr: Expr) -> LinearDim | None:
+    """``expr`` as a linear function of the size ``symbol``, None where it is none or does not depend on it.
+
+    Example: ``2*N + 1`` gives coefficient 2 and offset 1; ``N * C`` gives coefficient ``C``, offset 0.
+    """
+    factor: Polynomial = {}
+    offset: Polynomial = {}
+    target = size(symbol)
+    for monomial, count in _Normaliser().polynomial(expr).items():
+        rest = list(monomial)
+        if target in rest:
+            rest.remove(target)
+            factor[tuple(rest)] = count
+        else:
+            offset[monomial] = count
+        if any(symbol in sizes_of(atom) for atom in rest):
+            return None
+    if not factor:
+        return None
+    return LinearDim(symbol=symbol, coefficient=_expression(factor), offset=_expression(offset))
+
+
+def is_injective(coords: Iterable[Expr], extents: Mapping[str, Expr], lets: Mapping[str, Expr] | None = None) -> bool:
+    """Whether different values of the rank variables in ``coords`` provably give different coordinates.
+
+    Recognises affine forms that can be solved one after the other (``i + j, i``), mixed-radix forms
+    (``M0*m1 + m0`` with m0 < M0) and the pair ``m // c, m % c``.
+    """
+    coords = list(coords)
+    wanted = {node.name for coord in coords for node in walk(coord) if isinstance(node, Rank)}
+    known: set[str] = set()
+    quotients = {c.args for c in coords if isinstance(c, Op) and c.op == "floordiv"}
+    for coord in coords:
+        match coord:
+            case Op(op="mod", args=(Rank(name=name), _) as args) if args in quotients:
+                known.add(name)
+    forms = [form for form in map(affine, coords) if form is not None]
+    while wanted - known:
+        found = {n for form in forms for n in _determined(form, known, extents, lets)} - known
+        if not found:
+            return False
+        known |= found
+    return True
+
+
+def _determined(
+    form: Affine, known: set[str], extents: Mapping[str, Expr], lets: Mapping[str, Expr] | None
+) -> set[str]:
+    """The rank variables that the value of ``form`` determines once those of ``known`` are."""
+    open_terms = [(name, factor) for name, factor in form.terms if name not in known]
+    if len(open_terms) == 1:
+        return {open_terms[0][0]}
+    # Mixed radix: each weight is at least the previous one times its extent.
+    done: set[str] = set()
+    weight: Expr | None = None
+    while len(done) < len(open_terms):
+        for name, factor in open_terms:
+            first = weight is None and constant_value(factor, lets) in (1, -1)
+            if name not in done and (first or (weight is not None and at_most(weight, factor, lets))):
+                done.add(name)
+                weight = op("mul", integer(1) if first else factor, extents[name])
+                break
+        else:
+            return set()
+    return done
+
+
+def _is_size_like(atom: Expr) -> bool:
+    return all(isinstance(node, Size | Const | Op) and node.dtype == INDEX for node in walk(atom))
+
+
+def _difference(a: Expr, b: Expr, lets: Mapping[str, Expr] | None) -> Polynomial:
+    normaliser = _Normaliser(lets, unify_division=True)
+    return _sum(normaliser.polynomial(a), normaliser.polynomial(b), -1)
+
+
+def _constant(poly: Polynomial) -> int | None:
+    if not poly:
+        return 0
+    return poly[()] if poly.keys() == {()} else None
+
+
+def _non_negative(poly: Polynomial) -> bool:
+    """Every term is a product of non-negative atoms with a non-negative factor."""
+    return all(factor >= 0 and all(_atom_is_non_negative(atom) for atom in m) for m, factor in poly.items())
+
+
+def _atom_is_non_negative(atom: Expr) -> bool:
+    match atom:
+        case Size() | Rank():
+            return True
+        case Const(value=value):
+            return value >= 0
+        case Op(op="mod", args=(_, divisor)):
+            return non_negative(divisor)
+        case Op(op="max", args=args):
+            return any(non_negative(a) for a in args)
+        case Op(op="floordiv" | "ceildiv" | "min", args=args):
+            return all(non_negative(a) for a in args)
+        case _:
+            return False
+
+
+def _key(expr: Expr) -> str:
+    """A total order of atoms: sizes and rank variables by name, then everything else."""
+    match expr:
+        case Size(name=name):
+            return f"0{name}"
+        case Rank(name=name):
+            return f"1{name}"
+        case Op(op=name, args=args):
+            return f"2{name}({','.join(map(_key, args))})"
+        case _:
+            return f"3{expr!r}"
+
+
+def _sum(a: Polynomial, b: Polynomial, sign: int = 1) -> Polynomial:
+    total = dict(a)
+    for monomial, factor in b.items():
+        total[monomial] = total.get(monomial, 0) + sign * factor
+        if total[monomial] == 0:
+            del total[monomial]
+    return total
+
+
+def _product(a: Polynomial, b: Polynomial) -> Polynomial:
+    total: Polynomial = {}
+    for left, p in a.items():
+        for right, q in b.items():
+            monomial = tuple(sorted(left + right, key=_key))
+            total[monomial] = total.get(monomial, 0) + p * q
+    return {m: f for m, f in total.items() if f != 0}
+
+
+def _split(poly: Polynomial, divisor: Polynomial) -> tuple[Polynomial, Polynomial]:
+    """(q, r) with ``poly = q * divisor + r``: for a divisor of one term, the multiples of it go to q."""
+    if len(divisor) != 1:
+        negated = {m: -f for m, f in divisor.items()}
+        if poly == divisor:
+            return {(): 1}, {}
+        return ({(): -1}, {}) if poly == negated else ({}, poly)
+    ((atoms, weight),) = divisor.items()
+    quotient: Polynomial = {}
+    rest: Polynomial = {}
+    for monomial, factor in poly.items():
+        remaining = list(monomial)
+        for atom in atoms:
+            if atom not in remaining:
+                rest[monomial] = factor
+                break
+            remaining.remove(atom)
+        else:
+            whole, part = divmod(factor, weight)
+            if whole:
+                quotient[tuple(remaining)] = whole
+            if part:
+                rest[monomial] = part
+    return quotient, rest
+
+
+class _Normaliser:
+    """Expressions to polynomials. ``unify_division`` writes ``ceildiv(a, b)`` as ``(a + b - 1) // b``."""
+
+    def __init__(self, lets: Mapping[str, Expr] | None = None, *, unify_division: bool = False) -> None:
+        self.lets = lets or {}
+        self.unify_division = unify_division
+
+    def polynomial(self, expr: Expr) -> Polynomial:
+        match expr:
+            case Const(value=bool()):
+                return {(expr,): 1}
+            case Const(value=int(value)):
+                return {(): value} if value else {}
+            case Size(name=name) if name in self.lets:
+                return self.polynomial(self.lets[name])
+            case Size(name=name):
+                return {(Size(name=name, dtype=INDEX),): 1}
+            case Rank(name=name):
+                return {(Rank(name=name, dtype=INDEX),): 1}
+            case Cast(dtype=dtype, value=value) if dtype == INDEX and value.dtype == INDEX:
+                return self.polynomial(value)
+            case Op() if expr.dtype == INDEX:
+                return self.operation(expr)
+            case _:
+                return {(self.atom(expr),): 1}
+
+    def atom(self, expr: Expr) -> Expr:
+        old = children(expr)
+        if not old:
+            return expr
+        arguments = tuple(_expression(self.polynomial(c)) if c.dtype == INDEX else self.atom(c) for c in old)
+        return with_children(expr, arguments)
+
+    def operation(self, expr: Op) -> Polynomial:
+        match expr:
+            case Op(op="add", args=(a, b)):
+                return _sum(self.polynomial(a), self.polynomial(b))
+            case Op(op="sub", args=(a, b)):
+                return _sum(self.polynomial(a), self.polynomial(b), -1)
+            case Op(op="neg", args=(a,)):
+                return _sum({}, self.polynomial(a), -1)
+            case Op(op="mul", args=(a, b)):
+                left, right = self.polynomial(a), self.polynomial(b)
+                return {(self.atom(expr),): 1} if len(left) * len(right) > _LARGEST else _product(left, right)
+            case Op(op="pow", args=(a, Const(value=int(n)))) if 0 <= n <= _LARGEST_POWER:
+                base = self.polynomial(a)
+                result: Polynomial = {(): 1}
+                for _ in range(n):
+                    if len(result) * len(base) > _LARGEST:
+                        return {(self.atom(expr),): 1}
+                    result = _product(result, base)
+                return result
+            case Op(op="floordiv" | "mod" | "ceildiv" as name, args=(a, b)):
+                return self.division(name, self.polynomial(a), self.polynomial(b))
+            case Op(op="min" | "max" as name, args=args):
+                return self.extreme(name, [self.polynomial(a) for a in args])
+            case _:
+                return {(self.atom(expr),): 1}
+
+    def division(self, name: str, a: Polynomial, b: Polynomial) -> Polynomial:
+        """Floor division, its remainder and its rounded-up form: multiples of the divisor are split off."""
+        if not b:  # division by zero: kept, it is absent
+            return {(op(name, _expression(a), integer(0)),): 1}
+        quotient, rest = _split(a, b)
+        divisor, top = _constant(b), _constant(rest)
+        if divisor is not None and top is not None:
+            value = {"floordiv": top // divisor, "mod": top % divisor, "ceildiv": -(-top // divisor)}[name]
+            remainder: Polynomial = {(): value} if value else {}
+        elif not rest:
+            remainder = {}
+        elif name == "ceildiv" and self.unify_division and _non_negative(b):
+            remainder = self.division("floordiv", _sum(_sum(rest, b), {(): -1}), b)
+        else:
+            remainder = {(op(name, _expression(rest), _expression(b)),): 1}
+        return remainder if name == "mod" else _sum(quotient, remainder)
+
+    def extreme(self, name: str, candidates: list[Polynomial]) -> Polynomial:
+        """``min`` and ``max``, flattened, with comparable arguments reduced to the winner."""
+        kept: list[Polynomial] = []
+        for poly in candidates:
+            nested = [self.polynomial(e) for e in _arguments(name, poly)]
+            for new in nested or [poly]:
+                worse = [k for k in kept if _beats(name, new, k)]
+                if not any(_beats(name, k, new) for k in kept):
+                    kept = [k for k in kept if k not in worse] + [new]
+        expressions = sorted((_expression(k) for k in kept), key=_key)
+        result = expressions[0]
+        for following in expressions[1:]:
+            result = op(name, result, following)
+        return kept[0] if len(kept) == 1 else {(result,): 1}
+
+
+def _arguments(name: str, poly: Polynomial) -> list[Expr]:
+    """The arguments of a polynomial that is one bare ``min`` or ``max`` of the same name."""
+    match list(poly.items()):
+        case [((Op(op=other, args=args),), 1)] if other == name:
+            return [b for a in args for b in (_arguments(name, {(a,): 1}) or [a])]
+        case _:
+            return []
+
+
+def _beats(name: str, a: Polynomial, b: Polynomial) -> bool:
+    """Whether ``min`` or ``max`` of a and b is provably a."""
+    return _non_negative(_sum(a, b, -1) if name == "max" else _sum(b, a, -1))
+
+
+def _expression(poly: Polynomial) -> Expr:
+    """The polynomial as an expression: higher degrees first, positive terms before negative ones."""
+    order = sorted(poly.items(), key=lambda item: (item[1] < 0, -len(item[0]), [_key(a) for a in item[0]]))
+    result: Expr | None = None
+    for monomial, factor in order:
+        term = _product_expression(monomial, abs(factor))
+        if result is None:
+            result = term if factor > 0 else _product_expression(monomial, factor)
+        else:
+            result = op("add" if factor > 0 else "sub", result, term)
+    return integer(0) if result is None else result
+
+
+def _product_expression(monomial: Monomial, factor: int) -> Expr:
+    result: Expr | None = None if factor in (1, -1) and monomial else integer(factor)
+    for atom in monomial:
+        result = atom if result is None else op("mul", result, atom)
+    assert result is not None
+    return op("neg", result) if factor == -1 and monomial else result
