@@ -190,7 +190,7 @@ class Reduction(Node):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Einsum(Node):
-    """`target = value :: reduction where condition`, with `type` where the left side is annotated (`Y: bf16[m] = …`)."""
+    """`target = value :: reduction where condition`, with `type` where `Y: bf16[m] = …` annotates it."""
 
     target: Access
     type: ElementType | None

@@ -47,7 +47,7 @@ class Diagnostic:
 
 
 class EinfallError(Exception):
-    """A mistake in the user's input (or, with code E90xx, in einfall). `str(error)` is the full report in plain text."""
+    """A mistake in the user's input (or, with code E90xx, in einfall); `str(error)` is the report in plain text."""
 
     diagnostics: tuple[Diagnostic, ...]
     sources: Mapping[str, str]

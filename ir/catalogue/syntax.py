@@ -156,7 +156,9 @@ KINDS: tuple[ErrorKind, ...] = (
     ErrorKind(
         code="E0117",
         title="clauses of an Einsum out of order",
-        explanation="An Einsum reads `OUT[…] = expression :: reduction(ranks) where condition`, each clause at most once.",
+        explanation=(
+            "An Einsum reads `OUT[…] = expression :: reduction(ranks) where condition`, each clause at most once."
+        ),
         wrong="kernel top(X: f32[M, N]) -> (Y: f32[M]) {\n    Y[m] = X[m, n]  where n > 0 :: max(n)\n}\n",
         fixed="kernel top(X: f32[M, N]) -> (Y: f32[M]) {\n    Y[m] = X[m, n]  :: max(n) where n > 0\n}\n",
     ),
