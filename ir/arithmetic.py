@@ -44,13 +44,16 @@ class Arithmetic:
         """Stored elements of ``dtype`` in their carrier."""
         return array.astype(self.carrier(dtype))
 
+    def settle(self, values: Array, dtype: DType) -> Array:
+        """The result of an operator as a value of ``dtype`` in its carrier: integers wrap."""
+        values = values.astype(self.carrier(dtype), copy=False)
+        return wrap(values, dtype) if dtype.is_integer else values
+
     def round(self, values: Array, dtype: DType) -> Array:
-        """Values in the carrier of ``dtype``, brought to what ``dtype`` can hold."""
-        if dtype.is_float:
-            if not self.typed or dtype in (F32, F64):
-                return values.astype(self.carrier(dtype))
+        """Values in the carrier of ``dtype`` as memory of that type would hold them."""
+        if self.typed and dtype.is_float and dtype not in (F32, F64):
             return values.astype(dtype.storage).astype(np.float32)
-        return values if dtype.is_bool else wrap(values.astype(self.carrier(dtype)), dtype)
+        return self.settle(values, dtype)
 
     def convert(self, values: Array, source: DType, target: DType) -> Array:
         """``cast(target, values)``: floats to integers truncate and saturate, integers to integers wrap."""
