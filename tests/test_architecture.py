@@ -33,7 +33,7 @@ FOREIGN = {  # third-party packages that only some folders may use
     "lark": {"frontend"},
     "networkx": {"ir", "passes", "codegen", "frontend", "compiler"},
     "rich": {"compiler", "runtime"},
-    "scipy": {"passes"},
+    "scipy": {"ir", "passes"},  # erf of the interpreter; integer programs
     "sympy": {"passes"},
     "torch": set(),
     "tvm": {"codegen", "runtime", "compiler"},
