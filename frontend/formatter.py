@@ -24,6 +24,9 @@ _WIDTH = 100
 _INDENT = 4
 # A left side longer than this does not push the `=` of its neighbours to the right.
 _LONG_TARGET = 32
+# Clauses begin at least so far behind the expression, and in a common column if that lies within the limit.
+_CLAUSE_GAP = " " * 4
+_CLAUSE_LIMIT = 72
 
 
 def format_source(text: str, file: str = "<string>") -> str:
@@ -238,8 +241,8 @@ def _rows(block: _Block) -> list[_Row]:
             row.comment = f"  {piece.text}"
             continue
         gap = "" if not row.text else spaces[index]
-        if gap and _is_first_clause(block.pieces, index):
-            gap = "  "
+        if gap and piece.type in ("REDUCE", "WHERE"):
+            gap = _CLAUSE_GAP if _is_first_clause(block.pieces, index) else "  "
         row.text += gap + piece.text
         if piece.type in OPENING:
             levels.append(0 if opened_here else _INDENT)
@@ -282,7 +285,7 @@ def _aligned(blocks: Sequence[_Block]) -> Iterator[list[_Row]]:
     heads = [f"{target:<{equals}} = {value}" for target, value, _ in parts]
     column = _clause_column(heads, [clause for _, _, clause in parts])
     for block, head, (_, _, clause) in zip(blocks, heads, parts, strict=True):
-        text = f"{head:<{column}}  {clause}" if clause else head
+        text = f"{head:<{column}}{_CLAUSE_GAP}{clause}" if clause else head
         row = _Row(indent=block.base, text=text, blank_before=block.blank_before)
         if block.pieces[-1].type == "COMMENT":
             row.comment = f"  {block.pieces[-1].text}"
@@ -290,13 +293,13 @@ def _aligned(blocks: Sequence[_Block]) -> Iterator[list[_Row]]:
 
 
 def _clause_column(heads: Sequence[str], clauses: Sequence[str]) -> int:
-    """Where the clauses begin: right of all Einsums of the group, else right of those that have one, if that fits."""
-    room = _WIDTH - _INDENT - 2 - max(map(len, clauses))
+    """Where the clauses begin: behind all Einsums of the group, else behind those that have one, if there is room."""
     with_clause = [len(head) for head, clause in zip(heads, clauses, strict=True) if clause]
-    for column in (max(map(len, heads)), max(with_clause, default=0)):
-        if column <= room:
-            return column
-    return 0
+    if max(map(len, heads)) + len(_CLAUSE_GAP) + _INDENT <= _CLAUSE_LIMIT:
+        return max(map(len, heads))
+    column = max(with_clause, default=0)
+    longest = max(map(len, clauses))
+    return column if column + len(_CLAUSE_GAP) + longest + _INDENT <= _WIDTH else 0
 
 
 def _split_einsum(pieces: Sequence[Piece]) -> tuple[str, str, str]:
@@ -310,7 +313,8 @@ def _split_einsum(pieces: Sequence[Piece]) -> tuple[str, str, str]:
         if piece.type == "EQUAL" and part == 0:
             part = 1
             continue
-        if piece.type in ("REDUCE", "WHERE") and part == 1:
+        if piece.type in ("REDUCE", "WHERE"):
+            gap = "  "
             part = 2
         parts[part] += gap + piece.text
     target, value, clause = (each.strip() for each in parts)

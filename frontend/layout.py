@@ -66,7 +66,6 @@ _SYMBOLS: dict[str, tuple[str, str]] = {
     "∧": ("AND", "and"),
     "∨": ("OR", "or"),
     "¬": ("NOT", "not"),
-    "’": ("NAME", "'"),
 }
 
 
@@ -97,6 +96,17 @@ def arrange(raw: Iterable[Token], source: SourceText) -> Arranged:
                 comments.append(_comment(token, source))
             case "STRANGE":
                 tokens += _strange(token, source, diagnostics)
+            case "FOREIGN_NAME":
+                diagnostics.add(
+                    "E0101",
+                    f"the name `{_shorten(token)}` contains other characters than those of a name",
+                    span=token_span(token, source),
+                    help="names consist of the letters A to Z and a to z, digits, `_` and primes",
+                )
+                tokens.append(_like(token, "NAME", "_"))
+            case "STRING":
+                diagnostics.add("E0101", "there are no strings in this language", span=token_span(token, source))
+                tokens.append(_like(token, "INTEGER", "1"))
             case "FOREIGN_OPERATOR":
                 meant, advice = _FOREIGN[str(token)]
                 span = token_span(token, source)
@@ -132,16 +142,14 @@ def _strange(token: Token, source: SourceText, diagnostics: Diagnostics) -> list
         shown += f" ({name.lower()})"
     if meant is not None:
         advice = f"write `{meant[1]}`"
-    elif token.isalpha():
-        advice = "names consist of the letters A to Z and a to z, digits, `_` and primes"
-    elif str(token) in "\"'`":
-        advice = "there are no strings in this language"
+    elif token == ".":
+        advice = "there are no attributes or methods: a function is called with its argument, `exp(x)`"
     elif token.isspace() or not token.isprintable():
         advice = "only spaces, tabs and line ends separate words"
     else:
         advice = None
     diagnostics.add("E0101", f"{shown} has no meaning here", span=token_span(token, source), help=advice)
-    return [] if meant is None or meant[0] == "NAME" else [_like(token, *meant)]
+    return [] if meant is None else [_like(token, *meant)]
 
 
 def _like(place: Token, type: str, text: str) -> Token:

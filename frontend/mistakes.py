@@ -268,7 +268,8 @@ def _missing_equals(mistake: Mistake) -> Diagnostic | None:
             help="an Einsum reads `OUT[indices] = expression`",
             span=token_span(mistake.statement[0], mistake.source).join(mistake.span),
         )
-    return mistake.says("E0107", f"expected `=`, found {_found(mistake)}")
+    advice = "an annotation stands before the brackets: `Y: f32[m] = …`" if mistake.kind == "COLON" else None
+    return mistake.says("E0107", f"expected `=`, found {_found(mistake)}", help=advice)
 
 
 def _chained_comparison(mistake: Mistake) -> Diagnostic | None:
@@ -297,7 +298,7 @@ def _clause_order(mistake: Mistake) -> Diagnostic | None:
 
 
 def _conditional(mistake: Mistake) -> Diagnostic | None:
-    if mistake.kind == "IF" and mistake.accepted & _OPERATORS:
+    if mistake.kind == "IF" and "STAR" in mistake.accepted:
         return mistake.says(
             "E0118",
             "`if` stands before the value here, not after it",
@@ -338,6 +339,16 @@ def _reduction_without_ranks(mistake: Mistake) -> Diagnostic | None:
     return None
 
 
+def _check_value(mistake: Mistake) -> Diagnostic | None:
+    if not {"INF", "TRUE", "INTEGER"} <= mistake.accepted or "NAME" in mistake.accepted:
+        return None
+    return mistake.says(
+        "E0106",
+        f"expected a number, found {_found(mistake)}",
+        help="a check gives sizes and scalars values: `check attention(H = 2, P = 33)`",
+    )
+
+
 def _missing_operator(mistake: Mistake) -> Diagnostic | None:
     previous = mistake.previous
     if previous is None or previous.type not in _OPERAND_ENDS or mistake.kind not in _OPERAND_STARTS | {"LSQB"}:
@@ -349,7 +360,7 @@ def _missing_operator(mistake: Mistake) -> Diagnostic | None:
     return mistake.says(
         "E0106",
         f"an operator is missing between `{previous}` and `{mistake.found}`",
-        help="a product is written with `*`",
+        help="a product is written with `*`, a call with parentheses",
     )
 
 
@@ -409,6 +420,7 @@ _RULES: tuple[Rule, ...] = (
     _chained_comparison,
     _conditional,
     _reduction_without_ranks,
+    _check_value,
     _missing_operator,
     _missing_operand,
 )

@@ -73,7 +73,7 @@ def parse_tokens(arranged: Arranged, source: SourceText) -> Tree[Token]:
 class _KeepAll:
     """Makes Lark keep those terminals that no rule uses; `layout.arrange` consumes them."""
 
-    always_accept = ("COMMENT", "MALFORMED_NUMBER", "FOREIGN_OPERATOR", "STRANGE")
+    always_accept = ("COMMENT", "MALFORMED_NUMBER", "FOREIGN_OPERATOR", "FOREIGN_NAME", "STRING", "STRANGE")
 
     def process(self, stream: Iterator[Token]) -> Iterator[Token]:
         return stream

@@ -77,6 +77,6 @@ def _tight_in_index(pieces: Sequence[Piece], start: int, end: int) -> set[int]:
         for index in range(start, end)
         if pieces[index].type in ("PLUS", "MINUS", "STAR") and not is_unary_minus(pieces, index)
     ]
-    if len(types) == 3 and len(binary) == 1:
+    if len(types) == 3 and types[2] == "INTEGER":
         return set(binary)
     return {index for index in binary if pieces[index].type == "STAR"}
