@@ -322,27 +322,49 @@ class _Analysis:
         raise self._unsatisfiable(edges)
 
     def _candidates(self, component: list[int], edges: tuple[Dependence, ...]) -> Iterable[dict[int, str]]:
-        """One rank variable of each Einsum, aligned through the dimensions of the tensors between them."""
-        aligned: nx.Graph[tuple[int, str]] = nx.Graph()
-        for i in component:
-            for coord in self.cascade.einsums[i].coords:
-                if (v := _shifted(coord)) is not None and v not in self.cascade.einsums[i].reduced:
-                    aligned.add_node((i, v))
+        """Choices of one rank variable for each Einsum of a component.
+
+        Each starts from a variable of the first Einsum. A dependence hands the writer's variable, through the dimension
+        that it indexes, on to the reader; where none does, the reader's is handed back to the writer.
+        """
+        for seed in self._own_ranks(component[0]):
+            chosen = {component[0]: seed}
+            while len(chosen) < len(component):
+                handed = self._hand_on(chosen, edges) or self._hand_back(chosen, edges)
+                if handed is None:
+                    break
+                chosen[handed[0]] = handed[1]
+            else:
+                yield dict(sorted(chosen.items()))
+
+    def _own_ranks(self, einsum: int) -> tuple[str, ...]:
+        """The output ranks that index a dimension of the target directly, in order."""
+        coords = self.cascade.einsums[einsum].coords
+        shifted = dict.fromkeys(v for v in map(_shifted, coords) if v is not None)
+        return tuple(v for v in shifted if v not in self.cascade.einsums[einsum].reduced)
+
+    def _hand_on(self, chosen: dict[int, str], edges: tuple[Dependence, ...]) -> tuple[int, str] | None:
         for e in edges:
-            writer, reader = self.cascade.einsums[e.writer], self.cascade.einsums[e.reader]
-            for ours, theirs in zip(writer.coords, _indices(e, reader), strict=True):
-                ends = ((e.writer, _shifted(ours)), (e.reader, _shifted(theirs)))
-                if all(end in aligned for end in ends):
-                    aligned.add_edge(*ends)
-        seen: set[tuple[int, str]] = set()
-        for node in aligned.nodes:
-            if node in seen:
-                continue
-            members = nx.node_connected_component(aligned, node)
-            seen |= members
-            variables = dict(sorted(members))
-            if len(variables) == len(members) == len(component):
-                yield variables
+            if e.writer in chosen and e.reader not in chosen:
+                for v, u in self._aligned(e):
+                    if v == chosen[e.writer] and u in self._own_ranks(e.reader):
+                        return e.reader, u
+        return None
+
+    def _hand_back(self, chosen: dict[int, str], edges: tuple[Dependence, ...]) -> tuple[int, str] | None:
+        for e in edges:
+            if e.reader in chosen and e.writer not in chosen:
+                for v, u in self._aligned(e):
+                    if u == chosen[e.reader] and v in self._own_ranks(e.writer):
+                        return e.writer, v
+        return None
+
+    def _aligned(self, flow: Dependence) -> Iterable[tuple[str, str]]:
+        """The pairs of a writer's and a reader's rank variable that index one dimension."""
+        coords = self.cascade.einsums[flow.writer].coords
+        for ours, theirs in zip(coords, _indices(flow, self.cascade.einsums[flow.reader]), strict=True):
+            if (v := _shifted(ours)) is not None and (u := _shifted(theirs)) is not None:
+                yield v, u
 
     def _extent(self, variables: Mapping[int, str]) -> Expr:
         extents: list[Expr] = []
