@@ -25,6 +25,7 @@ from einfall.frontend.syntax import (
     Kernel,
     Name,
     Node,
+    Program,
     TensorType,
     TypeName,
 )
@@ -65,16 +66,20 @@ def example_files() -> list[Path]:
 def cases() -> Iterator[Case]:
     """Every check item of every example."""
     for path in example_files():
-        for item in parse(path.read_text(), str(path)).items:
+        for item in program_of(path).items:
             if isinstance(item, Check):
                 values = {value.name.name: int(value.value) for value in item.values}
                 yield Case(path=path, kernel=item.kernel.name, sizes=values)
 
 
 @cache
+def program_of(path: Path) -> Program:
+    return parse(path.read_text(), str(path))
+
+
 def kernel_of(path: Path) -> Kernel:
     """The kernel that an example file defines."""
-    (kernel,) = (item for item in parse(path.read_text(), str(path)).items if isinstance(item, Kernel))
+    (kernel,) = (item for item in program_of(path).items if isinstance(item, Kernel))
     return kernel
 
 

@@ -6,11 +6,13 @@ import inspect
 
 import numpy as np
 import pytest
+from scipy.special import logsumexp
 
 import einfall
 
 from .cases import EXAMPLES, Case, cases, example_files, inputs, kernel_of, result_types, sizes_no_array_determines
 from .references import REFERENCES
+from .references.dynamic_programming import every_path, hmm_forward, viterbi
 from .references.registry import Array
 
 CASES = list(cases())
@@ -51,6 +53,14 @@ def test_reference_has_the_declared_shapes(case):
     for (name, shape, _), value in zip(result_types(case), expected(case, inputs(case)), strict=True):
         assert np.shape(value) == shape, name
         assert not np.isnan(value).any(), name
+
+
+def test_hidden_markov_references_agree_with_the_enumeration_of_all_paths():
+    rng = np.random.default_rng(3)
+    start, A, E = rng.standard_normal(3), rng.standard_normal((3, 3)), rng.standard_normal((2, 4, 3))
+    paths = [every_path(start, A, emission) for emission in E]
+    np.testing.assert_allclose(viterbi(start, A, E)[0], [scores.max() for scores in paths])
+    np.testing.assert_allclose(hmm_forward(start, A, E), logsumexp(paths, axis=1))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

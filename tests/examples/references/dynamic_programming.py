@@ -6,7 +6,6 @@ from functools import cache
 from itertools import product
 
 import numpy as np
-from scipy.special import logsumexp
 
 from .registry import Array, reference, symbols
 
@@ -125,12 +124,6 @@ def every_path(start: Array, A: Array, emission: Array) -> Array:
             for path in product(range(S), repeat=T + 1)
         ]
     )
-
-
-def enumerated(start: Array, A: Array, emission: Array) -> tuple[float, float]:
-    """The best score and the logarithm of the total probability over all paths."""
-    scores = every_path(start, A, emission)
-    return float(scores.max()), float(logsumexp(scores))
 
 
 @reference()
