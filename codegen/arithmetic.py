@@ -1,0 +1,247 @@
+"""Scalar operators of the language on TIR values, scalars or vectors alike: wrapping integers, NaN-propagating extremes.
+
+TVM marks 32- and 64-bit integer arithmetic as never overflowing; the language wraps. 32-bit operations are therefore done
+in 64 bits and cut, which LLVM folds back into one wrapping instruction.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+
+import tvm_ffi
+from tvm import tirx
+
+from ..ir.types import DType, Kind
+from . import functions
+from .element import computed
+from .microkernels.vector import lane_type, splat
+
+Bind = Callable[[tirx.Expr], tirx.Expr]
+
+
+def lanes_of(value: tirx.Expr) -> int:
+    """The number of lanes of a TIR value, 1 for a scalar."""
+    return tvm_ffi.dtype(str(value.ty.dtype)).lanes
+
+
+def literal(value: int | float | bool, dtype: str, lanes: int = 1) -> tirx.Expr:
+    """A constant of a TIR type, in every lane."""
+    if dtype == "bool":
+        return splat(tirx.IntImm("bool", int(value)), lanes)
+    if "float" in dtype:
+        return splat(tirx.FloatImm(dtype, float(value)), lanes)
+    bits = int("".join(filter(str.isdigit, dtype)))
+    whole = int(value) & ((1 << bits) - 1)
+    if not dtype.startswith("u") and whole >> (bits - 1):
+        whole -= 1 << bits
+    if dtype == "uint64" and whole >> 63:
+        return splat(tirx.reinterpret("uint64", tirx.IntImm("int64", whole - (1 << 64))), lanes)
+    return splat(tirx.IntImm(dtype, whole), lanes)
+
+
+def convert(value: tirx.Expr, dtype: str) -> tirx.Expr:
+    """A plain TIR conversion of a scalar or vector."""
+    target = lane_type(dtype, lanes_of(value))
+    return value if str(value.ty.dtype) == target else tirx.Cast(target, value)
+
+
+def select(condition: tirx.Expr, then: tirx.Expr, otherwise: tirx.Expr) -> tirx.Expr:
+    """A selection by value: both sides are evaluated."""
+    return tirx.Select(condition, then, otherwise)
+
+
+def wrap(value: tirx.Expr, dtype: DType) -> tirx.Expr:
+    """Wraps an integer held in a byte to the width of its type."""
+    if not dtype.is_integer or dtype.bits >= 8 or dtype.kind in (Kind.BIPOLAR, Kind.TERNARY):
+        return value
+    lanes, held = lanes_of(value), computed(dtype)
+    if dtype.kind is Kind.UNSIGNED:
+        return value & literal((1 << dtype.bits) - 1, held, lanes)
+    cut = literal(8 - dtype.bits, held, lanes)
+    return (value << cut) >> cut
+
+
+def _wide(operation: Callable[[tirx.Expr, tirx.Expr], tirx.Expr], a: tirx.Expr, b: tirx.Expr, dtype: DType) -> tirx.Expr:
+    held = computed(dtype)
+    if held not in ("int32", "uint32"):
+        return operation(a, b)
+    return convert(operation(convert(a, "int64"), convert(b, "int64")), held)
+
+
+def add(a: tirx.Expr, b: tirx.Expr, dtype: DType) -> tirx.Expr:
+    return a + b if dtype.is_float else wrap(_wide(operator.add, a, b, dtype), dtype)
+
+
+def subtract(a: tirx.Expr, b: tirx.Expr, dtype: DType) -> tirx.Expr:
+    return a - b if dtype.is_float else wrap(_wide(operator.sub, a, b, dtype), dtype)
+
+
+def multiply(a: tirx.Expr, b: tirx.Expr, dtype: DType) -> tirx.Expr:
+    return a * b if dtype.is_float else wrap(_wide(operator.mul, a, b, dtype), dtype)
+
+
+def _divide(a: tirx.Expr, b: tirx.Expr, dtype: DType) -> tirx.Expr:
+    return tirx.div(a, b)
+
+
+def _floor_divide(a: tirx.Expr, b: tirx.Expr, dtype: DType, bind: Bind) -> tirx.Expr:
+    if dtype.is_float:
+        return functions.floor(tirx.div(a, b))
+    safe = _safe_divisor(b, dtype)
+    quotient = tirx.floordiv(a, safe)
+    if dtype.kind is Kind.UNSIGNED or isinstance(b, tirx.IntImm):
+        return quotient
+    # The least integer divided by -1 traps on x86; negation wraps.
+    lanes, held = lanes_of(b), computed(dtype)
+    negative = tirx.EQ(b, literal(-1, held, lanes))
+    return select(negative, subtract(literal(0, held, lanes), a, dtype), quotient)
+
+
+def _modulo(a: tirx.Expr, b: tirx.Expr, dtype: DType) -> tirx.Expr:
+    if dtype.is_float:
+        return a - functions.floor(tirx.div(a, b)) * b
+    return tirx.floormod(a, _safe_divisor(b, dtype))
+
+
+def _safe_divisor(b: tirx.Expr, dtype: DType) -> tirx.Expr:
+    """The divisor with 0 and -1, which trap, replaced by 1 (x % -1 is 0 either way)."""
+    if isinstance(b, tirx.IntImm):
+        return b if int(b.value) not in (0, -1) else tirx.IntImm(str(b.ty.dtype), 1)
+    lanes, held = lanes_of(b), computed(dtype)
+    one = literal(1, held, lanes)
+    safe = select(tirx.EQ(b, literal(0, held, lanes)), one, b)
+    return safe if dtype.kind is Kind.UNSIGNED else select(tirx.EQ(b, literal(-1, held, lanes)), one, safe)
+
+
+def _shift(a: tirx.Expr, b: tirx.Expr, dtype: DType, *, left: bool) -> tirx.Expr:
+    lanes, held = lanes_of(a), computed(dtype)
+    limit = literal(dtype.bits, held, lanes)
+    zero = literal(0, held, lanes)
+    legal = b < limit if dtype.kind is Kind.UNSIGNED else tirx.And(b >= zero, b < limit)
+    count = select(legal, b, zero)
+    if left:
+        return wrap(select(legal, a << count, zero), dtype)
+    emptied = zero if dtype.kind is Kind.UNSIGNED else select(a < zero, literal(-1, held, lanes), zero)
+    return select(legal, a >> count, emptied)
+
+
+def _power(a: tirx.Expr, b: tirx.Expr, dtype: DType, bind: Bind) -> tirx.Expr:
+    exponent = b.value if isinstance(b, tirx.Broadcast) else b
+    if isinstance(exponent, tirx.IntImm | tirx.FloatImm) and float(exponent.value).is_integer():
+        n = int(exponent.value)
+        if abs(n) <= 64 and (n >= 0 or dtype.is_float):
+            lanes = lanes_of(a)
+            one = literal(1, computed(dtype), lanes)
+            result: tirx.Expr | None = None
+            square, rest = a, abs(n)
+            while rest:
+                if rest & 1:
+                    result = square if result is None else bind(multiply(result, square, dtype))
+                rest >>= 1
+                if rest:
+                    square = bind(multiply(square, square, dtype))
+            powered = one if result is None else result
+            return powered if n >= 0 else tirx.div(one, powered)
+    if dtype.is_float:
+        return tirx.pow(a, b)
+    return convert(tirx.pow(convert(a, "float64"), convert(b, "float64")), computed(dtype))
+
+
+def _sign(a: tirx.Expr, dtype: DType) -> tirx.Expr:
+    lanes, held = lanes_of(a), computed(dtype)
+    zero = literal(0, held, lanes)
+    positive = select(a > zero, literal(1, held, lanes), a if dtype.is_float else zero)
+    return positive if dtype.kind is Kind.UNSIGNED else select(a < zero, literal(-1, held, lanes), positive)
+
+
+def _absolute(a: tirx.Expr, dtype: DType) -> tirx.Expr:
+    if dtype.kind is Kind.UNSIGNED:
+        return a
+    if dtype.is_float:
+        return functions.absolute(a)
+    zero = literal(0, computed(dtype), lanes_of(a))
+    return select(a < zero, subtract(zero, a, dtype), a)
+
+
+def maximum(a: tirx.Expr, b: tirx.Expr, dtype: DType) -> tirx.Expr:
+    """The greater; NaN where either is."""
+    if dtype.is_bool:
+        return tirx.Or(a, b)
+    return functions.maximum(a, b) if dtype.is_float else tirx.Max(a, b)
+
+
+def minimum(a: tirx.Expr, b: tirx.Expr, dtype: DType) -> tirx.Expr:
+    """The smaller; NaN where either is."""
+    if dtype.is_bool:
+        return tirx.And(a, b)
+    return functions.minimum(a, b) if dtype.is_float else tirx.Min(a, b)
+
+
+def _ceil_divide(a: tirx.Expr, b: tirx.Expr, dtype: DType, bind: Bind) -> tirx.Expr:
+    lanes, held = lanes_of(a), computed(dtype)
+    zero = literal(0, held, lanes)
+    down = _floor_divide(a, b, dtype, bind)
+    exact = tirx.EQ(_modulo(a, b, dtype), zero)
+    return select(exact, down, add(down, literal(1, held, lanes), dtype))
+
+
+_COMPARISONS = {"eq": tirx.EQ, "ne": tirx.NE, "lt": tirx.LT, "le": tirx.LE, "gt": tirx.GT, "ge": tirx.GE}
+
+_ROUNDING = {"floor": functions.floor, "ceil": functions.ceil, "round": functions.round_half_even}
+
+
+def apply(name: str, args: list[tirx.Expr], dtype: DType, bind: Bind) -> tirx.Expr:
+    """The operator ``name`` of the language on values computed as ``dtype`` (the type of its arguments)."""
+    if name in _COMPARISONS:
+        return _COMPARISONS[name](*args)
+    if name in functions.REAL:
+        return functions.REAL[name](args[0], bind)
+    if name in _ROUNDING:
+        return _ROUNDING[name](args[0]) if dtype.is_float else args[0]
+    match name:
+        case "add":
+            return add(*args, dtype)
+        case "sub":
+            return subtract(*args, dtype)
+        case "mul":
+            return multiply(*args, dtype)
+        case "div":
+            return _divide(*args, dtype)
+        case "neg":
+            return functions.negate(args[0]) if dtype.is_float else subtract(
+                literal(0, computed(dtype), lanes_of(args[0])), args[0], dtype
+            )
+        case "floordiv":
+            return wrap(_floor_divide(*args, dtype, bind), dtype)
+        case "mod":
+            return _modulo(*args, dtype)
+        case "ceildiv":
+            return _ceil_divide(*args, dtype, bind)
+        case "pow":
+            return _power(*args, dtype, bind)
+        case "and":
+            return tirx.And(*args)
+        case "or":
+            return tirx.Or(*args)
+        case "not":
+            return tirx.Not(args[0])
+        case "bitor":
+            return args[0] | args[1]
+        case "bitand":
+            return args[0] & args[1]
+        case "bitxor":
+            return args[0] ^ args[1]
+        case "shl" | "shr":
+            return _shift(*args, dtype, left=name == "shl")
+        case "abs":
+            return _absolute(args[0], dtype)
+        case "sign":
+            return _sign(args[0], dtype)
+        case "max":
+            return maximum(*args, dtype)
+        case "min":
+            return minimum(*args, dtype)
+        case "clamp":
+            return minimum(maximum(args[0], args[1], dtype), args[2], dtype)
+    raise NotImplementedError(name)

@@ -1,0 +1,47 @@
+"""TensorIR to machine code: the one place that calls TVM's compiler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import tvm
+from tvm import tirx
+
+from ..ir.target import Target
+from ..ir.tile import TileProgram
+from .lower import lower
+from .machine import Machine
+
+
+@dataclass(kw_only=True)
+class Built:
+    """A compiled kernel: the loaded module, and its text on every level."""
+
+    function: tirx.PrimFunc = field(repr=False)
+    module: object = field(repr=False)
+    machine: Machine
+
+    @cached_property
+    def sources(self) -> dict[str, str]:
+        """The texts ``tir``, ``llvm`` and ``asm``."""
+        module = self.module
+        return {
+            "tir": self.function.script(),
+            "llvm": module.inspect_source("ll"),  # type: ignore[attr-defined]
+            "asm": module.inspect_source("asm"),  # type: ignore[attr-defined]
+        }
+
+    def export(self, path: Path) -> None:
+        """Writes a shared library. Needs a C compiler to link."""
+        self.module.export_library(str(path))  # type: ignore[attr-defined]
+
+
+def build(program: TileProgram, target: Target, *, threads: int | None = None) -> Built:
+    """Compiles a tile program for a CPU target; ``threads`` is how many workers it plans for (default: its cores)."""
+    machine = Machine(target=target, threads=threads or target.cores)
+    function = lower(program, machine)
+    with machine.tvm():
+        executable = tvm.compile(tvm.IRModule({"main": function}), target=machine.tvm())
+    return Built(function=function, module=executable.mod, machine=machine)

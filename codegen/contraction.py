@@ -1,0 +1,245 @@
+"""Contractions on the matrix-product micro-kernel: batches and further reduced ranks are loops around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.tirx.stmt import ForKind
+
+from ..ir.expr import Const, Expr, Read
+from ..ir.index import affine
+from ..ir.tile import Compute, MatrixProduct
+from .arithmetic import apply, convert, lanes_of
+from .compute import Context, Variables
+from .element import computed
+from .expressions import Evaluator, Lanes
+from .machine import Machine
+from .microkernels.gemm import emit_gemm
+from .microkernels.operand import Epilogue, Operand, Site
+from .microkernels.plan import GemmPlan, plan_gemm
+from .microkernels.statements import Statements, as_index, ceil_div, constant, index, maximum, minimum, round_up
+from .views import View, broadcast
+
+
+class _Inline(Statements):
+    """Statements that name nothing: an epilogue is one expression inside the micro-kernel's store."""
+
+    def bind(self, name: str, value: tirx.Expr | int) -> tirx.Expr:
+        return index(value) if isinstance(value, int) else value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContractionEmitter:
+    """Emits one Compute whose method is a contraction."""
+
+    context: Context
+    compute: Compute
+    variables: Variables
+    serial: bool
+    machine: Machine
+
+    @property
+    def product(self) -> MatrixProduct:
+        assert self.compute.product is not None
+        return self.compute.product
+
+    def emit(self, s: Statements) -> None:
+        """Adds the contraction to ``s``. Every task computes a block of rows of one product of the batch."""
+        product = self.product
+        roles = (product.rows, product.columns, product.inner)
+        batch = [r for r in self.compute.output_ranks if r not in roles]
+        outer = [r for r in self.compute.reduced if r != product.inner]
+        m = self._extent(s, product.rows, self.variables)
+        if self.serial or not batch:
+            self._batched(s, batch, outer, dict(self.variables), parallel=not self.serial)
+            return
+        plan = self._plan()
+        extents = {r: s.bind(f"extent_{r}", self._extent(s, r, self.variables)) for r in batch}
+        count = extents[batch[0]]
+        for r in batch[1:]:
+            count = count * extents[r]
+        count = s.bind("batch", count)
+        # Enough tasks for every thread: cut the rows only as far as the batch does not provide them.
+        cuts = s.bind("cuts", ceil_div(index(2 * plan.threads), maximum(count, 1)))
+        rows = s.bind("rows", maximum(round_up(ceil_div(m, cuts), plan.mr), plan.mr))
+        blocks = s.bind("blocks", maximum(ceil_div(m, rows), 1))
+        with s.loop("task", count * blocks, kind=ForKind.PARALLEL) as task:
+            inside = dict(self.variables)
+            block = s.bind("block", tirx.truncmod(task, blocks))
+            rest = s.bind("rest", tirx.truncdiv(task, blocks))
+            for r in reversed(batch[1:]):
+                inside[r] = s.bind(r, tirx.truncmod(rest, extents[r]))
+                rest = s.bind("rest", tirx.truncdiv(rest, extents[r]))
+            inside[batch[0]] = rest
+            first = s.bind("first", block * rows)
+            height = s.bind("height", maximum(minimum(rows, m - first), 0))
+            self._accumulated(s, outer, inside, first, height, parallel=False)
+
+    def _batched(
+        self, s: Statements, batch: Sequence[str], outer: Sequence[str], variables: Variables, *, parallel: bool
+    ) -> None:
+        if batch:
+            with s.loop(batch[0], self._extent(s, batch[0], variables)) as at:
+                self._batched(s, batch[1:], outer, {**variables, batch[0]: at}, parallel=parallel)
+            return
+        m = self._extent(s, self.product.rows, variables)
+        self._accumulated(s, outer, variables, index(0), m, parallel=parallel)
+
+    def _accumulated(
+        self,
+        s: Statements,
+        outer: Sequence[str],
+        variables: Variables,
+        first: tirx.Expr,
+        height: tirx.Expr,
+        *,
+        parallel: bool,
+    ) -> None:
+        """The sum over further reduced ranks: the first product overwrites, the others add; the last one scales."""
+        if not outer:
+            self._gemm(s, variables, first, height, accumulate=False, last=True, parallel=parallel)
+            return
+        extents = [s.bind(f"extent_{r}", self._extent(s, r, variables)) for r in outer]
+        total = extents[0]
+        for extent in extents[1:]:
+            total = total * extent
+        total = s.bind("turns", total)
+        # Without a scale one accumulating product serves every turn, after the result is cleared.
+        self._clear(s, variables, first, height)
+        with s.loop("turn", total) as turn:
+            inside, rest = dict(variables), turn
+            for r, extent in reversed(list(zip(outer[1:], extents[1:], strict=True))):
+                inside[r] = s.bind(r, tirx.truncmod(rest, extent))
+                rest = s.bind("rest", tirx.truncdiv(rest, extent))
+            inside[outer[0]] = rest
+            self._gemm(s, inside, first, height, accumulate=True, last=False, parallel=parallel)
+
+    def _clear(self, s: Statements, variables: Variables, first: tirx.Expr, height: tirx.Expr) -> None:
+        c, width = self._result(s, variables, first), self._extent(s, self.product.columns, variables)
+        zero = tirx.FloatImm(c.dtype, 0.0)
+        with s.loop("i", height) as i, s.loop("j", width) as j:
+            s.store(c.buffer, c.at(i, j), zero)
+
+    def _gemm(
+        self,
+        s: Statements,
+        variables: Variables,
+        first: tirx.Expr,
+        height: tirx.Expr,
+        *,
+        accumulate: bool,
+        last: bool,
+        parallel: bool,
+    ) -> None:
+        product = self.product
+        a = self._operand(s, product.left, variables, product.rows, product.inner, first)
+        b = self._operand(s, product.right, variables, product.inner, product.columns, index(0))
+        c = self._result(s, variables, first)
+        s.add(
+            emit_gemm(
+                a=a,
+                b=b,
+                c=c,
+                m=height,
+                n=self._extent(s, product.columns, variables),
+                k=self._extent(s, product.inner, variables),
+                dtype=computed(self.compute.accumulator),
+                accumulate=accumulate,
+                plan=self._plan(),
+                parallel=parallel,
+                epilogue=self._epilogue(variables, first) if product.scale and last else None,
+            )
+        )
+
+    # -- operands ------------------------------------------------------------------------------------------------------
+
+    def _extent(self, s: Statements, rank: str | None, variables: Variables) -> tirx.Expr:
+        if rank is None:
+            return index(1)
+        return as_index(self.context.evaluator(s, variables).value(self.compute.extent(rank)))
+
+    def _static(self, rank: str | None) -> int | None:
+        if rank is None:
+            return 1
+        extent = self.compute.extent(rank)
+        return int(extent.value) if isinstance(extent, Const) else None
+
+    def _plan(self) -> GemmPlan:
+        p = self.product
+        held = computed(self.compute.accumulator)
+        return plan_gemm(self.machine, held, self._static(p.rows), self._static(p.columns), self._static(p.inner))
+
+    def _operand(
+        self, s: Statements, expr: Expr, variables: Variables, row: str | None, column: str | None, first: tirx.Expr
+    ) -> Operand:
+        assert isinstance(expr, Read)
+        return self._matrix(s, self.context.views[expr.tensor], expr.indices, variables, row, column, first)
+
+    def _result(self, s: Statements, variables: Variables, first: tirx.Expr) -> Operand:
+        compute, product = self.compute, self.product
+        view = self.context.views[compute.target]
+        return self._matrix(s, view, compute.indices, variables, product.rows, product.columns, first)
+
+    def _matrix(
+        self,
+        s: Statements,
+        view: View,
+        indices: tuple[Expr, ...],
+        variables: Variables,
+        row: str | None,
+        column: str | None,
+        first: tirx.Expr,
+    ) -> Operand:
+        """A tensor as a matrix of the ranks ``row`` and ``column`` at the point of all the others; rows from ``first`` on."""
+        origin = dict(variables)
+        for rank in (row, column):
+            if rank is not None:
+                origin[rank] = index(0)
+        at = self.context.evaluator(s, origin)
+        offset = view.offset([as_index(at.value(i)) for i in indices])
+        strides = [self._stride(at, view, indices, rank) for rank in (row, column)]
+        # The first row is that of the result; an operand of the inner rank starts at 0.
+        offset = offset if constant(first) == 0 else offset + first * strides[0]
+        return Operand(
+            buffer=view.typed or view.flat, offset=s.bind("origin", offset), row_stride=strides[0], col_stride=strides[1]
+        )
+
+    def _stride(self, at: Evaluator, view: View, indices: tuple[Expr, ...], rank: str | None) -> tirx.Expr:
+        total: tirx.Expr = index(0)
+        if rank is None:
+            return total
+        for i, stride in zip(indices, view.strides, strict=True):
+            form = affine(i)
+            assert form is not None
+            if rank not in form.ranks:
+                continue
+            factor = as_index(at.value(form.coefficient(rank)))
+            step = stride if constant(factor) == 1 else factor * stride
+            total = step if constant(total) == 0 else total + step
+        return as_index(constant(total)) if constant(total) is not None else total
+
+    def _epilogue(self, variables: Variables, first: tirx.Expr) -> Epilogue:
+        """Multiplies and divides the finished sums by the factors that no reduced rank indexes."""
+        product, dtype = self.product, self.compute.accumulator
+
+        def scaled(site: Site, value: tirx.Expr) -> tirx.Expr:
+            inside = dict(variables)
+            if product.rows is not None:
+                inside[product.rows] = site.row + first
+            if product.columns is not None:
+                inside[product.columns] = site.col
+            moving = product.columns if site.along_row else product.rows
+            lanes = None
+            if site.lanes > 1 and moving is not None:
+                base = inside.pop(moving)
+                lanes = Lanes(rank=moving, base=base, count=site.lanes, valid=minimum(site.count, site.lanes))
+            at = self.context.evaluator(_Inline(), inside, lanes)
+            for name, factor in product.scale:
+                other = convert(at.value(factor), computed(dtype))
+                other = broadcast(other, site.lanes, lanes_of(other))
+                value = apply(name, [value, other], dtype, lambda x: x)
+            return value
+
+        return scaled

@@ -1,0 +1,240 @@
+"""Expressions of the tile program as TIR values: scalars, or vectors along one rank (the lane rank).
+
+Every subexpression is evaluated once. A read whose address moves by one element from lane to lane is a vector load, one
+that does not move is a broadcast; anything else is collected element by element into a small buffer. Guarded reads
+(``Select(condition, read, constant)``, as the presence pass writes them) never touch memory where the guard is false.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tvm import tirx
+
+from ..ir.expr import (
+    Bitcast,
+    Cast,
+    Const,
+    Expr,
+    Op,
+    Rank,
+    Read,
+    Select,
+    Size,
+    ranks_of,
+    walk,
+)
+from ..ir.index import affine
+from ..ir.types import DType
+from . import conversions
+from .arithmetic import apply, convert, lanes_of, literal, wrap
+from .element import computed, stored
+from .microkernels.statements import Statements, as_index, constant, index
+from .microkernels.vector import lane_type, splat
+from .views import View, broadcast, decode, load_scalar, load_vector
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lanes:
+    """The lane rank of a vector: lane l holds the point ``base + l`` of ``rank``; lanes from ``valid`` on are not real."""
+
+    rank: str
+    base: tirx.Expr
+    count: int
+    valid: tirx.Expr | None = None  # None: all lanes are
+
+    @property
+    def mask(self) -> tirx.Expr | None:
+        if self.valid is None:
+            return None
+        ramp = tirx.Ramp(tirx.IntImm("int32", 0), tirx.IntImm("int32", 1), self.count)
+        return ramp < splat(tirx.Cast("int32", self.valid), self.count)
+
+
+class Evaluator:
+    """Evaluates expressions at one point (or vector of points) of an iteration space, adding bindings to ``statements``."""
+
+    def __init__(
+        self,
+        statements: Statements,
+        views: Mapping[str, View],
+        sizes: Mapping[str, tirx.Expr],
+        variables: Mapping[str, tirx.Expr],
+        lanes: Lanes | None = None,
+        scalars: Mapping[str, tirx.Expr] | None = None,
+    ) -> None:
+        self.statements = statements
+        self.views = views
+        self.sizes = sizes
+        self.variables = variables
+        self.lanes = lanes
+        self.scalars = scalars or {}
+        self._known: dict[Expr, tirx.Expr] = {}
+
+    def at(self, lanes: Lanes | None, **variables: tirx.Expr) -> Evaluator:
+        """An evaluator for other points, writing to the same statements."""
+        return Evaluator(
+            self.statements, self.views, self.sizes, {**self.variables, **variables}, lanes, self.scalars
+        )
+
+    def bind(self, value: tirx.Expr) -> tirx.Expr:
+        """Names a value so that it is computed once; masks and integer vectors stay expressions (TVM cannot bind them)."""
+        dtype = str(value.ty.dtype)
+        if lanes_of(value) > 1 and not dtype.startswith("float"):
+            return value
+        if dtype.startswith("bool"):
+            return value
+        return self.statements.bind("v", value)
+
+    def varies(self, expr: Expr) -> bool:
+        """Whether the value differs from lane to lane."""
+        return self.lanes is not None and self.lanes.rank in ranks_of(expr)
+
+    def vector(self, expr: Expr) -> tirx.Expr:
+        """The value in every lane."""
+        value = self.value(expr)
+        return value if self.lanes is None else broadcast(value, self.lanes.count, lanes_of(value))
+
+    def value(self, expr: Expr) -> tirx.Expr:
+        """The value: a scalar where it is the same in all lanes, else a vector."""
+        known = self._known.get(expr)
+        if known is None:
+            known = self._evaluate(expr)
+            if not isinstance(expr, Const | Rank | Size):
+                known = self.bind(known)
+            self._known[expr] = known
+        return known
+
+    def condition(self, expr: Expr | None) -> tirx.Expr | None:
+        """A condition, None where it is absent or literally true."""
+        if expr is None or (isinstance(expr, Const) and expr.value is True):
+            return None
+        return self.value(expr)
+
+    def offset(self, name: str, indices: tuple[Expr, ...]) -> tirx.Expr:
+        """The flat position of an element that does not depend on the lane."""
+        return self.views[name].offset([as_index(self.value(i)) for i in indices])
+
+    def lane_step(self, name: str, indices: tuple[Expr, ...]) -> int | None:
+        """By how many elements the address moves from lane to lane, None where that is not one known number."""
+        assert self.lanes is not None
+        step = 0
+        for i, stride in zip(indices, self.views[name].strides, strict=True):
+            if not self.varies(i):
+                continue
+            form = affine(i)
+            coefficient = None if form is None else form.coefficient(self.lanes.rank)
+            if not isinstance(coefficient, Const) or (elements := constant(stride)) is None:
+                return None
+            step += int(coefficient.value) * elements
+        return step
+
+    def first_lane(self) -> Evaluator:
+        """The evaluator of lane 0 as a scalar."""
+        assert self.lanes is not None
+        return self.at(None, **{self.lanes.rank: self.lanes.base})
+
+    # -- nodes -----------------------------------------------------------------------------------------------------
+
+    def _evaluate(self, expr: Expr) -> tirx.Expr:
+        match expr:
+            case Const(value=value, dtype=dtype):
+                return literal(value, computed(dtype))
+            case Size(name=name):
+                return self.sizes[name]
+            case Rank(name=name):
+                if self.lanes is not None and name == self.lanes.rank:
+                    return tirx.Ramp(as_index(self.lanes.base), index(1), self.lanes.count)
+                return self.variables[name]
+            case Read():
+                return self._read(expr, None)
+            case Select(condition=condition, then=Read() as then, otherwise=Const(value=value)) if value == 0:
+                return self._read(then, condition)
+            case Select(condition=condition, then=then, otherwise=otherwise):
+                chosen, a, b = self.value(condition), self.value(then), self.value(otherwise)
+                width = max(lanes_of(chosen), lanes_of(a), lanes_of(b))
+                if lanes_of(chosen) == 1 < width:
+                    chosen = splat(chosen, width)
+                return tirx.Select(chosen, *(broadcast(x, width, lanes_of(x)) for x in (a, b)))
+            case Op(op=name, args=args):
+                values = [self.value(a) for a in args]
+                width = max(map(lanes_of, values))
+                values = [broadcast(v, width, lanes_of(v)) for v in values]
+                return apply(name, values, args[0].dtype, self.bind)
+            case Cast(value=value, dtype=dtype):
+                return self.cast(self.value(value), value.dtype, dtype)
+            case Bitcast(value=value, dtype=dtype):
+                bits = conversions.to_bits(self.value(value), value.dtype)
+                return conversions.from_bits(bits, dtype)
+            case _:
+                raise TypeError(f"not an expression of a tile program: {expr!r}")
+
+    def cast(self, value: tirx.Expr, source: DType, target: DType) -> tirx.Expr:
+        """Conversion as the language defines it: rounding to small floats, saturation from floats to integers."""
+        lanes = lanes_of(value)
+        if source == target:
+            return value
+        if target.is_bool:
+            return tirx.NE(value, literal(0, computed(source), lanes))
+        if target.is_float:
+            widened = convert(value, computed(target))
+            return conversions.round_to(widened, target.name) if target.bits < 32 else widened
+        if source.is_float:
+            return conversions.float_to_int(value, target)
+        return wrap(convert(value, computed(target)), target)
+
+    # -- reads -----------------------------------------------------------------------------------------------------
+
+    def _read(self, expr: Read, guard: Expr | None) -> tirx.Expr:
+        if expr.tensor in self.scalars:
+            return self.scalars[expr.tensor]
+        view = self.views[expr.tensor]
+        condition = None if guard is None else self.value(guard)
+        moving = any(self.varies(i) for i in expr.indices) or (guard is not None and self.varies(guard))
+        if self.lanes is None or not moving:
+            return load_scalar(view, self.offset(expr.tensor, expr.indices), condition)
+        step = self.lane_step(expr.tensor, expr.indices)
+        if step == 1:
+            return self._contiguous(view, expr, condition)
+        if step == 0 and condition is not None and not any(self.varies(i) for i in expr.indices):
+            # The address is the same in every lane but the guard is not: lanes with a false guard give 0.
+            return self._gathered(view, expr, guard)
+        return self._gathered(view, expr, guard)
+
+    def _contiguous(self, view: View, expr: Read, condition: tirx.Expr | None) -> tirx.Expr:
+        assert self.lanes is not None
+        lanes = self.lanes.count
+        start = self.first_lane().offset(expr.tensor, expr.indices)
+        mask = self.lanes.mask
+        if condition is None:
+            return load_vector(view, start, lanes, mask)
+        if lanes_of(condition) > 1:
+            both = condition if mask is None else tirx.And(condition, mask)
+            return load_vector(view, start, lanes, both)
+        wide = splat(condition, lanes)
+        return load_vector(view, start, lanes, wide if mask is None else tirx.And(wide, mask))
+
+    def _gathered(self, view: View, expr: Read, guard: Expr | None) -> tirx.Expr:
+        """Element by element through a small buffer; lanes that are not real repeat the last one that is."""
+        assert self.lanes is not None
+        lanes, held = self.lanes.count, stored(view.dtype)
+        collected = self.statements.allocate("gathered", (lanes,), held, scope="local")
+        with self.statements.loop("lane", lanes) as lane:
+            real = lane if self.lanes.valid is None else tirx.Min(lane, self.lanes.valid - 1)
+            point = self.at(None, **{self.lanes.rank: self.statements.bind("point", self.lanes.base + real)})
+            condition = None if guard is None else point.value(guard)
+            raw: tirx.Expr = tirx.BufferLoad(view.flat, [point.offset(expr.tensor, expr.indices)])
+            if condition is not None:
+                raw = tirx.if_then_else(condition, raw, literal(0, held))
+            self.statements.store(collected, lane, raw)
+        loaded = tirx.BufferLoad(collected, [tirx.Ramp(index(0), index(1), lanes)])
+        return decode(loaded, view.dtype, lanes)
+
+
+def node_count(expr: Expr) -> int:
+    """The number of nodes, for choices by size."""
+    return sum(1 for _ in walk(expr))
+
+
+__all__ = ["Evaluator", "Lanes", "lane_type", "node_count"]

@@ -1,0 +1,193 @@
+"""Tile program to TensorIR: one primitive function for each kernel.
+
+Its parameters are the input tensors, the results, the scalar parameters and the free sizes, in this order. Rows of tensor
+arguments may be strided; their last dimension is dense.
+"""
+
+from __future__ import annotations
+
+import tvm
+from tvm import tirx
+
+from ..ir.cascade import Cascade, Role
+from ..ir.expr import Expr, sizes_of
+from ..ir.tile import Buffer, Compute, Fill, Loop, Method, Node, Scope, TileProgram, When
+from ..ir.types import DType
+from .arithmetic import literal
+from .compute import ComputeEmitter, Context, Variables
+from .contraction import ContractionEmitter
+from .element import argument, computed, stored
+from .expressions import Evaluator
+from .machine import Machine
+from .microkernels.statements import ForKind, Statements, as_index, index
+from .views import View, encode
+
+
+def lower(program: TileProgram, machine: Machine) -> tirx.PrimFunc:
+    """The primitive function ``main`` of a tile program, for one machine."""
+    return _Lowering(program, machine).function()
+
+
+class _Lowering:
+    def __init__(self, program: TileProgram, machine: Machine) -> None:
+        self.program = program
+        self.machine = machine
+        self.statements = Statements()
+        self.sizes: dict[str, tirx.Expr] = {}
+        self.scalars: dict[str, tirx.Expr] = {}
+        self.views: dict[str, View] = {}
+        self.context = Context(
+            views=self.views,
+            sizes=self.sizes,
+            scalars=self.scalars,
+            vector_bits=machine.vector_bits,
+            fused=machine.has_fma,
+            threads=machine.threads,
+        )
+
+    def function(self) -> tirx.PrimFunc:
+        cascade = self.program.cascade
+        sizes = [tirx.Var(name, "int64") for name in cascade.sizes]
+        self.sizes.update(zip(cascade.sizes, sizes, strict=True))
+        scalars = [t for t in cascade.parameters if t.role is Role.SCALAR]
+        numbers = [tirx.Var(t.name, _scalar_type(t.value)) for t in scalars]
+        s = self.statements
+        self._lets(cascade)
+        arguments = [
+            self._argument(b) for b in self.program.buffers if b.scope in (Scope.INPUT, Scope.OUTPUT)
+        ]
+        for tensor, number in zip(scalars, numbers, strict=True):
+            held = computed(tensor.value)
+            value = number if str(number.ty.dtype) == held else tirx.Cast(held, number)
+            self.scalars[tensor.name] = s.bind(tensor.name, value) if held != "bool" else value
+        for buffer in self.program.buffers:
+            if buffer.scope is Scope.WORKSPACE:
+                self._allocate(s, buffer, {})
+        self._nodes(s, self.program.body, {}, serial=False)
+        function = tirx.PrimFunc([*arguments, *numbers, *sizes], s.finish())
+        return function.with_attr(
+            {"global_symbol": "main", "tirx.noalias": True, "s_tir": True, "tirx.is_entry_func": True}
+        )
+
+    def module(self) -> tvm.IRModule:
+        return tvm.IRModule({"main": self.function()})
+
+    # -- buffers -----------------------------------------------------------------------------------------------------
+
+    def _lets(self, cascade: Cascade) -> None:
+        for let in _in_order(cascade):
+            self.sizes[let] = self.statements.bind(let, as_index(self._size(_definition(cascade, let), {})))
+
+    def _size(self, expr: Expr, variables: Variables) -> tirx.Expr:
+        return Evaluator(self.statements, self.views, self.sizes, variables, None, self.scalars).value(expr)
+
+    def _argument(self, buffer: Buffer) -> tirx.Buffer:
+        """An argument, and the flat view through which its elements are reached."""
+        shape = [as_index(self._size(e, {})) for e in buffer.shape]
+        strides = [tirx.Var(f"{buffer.name}_stride{d}", "int64") for d in range(len(shape))]
+        held = argument(buffer.dtype)
+        size = max(1, buffer.dtype.bits // 8)
+        declared = tirx.decl_buffer(shape, held, name=buffer.name, strides=strides, data_alignment=size)
+        flat = tirx.decl_buffer((index(1 << 40),), stored(buffer.dtype), name=f"{buffer.name}_flat", data_alignment=size)
+        self.statements.add(tirx.DeclBuffer(flat, data=declared.data))
+        typed = None
+        if buffer.dtype.name == "bf16":
+            typed = tirx.decl_buffer((index(1 << 40),), "bfloat16", name=f"{buffer.name}_bf16", data_alignment=2)
+            self.statements.add(tirx.DeclBuffer(typed, data=declared.data))
+        dense = [*strides[:-1], index(1)] if strides else []
+        self.views[buffer.name] = View(
+            flat=flat, strides=tuple(dense), extents=tuple(shape), dtype=buffer.dtype, typed=typed
+        )
+        return declared
+
+    def _allocate(self, s: Statements, buffer: Buffer, variables: Variables) -> None:
+        at = Evaluator(s, self.views, self.sizes, variables, None, self.scalars)
+        shape = [s.bind("extent", as_index(at.value(e))) for e in buffer.shape]
+        strides: list[tirx.Expr] = []
+        total: tirx.Expr = index(1)
+        for extent in reversed(shape):
+            strides.insert(0, total)
+            total = s.bind("stride", total * extent)
+        flat = tirx.decl_buffer((tirx.Max(total, index(1)),), stored(buffer.dtype), name=buffer.name.replace(".", "_"))
+        s.add(tirx.AllocBuffer(flat))
+        self.views[buffer.name] = View(flat=flat, strides=tuple(strides), extents=tuple(shape), dtype=buffer.dtype)
+
+    # -- nodes -------------------------------------------------------------------------------------------------------
+
+    def _nodes(self, s: Statements, nodes: tuple[Node, ...], variables: Variables, *, serial: bool) -> None:
+        for node in nodes:
+            self._node(s, node, variables, serial=serial)
+
+    def _node(self, s: Statements, node: Node, variables: Variables, *, serial: bool) -> None:
+        match node:
+            case Compute(method=Method.CONTRACTION):
+                ContractionEmitter(
+                    context=self.context, compute=node, variables=variables, serial=serial, machine=self.machine
+                ).emit(s)
+            case Compute():
+                ComputeEmitter(context=self.context, compute=node, variables=variables, serial=serial).emit(s)
+            case Fill(target=target, value=value):
+                self._fill(s, self.views[target], value)
+            case When(condition=condition, body=body):
+                chosen = self.context.evaluator(s, variables).value(condition)
+                with s.when(chosen):
+                    self._nodes(s, body, variables, serial=serial)
+            case Loop():
+                self._loop(s, node, variables, serial=serial)
+
+    def _loop(self, s: Statements, node: Loop, variables: Variables, *, serial: bool) -> None:
+        extent = as_index(self.context.evaluator(s, variables).value(node.extent))
+        kind = ForKind.PARALLEL if node.parallel and not serial else ForKind.SERIAL
+        with s.loop(node.variable, extent, kind=kind) as step:
+            at = s.bind(node.variable, extent - 1 - step) if node.reverse else step
+            inside = {**variables, node.variable: at}
+            for buffer in node.buffers:
+                self._allocate(s, buffer, inside)
+            self._nodes(s, node.body, inside, serial=serial or node.parallel)
+
+    def _fill(self, s: Statements, view: View, value: int | float | bool) -> None:
+        total: tirx.Expr = index(1)
+        for extent in view.extents:
+            total = total * extent
+        raw = encode(literal(value, computed(view.dtype)), view.dtype, 1)
+        if _is_dense(view):
+            with s.loop("i", total) as i:
+                s.store(view.flat, i, raw)
+            return
+        self._fill_rows(s, view, raw, [])
+
+    def _fill_rows(self, s: Statements, view: View, raw: tirx.Expr, at: list[tirx.Expr]) -> None:
+        if len(at) == len(view.extents):
+            s.store(view.flat, view.offset(at), raw)
+            return
+        with s.loop("i", view.extents[len(at)]) as i:
+            self._fill_rows(s, view, raw, [*at, i])
+
+
+def _is_dense(view: View) -> bool:
+    """Whether the view is known to be one block without gaps (our own buffers are)."""
+    return not any(isinstance(stride, tirx.Var) and "_stride" in stride.name for stride in view.strides)
+
+
+def _scalar_type(dtype: DType) -> str:
+    if dtype.is_bool:
+        return "bool"
+    return "float64" if dtype.is_float else "int64"
+
+
+def _definition(cascade: Cascade, name: str) -> Expr:
+    return next(let.value for let in cascade.lets if let.name == name)
+
+
+def _in_order(cascade: Cascade) -> list[str]:
+    """The let-defined sizes, each after those that it uses."""
+    waiting = {let.name: set(sizes_of(let.value)) - set(cascade.sizes) for let in cascade.lets}
+    order: list[str] = []
+    while waiting:
+        ready = [name for name, needs in waiting.items() if needs <= set(order)]
+        if not ready:
+            raise ValueError(f"circular lets: {', '.join(waiting)}")
+        order += ready
+        for name in ready:
+            del waiting[name]
+    return order

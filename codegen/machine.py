@@ -1,0 +1,46 @@
+"""A target as the code generator needs it: the facts that plans are made from, and TVM's own record of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm.target import Target as TvmTarget
+
+from ..ir.target import Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """Facts of one CPU. Caches are bytes for each core; ``threads`` is how many workers share one kernel."""
+
+    target: Target
+    threads: int
+
+    @property
+    def vector_bits(self) -> int:
+        return max(128, self.target.vector_bits)
+
+    @property
+    def vector_registers(self) -> int:
+        return max(16, self.target.vector_registers)
+
+    @property
+    def has_fma(self) -> bool:
+        return bool({"fma", "neon", "sve"} & set(self.target.features)) or self.target.arch in ("arm64", "aarch64")
+
+    @property
+    def l1_bytes(self) -> int:
+        return self.target.l1d or 32 * 1024
+
+    @property
+    def l2_bytes(self) -> int:
+        return self.target.l2 or 256 * 1024
+
+    def tvm(self) -> TvmTarget:
+        """TVM's target. String forms with dashes are refused by TVM 0.27, a dictionary is not."""
+        config: dict[str, object] = {"kind": "llvm", "mcpu": self.target.mcpu, "num-cores": self.threads}
+        if self.target.arch in ("arm64", "aarch64"):
+            config["mtriple"] = "aarch64-linux-gnu"
+        if self.target.extra:
+            config["mattr"] = [f"+{feature}" for feature in self.target.extra]
+        return TvmTarget(config)

@@ -1,0 +1,171 @@
+"""The tile program: loop nests over buffers, with every choice that tuning may vary as a named field.
+
+It stands between the cascade and TensorIR. Absence is gone: reads are guarded by explicit conditions, and a
+reduction filters its points with an explicit predicate. What is left implicit is the inner iteration of a
+:class:`Compute`, which code generation spells out for the target (vectors, registers, micro-kernels).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from .cascade import Cascade, Origin, RankExtent
+from .expr import Expr
+from .types import DType
+
+
+class Scope(Enum):
+    """Where a buffer lives."""
+
+    INPUT = "input"  # an argument that is read; rows may be strided, the last dimension is dense
+    OUTPUT = "output"  # an argument that is written
+    WORKSPACE = "workspace"  # allocated for each call from a pool
+    TILE = "tile"  # allocated inside a loop, private to one thread
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Buffer:
+    """A dense row-major block of elements of one storage type (``dtype``), of extents ``shape``."""
+
+    name: str
+    dtype: DType
+    shape: tuple[Expr, ...]
+    scope: Scope
+
+
+class Method(Enum):
+    """How the inner iteration of a :class:`Compute` is carried out."""
+
+    SCALAR = "scalar"  # nested loops over single elements
+    LANES = "lanes"  # vectors along an output rank
+    FOLD = "fold"  # vectors along a reduced rank, folded at the end
+    CONTRACTION = "contraction"  # a matrix product on a micro-kernel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatrixProduct:
+    """The roles of an Einsum's ranks in the matrix product C[m, n] += A[m, k] · B[k, n].
+
+    ``rows``, ``columns`` and ``inner`` name the rank of each role (None: of extent 1); every other rank is iterated
+    outside: output ranks as a batch, reduced ranks as further accumulation. ``left`` and ``right`` are the two operands
+    and ``scale`` the factors that no reduced rank indexes, applied to the finished sum.
+    """
+
+    rows: str | None
+    columns: str | None
+    inner: str
+    left: Expr
+    right: Expr
+    scale: tuple[tuple[str, Expr], ...] = ()  # ("mul" | "div", factor)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compute:
+    """``target[indices] = value`` over ``ranks``, reduced by ``reduction`` over ``reduced`` where ``filter`` holds.
+
+    ``condition`` decides, per output point, between the value and ``otherwise`` (absent points hold zero).
+    ``accumulate`` combines with what the target holds. Knobs: ``method``, ``vector`` (the rank that fills the lanes),
+    ``parallel`` (the output ranks spread over threads, outermost first), ``unroll`` (the output rank whose points share
+    loaded vectors, and how many).
+    """
+
+    target: str
+    indices: tuple[Expr, ...]
+    value: Expr
+    ranks: tuple[RankExtent, ...]
+    reduction: str | None = None
+    reduced: tuple[str, ...] = ()
+    filter: Expr | None = None
+    condition: Expr | None = None
+    scatter: bool = False
+    accumulator: DType
+    method: Method = Method.SCALAR
+    vector: str | None = None
+    parallel: tuple[str, ...] = ()
+    product: MatrixProduct | None = None
+    origin: Origin = field(default_factory=Origin, compare=False, repr=False)
+
+    @property
+    def output_ranks(self) -> tuple[str, ...]:
+        return tuple(r.name for r in self.ranks if r.name not in self.reduced)
+
+    def extent(self, rank: str) -> Expr:
+        """The extent of ``rank``. Raises KeyError for a rank that is not iterated here."""
+        for r in self.ranks:
+            if r.name == rank:
+                return r.extent
+        raise KeyError(rank)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fill:
+    """Sets every element of a buffer to one value."""
+
+    target: str
+    value: int | float | bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loop:
+    """``body`` for each value of ``variable``, 0 … extent - 1 (from the end when ``reverse``).
+
+    ``buffers`` are allocated anew in every iteration (of a parallel loop: in every thread).
+    """
+
+    variable: str
+    extent: Expr
+    body: tuple[Node, ...]
+    parallel: bool = False
+    reverse: bool = False
+    buffers: tuple[Buffer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class When:
+    """``body`` where ``condition`` (over sizes and the variables of the loops around it) holds."""
+
+    condition: Expr
+    body: tuple[Node, ...]
+
+
+Node = Compute | Fill | Loop | When
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileProgram:
+    """A whole kernel. ``cascade`` keeps the signature (parameters, results, sizes, lets) and the mathematics."""
+
+    cascade: Cascade
+    buffers: tuple[Buffer, ...]
+    body: tuple[Node, ...]
+    decisions: tuple[Decision, ...] = ()
+
+    @property
+    def by_name(self) -> dict[str, Buffer]:
+        return {b.name: b for b in all_buffers(self)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """One choice of a pass, for ``kernel.explain()``: what it was about, what was chosen, and why."""
+
+    made_by: str
+    subject: str
+    chosen: str
+    because: str
+
+
+def walk(nodes: tuple[Node, ...]) -> Iterator[Node]:
+    """All nodes, a loop before its body."""
+    for node in nodes:
+        yield node
+        if isinstance(node, Loop | When):
+            yield from walk(node.body)
+
+
+def all_buffers(program: TileProgram) -> tuple[Buffer, ...]:
+    """The program's buffers and those of its loops."""
+    inner = (b for node in walk(program.body) if isinstance(node, Loop) for b in node.buffers)
+    return (*program.buffers, *inner)

@@ -1,0 +1,115 @@
+"""Recognises matrix products among the sums: ``Σ_k left(m, k) · right(k, n)``, times factors without k.
+
+Identity: Σ_k s · a_k = s · Σ_k a_k, so that factors that no reduced rank indexes are applied to the finished sum (design
+page 3, deferral). Requires: explicit reads. Guarantees: the product's operands are plain reads with affine indices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..ir.expr import Cast, Const, Expr, Op, Rank, Read, op, ranks_of, reads_of
+from ..ir.index import affine
+from ..ir.tile import MatrixProduct
+from ..ir.types import DType
+from .methods import lane_step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roles:
+    """The two factors of a product under a sum, before they are known to be plain reads."""
+
+    left: Expr
+    right: Expr
+    scale: tuple[tuple[str, Expr], ...]
+
+
+def factors(value: Expr, accumulator: DType) -> list[tuple[str, Expr]]:
+    """``value`` as a product: ("mul" | "div", factor), widening casts peeled off."""
+    match value:
+        case Op(op="mul", args=(a, b)) if value.dtype.is_float:
+            return [*factors(a, accumulator), *factors(b, accumulator)]
+        case Op(op="div", args=(a, b)) if value.dtype.is_float:
+            return [*factors(a, accumulator), ("div", b)]
+        case Cast(value=inner) if inner.dtype.is_float and value.dtype.is_float and inner.dtype.bits <= value.dtype.bits:
+            return factors(inner, accumulator)
+        case _:
+            return [("mul", value)]
+
+
+def split(
+    value: Expr, reduced: tuple[str, ...], outputs: tuple[str, ...], accumulator: DType
+) -> Roles | None:
+    """The factors of a sum over ``reduced`` in two groups that meet in a reduced rank, each with its own output ranks."""
+    inside: list[Expr] = []
+    scale: list[tuple[str, Expr]] = []
+    for kind, factor in factors(value, accumulator):
+        if set(ranks_of(factor)) & set(reduced):
+            inside.append(factor if kind == "mul" else op("div", _one(factor), factor))
+        else:
+            scale.append((kind, factor))
+    if len(inside) < 2:
+        return None
+    ranks = [set(ranks_of(f)) for f in inside]
+    # The first factor starts the left group; each other joins the group with which it shares more of its own ranks.
+    left, right = [0], [max(range(1, len(inside)), key=lambda i: len(ranks[i] - ranks[0]))]
+    for i in range(1, len(inside)):
+        if i not in right:
+            with_left = len(ranks[i] & set().union(*(ranks[j] for j in left)) & set(outputs))
+            with_right = len(ranks[i] & set().union(*(ranks[j] for j in right)) & set(outputs))
+            (left if with_left >= with_right else right).append(i)
+    return Roles(
+        left=_product([inside[i] for i in left]), right=_product([inside[i] for i in right]), scale=tuple(scale)
+    )
+
+
+def _one(like: Expr) -> Const:
+    return Const(value=1.0, dtype=like.dtype)
+
+
+def _product(parts: list[Expr]) -> Expr:
+    result = parts[0]
+    for part in parts[1:]:
+        result = Op(op="mul", args=(result, part), dtype=result.dtype if result.dtype.bits >= part.dtype.bits else part.dtype)
+    return result
+
+
+def is_plain(expr: Expr) -> bool:
+    """Whether ``expr`` is a read of a float tensor at affine indices."""
+    if not isinstance(expr, Read) or expr.dtype.name not in ("f64", "f32", "f16", "bf16"):
+        return False
+    return all(affine(i) is not None and not reads_of(i) for i in expr.indices)
+
+
+def assign(roles: Roles, target: tuple[Expr, ...], outputs: tuple[str, ...], reduced: tuple[str, ...]) -> MatrixProduct | None:
+    """Gives every rank its role in the matrix product; None where there is none worth a micro-kernel."""
+    left, right = set(ranks_of(roles.left)), set(ranks_of(roles.right))
+    inner = [r for r in reduced if r in left and r in right]
+    if not inner or not (set(reduced) <= left | right):
+        return None
+    rows = [r for r in outputs if r in left and r not in right]
+    columns = [r for r in outputs if r in right and r not in left]
+    if not rows and not columns:
+        return None
+    last = [r for r in outputs if lane_step(target, r) == 1]
+    a, b, row_ranks, column_ranks = roles.left, roles.right, rows, columns
+    if last and last[0] in rows:
+        a, b, row_ranks, column_ranks = b, a, columns, rows
+    for rank in (*row_ranks, *column_ranks):
+        if any(rank in ranks_of(i) and affine(i) is None for i in target):
+            return None
+    column = next((r for r in column_ranks if r in last), column_ranks[-1] if column_ranks else None)
+    row = row_ranks[-1] if row_ranks else None
+    depth = max(inner, key=lambda r: sum(lane_step(_indices(e), r) == 1 for e in (a, b)))
+    return MatrixProduct(rows=row, columns=column, inner=depth, left=a, right=b, scale=roles.scale)
+
+
+def _indices(expr: Expr) -> tuple[Expr, ...]:
+    return expr.indices if isinstance(expr, Read) else ()
+
+
+def fits_epilogue(expr: Expr) -> bool:
+    """Whether a factor or condition can be evaluated on the registers of a finished tile: at most reads of vectors."""
+    return all(
+        len(r.indices) <= 1 and all(isinstance(i, Rank) or not ranks_of(i) for i in r.indices) for r in reads_of(expr)
+    )
