@@ -66,7 +66,8 @@ def test_hidden_markov_references_agree_with_the_enumeration_of_all_paths():
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_interpreter_agrees_with_the_reference(case):
     arguments = inputs(case)
-    results = einfall.interpret(str(case.path), **sizes_no_array_determines(case), **arguments)
+    given = {name: value if value.ndim else value.item() for name, value in arguments.items()}
+    results = einfall.interpret(str(case.path), **sizes_no_array_determines(case), **given)
     results = results if isinstance(results, tuple) else (results,)
     for (name, shape, dtype), value, wanted in zip(result_types(case), results, expected(case, arguments), strict=True):
         assert np.shape(value) == shape, name
