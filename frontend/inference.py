@@ -1,0 +1,119 @@
+"""The types of a kernel's tensors: declared, annotated, or joined from the Einsums that write them.
+
+Tensors that depend on one another (iterative ones) are solved together, from the types that the others give.
+"""
+
+from __future__ import annotations
+
+import networkx as nx
+
+from ..ir.diagnostics import Diagnostics, EinfallError
+from ..ir.types import BOOL, F32, I32, DType, accumulator
+from .analysis import EinsumInfo, EinsumNames
+from .expressions import Elaborator, Reported
+from .names import TensorInfo
+from .scope import KernelScope
+from .typing import PENDING, REAL, Value, join
+
+_ROUNDS = 12
+"""Joins only widen, and no chain of types is longer."""
+
+
+def infer_types(scope: KernelScope, infos: list[EinsumInfo], diagnostics: Diagnostics) -> None:
+    """Give every written tensor its type and every Einsum its value; those with an error are broken."""
+    writers: dict[str, list[EinsumInfo]] = {}
+    for info in infos:
+        writers.setdefault(info.target.name, []).append(info)
+    graph: nx.DiGraph[str] = nx.DiGraph()
+    for name, of_tensor in writers.items():
+        graph.add_node(name)
+        for info in of_tensor:
+            graph.add_edges_from((read.name, name) for read in info.tensors_read if read.name in writers)
+    components: nx.DiGraph[int] = nx.condensation(graph)
+    for component in nx.topological_sort(components):
+        members = sorted(components.nodes[component]["members"], key=list(writers).index)
+        _solve(scope, [info for name in members for info in writers[name]], diagnostics)
+
+
+def _solve(scope: KernelScope, infos: list[EinsumInfo], diagnostics: Diagnostics) -> None:
+    open_tensors = {info.target.name: info.target for info in infos if info.target.dtype is None}
+    for _ in range(_ROUNDS if len(infos) > 1 or open_tensors else 0):
+        if not _round(scope, infos, open_tensors):
+            break
+    for target in open_tensors.values():
+        if target.dtype is None:
+            target.dtype = _default(target, infos)
+    for info in infos:
+        if info.broken:
+            continue
+        try:
+            info.value = _elaborate(scope, info)
+        except EinfallError as problem:
+            diagnostics.extend(problem.diagnostics)
+            info.broken = info.target.broken = True
+        except Reported:
+            info.broken = info.target.broken = True
+
+
+def _round(scope: KernelScope, infos: list[EinsumInfo], open_tensors: dict[str, TensorInfo]) -> bool:
+    """Join what the writers give once; whether any type changed."""
+    changed = False
+    for info in infos:
+        target = open_tensors.get(info.target.name)
+        if target is None or info.broken:
+            continue
+        try:
+            info.value = _elaborate(scope, info)
+        except (EinfallError, Reported):
+            continue  # met again, and reported, when the types are final
+        found = written_type(info, info.value)
+        if found is None:
+            continue
+        wider = found if target.dtype is None else join(_element(target), found)
+        if wider != target.dtype and wider is not PENDING:
+            target.dtype = wider
+            changed = True
+    return changed
+
+
+def _element(target: TensorInfo) -> DType:
+    assert isinstance(target.dtype, DType)
+    return target.dtype
+
+
+def _elaborate(scope: KernelScope, info: EinsumInfo) -> Value:
+    return Elaborator(EinsumNames(scope, info.variables), scope.file).value(info.syntax.value)
+
+
+def written_type(info: EinsumInfo, value: Value) -> DType | None:
+    """The type that an Einsum gives its target; None where it is weak or unknown.
+
+    Integer sums and products are of their accumulator's type.
+    """
+    operator = reduction_name(info)
+    if operator in ("argmax", "argmin"):
+        return I32
+    if operator in ("and", "or"):
+        return BOOL
+    if value.weak or value.dtype is PENDING:
+        return None
+    if operator in ("+", "*") and not value.is_unknown and not value.dtype.is_float:
+        return accumulator(value.dtype)
+    return value.dtype
+
+
+def reduction_name(info: EinsumInfo) -> str | None:
+    """The reduction that an Einsum states, or the ``+`` that it implies."""
+    if info.syntax.reduction is not None:
+        return info.syntax.reduction.operator
+    return "+" if info.right - info.left else None
+
+
+def _default(target: TensorInfo, infos: list[EinsumInfo]) -> DType | None:
+    """The type of a tensor that only weak values are written to: f32 if one of them is real, else i32."""
+    values = [info.value for info in infos if info.target is target and info.value is not None]
+    weak = [v for v in values if v.weak]
+    if not weak:
+        target.broken = True
+        return None
+    return F32 if any(v.dtype == REAL for v in weak) else I32
