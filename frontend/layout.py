@@ -185,6 +185,11 @@ def _match_brackets(tokens: Sequence[Token], source: SourceText, diagnostics: Di
 
     for index, token in enumerate(tokens):
         in_body = any(tokens[each].type == "LBRACE" for each in stack[:1])
+        if in_body and len(stack) > 1 and _begins_statement(tokens, index):
+            # The next statement cannot stand inside the brackets of this one.
+            for each in stack[1:]:
+                unclosed(each)
+            del stack[1:]
         match token.type:
             case "KERNEL" if stack and _begins_kernel(tokens, index):
                 # A kernel cannot stand inside brackets: whatever is open was forgotten.
@@ -250,6 +255,33 @@ def _begins_kernel(tokens: Sequence[Token], index: int) -> bool:
     return following == ["NAME", "LPAR"] and (index == 0 or tokens[index - 1].type == "_NEWLINE")
 
 
+def _begins_statement(tokens: Sequence[Token], index: int) -> bool:
+    """Whether a line begins here that can only be a statement: no expression goes on with `X[m, k] =` or `let M0`."""
+    if index == 0 or tokens[index - 1].type != "_NEWLINE" or index + 1 >= len(tokens):
+        return False
+    following = tokens[index + 1].type
+    if tokens[index].type == "LET":
+        return following == "NAME"
+    if tokens[index].type != "NAME" and tokens[index].type not in _SOFT_WORDS:
+        return False
+    if following != "LSQB":
+        return following == "EQUAL" and not _is_option(tokens, index)
+    depth = 0
+    for place in range(index + 1, len(tokens) - 1):
+        depth += (tokens[place].type == "LSQB") - (tokens[place].type == "RSQB")
+        if depth == 0 or tokens[place].type == "_NEWLINE":
+            return depth == 0 and tokens[place + 1].type == "EQUAL"
+    return False
+
+
+def _is_option(tokens: Sequence[Token], index: int) -> bool:
+    """Whether the line above ends as inside `quant(u4,`, where `group = …` may follow."""
+    place = index - 1
+    while place >= 0 and tokens[place].type == "_NEWLINE":
+        place -= 1
+    return place >= 0 and tokens[place].type in ("COMMA", "LPAR")
+
+
 def _end_statements(tokens: Sequence[Token], brackets: _Brackets) -> list[Token]:
     out: list[Token] = []
     depth = 0
@@ -276,6 +308,8 @@ def _end_statements(tokens: Sequence[Token], brackets: _Brackets) -> list[Token]
         match token.type:
             case "_NEWLINE":
                 continues = out and (out[-1].type in _CONTINUES_AFTER or following[index] in _CONTINUES_BEFORE)
+                if continues and in_body and _begins_statement(tokens, index + 1):
+                    continues = False
                 if depth == 0 and not continues:
                     end_statement()
                 continue

@@ -143,21 +143,6 @@ def explain(mistake: Mistake) -> Diagnostic:
     return _unexpected(mistake)
 
 
-def _swallowed_line(mistake: Mistake) -> Diagnostic | None:
-    """`Y[m] = (X[m]` with the next statement below: the statement is fine, the bracket above is not."""
-    opened, previous, found, following = mistake.opened, mistake.previous, mistake.found, mistake.following
-    if opened is None or previous is None or found is None or following is None:
-        return None
-    source = mistake.source
-    if found.type != "NAME" or following.type not in ("LSQB", "EQUAL", "COLON"):
-        return None
-    if token_span(found, source).line == token_span(previous, source).end_line:
-        return None
-    return mistake.says(
-        "E0102", f"this `{opened}` is not closed before the next statement", span=token_span(opened, source)
-    )
-
-
 def _misplaced_statement(mistake: Mistake) -> Diagnostic | None:
     if mistake.position != 0 or mistake.found is None:
         return None
@@ -409,7 +394,6 @@ def _found(mistake: Mistake) -> str:
 
 
 _RULES: tuple[Rule, ...] = (
-    _swallowed_line,
     _reserved_word,
     _misplaced_statement,
     _foreign_statement,

@@ -7,20 +7,21 @@ to the state before the statement and goes on with the next one, so that one cal
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import cache
-from importlib.resources import files
-
-from lark import Lark, Token, Tree, UnexpectedToken
+from lark import Token, Tree, UnexpectedToken
 from lark.parsers.lalr_interactive_parser import InteractiveParser
 
 from ..ir.diagnostics import Diagnostics
 from ..ir.span import SourceText
+from . import tables
 from .build import Builder
 from .layout import Arranged, arrange
 from .mistakes import Mistake, explain
 from .syntax import Program
 
+# A file with so many mistakes is no `.ecs` file; the rest of it is not examined.
+_ENOUGH = 100
+
+# Stands in for a kernel header that does not parse, so that the statements below it do.
 _PLACEHOLDER_HEADER = (
     ("KERNEL", "kernel"),
     ("NAME", "_"),
@@ -59,7 +60,7 @@ def tokenize(source: SourceText) -> Arranged:
     """The tokens of a file as the grammar reads them. Raises EinfallError only where brackets nest too deeply."""
     text = source.text
     # A byte order mark at the very beginning is white space; the length must stay, for the offsets.
-    return arrange(_lark().lex(" " + text[1:] if text.startswith("\ufeff") else text), source)
+    return arrange(tables.parser().lex(" " + text[1:] if text.startswith("\ufeff") else text), source)
 
 
 def parse_tokens(arranged: Arranged, source: SourceText) -> Tree[Token]:
@@ -70,34 +71,11 @@ def parse_tokens(arranged: Arranged, source: SourceText) -> Tree[Token]:
     return tree
 
 
-class _KeepAll:
-    """Makes Lark keep those terminals that no rule uses; `layout.arrange` consumes them."""
-
-    always_accept = ("COMMENT", "MALFORMED_NUMBER", "FOREIGN_OPERATOR", "FOREIGN_NAME", "STRING", "STRANGE")
-
-    def process(self, stream: Iterator[Token]) -> Iterator[Token]:
-        return stream
-
-
-@cache
-def _lark() -> Lark:
-    grammar = files(__package__).joinpath("grammar.lark").read_text(encoding="utf-8")
-    return Lark(
-        grammar,
-        start="program",
-        parser="lalr",
-        lexer="basic",
-        propagate_positions=True,
-        maybe_placeholders=True,
-        postlex=_KeepAll(),
-    )
-
-
 class _Run:
     """One walk over the tokens, with a state to return to at the beginning of every statement."""
 
     def __init__(self, arranged: Arranged, source: SourceText) -> None:
-        self._tokens: Sequence[Token] = arranged.tokens
+        self._tokens: tuple[Token, ...] = arranged.tokens
         self._diagnostics: Diagnostics = arranged.diagnostics
         self._source = source
         self._layout_errors = [each.span.start for each in arranged.diagnostics.sorted() if each.span is not None]
@@ -106,17 +84,19 @@ class _Run:
 
     def tree(self) -> Tree[Token] | None:
         tokens = self._tokens
-        state = _lark().parse_interactive("")
-        checkpoint = state.copy(deepcopy_values=False)
+        state = tables.parser().parse_interactive("")
+        checkpoint = _fork(state)
         begin = index = 0
         while index < len(tokens):
             token = tokens[index]
             try:
                 state.feed_token(token)
             except UnexpectedToken:
+                if len(self._diagnostics) >= _ENOUGH:
+                    return None
                 end = self._end_of_statement(index)
                 self._report(checkpoint, begin, index, end)
-                state = checkpoint.copy(deepcopy_values=False)
+                state = _fork(checkpoint)
                 if tokens[end].type == "LBRACE":
                     for kind, text in _PLACEHOLDER_HEADER:
                         state.feed_token(Token(kind, text))
@@ -126,10 +106,10 @@ class _Run:
             index += 1
             if token.type in ("_NEWLINE", "LBRACE"):
                 self._in_body = token.type == "LBRACE" or (self._in_body and tokens[index - 2].type != "RBRACE")
-                checkpoint = state.copy(deepcopy_values=False)
+                checkpoint = _fork(state)
                 begin = index
         try:
-            tree = state.feed_eof(tokens[-1] if tokens else None)
+            tree = state.feed_token(Token("$END", ""))
         except UnexpectedToken:
             self._report(checkpoint, begin, index, index)
             return None
@@ -148,7 +128,7 @@ class _Run:
             last = tokens[min(end, len(tokens) - 1)].end_pos or 0
             if any(first <= each <= last for each in self._layout_errors):
                 return
-        state = checkpoint.copy(deepcopy_values=False)
+        state = _fork(checkpoint)
         for token in tokens[begin:index]:
             state.feed_token(token)
         mistake = Mistake(
@@ -156,7 +136,7 @@ class _Run:
             position=index - begin,
             found=tokens[index] if index < len(tokens) else None,
             following=tokens[index + 1] if index + 1 < len(tokens) else None,
-            accepted=frozenset(state.accepts()),
+            accepted=frozenset(state.accepts()),  # type: ignore[no-untyped-call]
             in_body=self._in_body,
             source=self._source,
         )
@@ -166,3 +146,9 @@ class _Run:
         is_header = not self._in_body and any(token.type == "KERNEL" for token in tokens[begin : begin + 1])
         self._header_failed = is_header and (end >= len(tokens) or tokens[end].type != "LBRACE")
         self._diagnostics.extend([diagnostic])
+
+
+def _fork(state: InteractiveParser) -> InteractiveParser:
+    """A state that can go on without changing this one. What was parsed is shared: it is dropped after any error."""
+    fork: InteractiveParser = state.copy(deepcopy_values=False)  # type: ignore[no-untyped-call]
+    return fork

@@ -99,7 +99,7 @@ class Diagnostics:
     def __init__(self, file: str = "<string>", source: str | None = None, limit: int = 50) -> None:
         self._sources = {} if source is None else {file: source}
         self._limit = limit
-        self._found: list[Diagnostic] = []
+        self._found: dict[tuple[str, str, Span | None], Diagnostic] = {}
 
     def add(
         self,
@@ -116,12 +116,8 @@ class Diagnostics:
 
     def extend(self, diagnostics: Iterable[Diagnostic]) -> None:
         """Record mistakes that were found elsewhere; what was recorded before is left out."""
-        known = {(each.code, each.message, each.span) for each in self._found}
         for each in diagnostics:
-            key = (each.code, each.message, each.span)
-            if key not in known:
-                known.add(key)
-                self._found.append(each)
+            self._found.setdefault((each.code, each.message, each.span), each)
 
     def __len__(self) -> int:
         return len(self._found)
@@ -133,7 +129,7 @@ class Diagnostics:
         """The mistakes by position; those without a position first."""
         return tuple(
             sorted(
-                self._found,
+                self._found.values(),
                 key=lambda each: (each.span.file, each.span.start) if each.span else ("", -1),
             )
         )

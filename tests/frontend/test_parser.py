@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from einfall.frontend import syntax
+from einfall.frontend import syntax, tables
 from einfall.frontend.parser import parse
 from einfall.ir.diagnostics import EinfallError
 from einfall.ir.span import SourceText
@@ -271,6 +272,11 @@ def test_rendering() -> None:
         ("\n\r\n\t", "E0115"),
         ("\x00\x1b\ud800", "E0101"),
         ("}" * 1000, "E0103"),
+        ("é\n" * 20_000, "E0101"),
+        ("X[m\n" * 10_000, "E0109"),
+        (kernel("X[m] X[m]\n" * 10_000), "E0107"),
+        (kernel("X[m] = (\n" * 3_000), "E0102"),
+        ("kernel f(" * 3_000, "E0109"),
     ],
     ids=lambda value: value if len(value) < 6 else None,
 )
@@ -291,6 +297,26 @@ def test_a_hundred_terms_are_fine() -> None:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_examples_parse(path: Path) -> None:
     assert parse(path.read_text(encoding="utf-8"), path.name).items
+
+
+def test_the_tables_are_those_of_the_grammar() -> None:
+    # Not compared byte by byte: the numbers of the states depend on Python's hash seed.
+    written, wanted = json.loads(tables.TABLES.read_text(encoding="utf-8")), json.loads(tables.tables_text())
+    assert written["key"] == wanted["key"], "run `python -m einfall.frontend.tables`"
+    assert len(written["data"]["parser"]["parser"]["states"]) == len(wanted["data"]["parser"]["parser"]["states"])
+
+
+def test_the_grammar_serves_where_the_tables_do_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = parse(ATTENTION)
+    for text in (None, "{", '{"key": "another grammar"}'):
+        stale = tmp_path / "tables.json"
+        if text is not None:
+            stale.write_text(text, encoding="utf-8")
+        monkeypatch.setattr(tables, "TABLES", stale)
+        tables.parser.cache_clear()
+        assert parse(ATTENTION) == program
+    monkeypatch.undo()
+    tables.parser.cache_clear()
 
 
 @given(programs())
