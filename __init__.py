@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .compiler.driver import compile as compile
     from .compiler.driver import interpret as interpret
     from .compiler.driver import load as load
-    from .frontend.formatter import format as format
+    from .frontend.formatter import format_source as format  # noqa: F401
     from .ir.diagnostics import EinfallError as EinfallError
     from .ir.target import Target as Target
     from .runtime.kernel import Kernel as Kernel
@@ -27,11 +27,11 @@ _HOME = {
     "Target": ".ir.target",
     "check": ".compiler.driver",
     "compile": ".compiler.driver",
-    "format": ".frontend.formatter",
+    "format": ".frontend.formatter:format_source",
     "interpret": ".compiler.driver",
     "load": ".compiler.driver",
 }
-"""Where each public name is defined."""
+"""Where each public name is defined; `:` gives its name there when that is another one."""
 
 __all__ = ["__version__", *_HOME]  # noqa: PLE0604 (the keys are strings)
 
@@ -41,7 +41,8 @@ def __getattr__(name: str) -> object:
         home = _HOME[name]
     except KeyError:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    value: object = getattr(import_module(home, __name__), name)
+    module, _, inner = home.partition(":")
+    value: object = getattr(import_module(module, __name__), inner or name)
     globals()[name] = value  # the next access no longer comes here
     return value
 

@@ -94,13 +94,9 @@ def test_imports_follow_the_arrows() -> None:
 
 def test_runtime_knows_no_networkx_even_indirectly() -> None:
     code = "import sys, pkgutil, importlib, einfall.runtime as r\n"
-    code += (
-        "[importlib.import_module(m.name) for m in pkgutil.walk_packages(r.__path__, 'einfall.runtime.')]\n"
-    )
+    code += "[importlib.import_module(m.name) for m in pkgutil.walk_packages(r.__path__, 'einfall.runtime.')]\n"
     code += "print(*sorted({m.split('.')[0] for m in sys.modules}))"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
-    ).stdout.split()
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert not {"networkx", "sympy", "scipy", "lark", "torch", "tvm"} & set(loaded)
 
 
@@ -173,9 +169,7 @@ def test_every_data_file_is_packaged() -> None:
 
 def test_import_is_light() -> None:
     code = "import sys, einfall; print(*sorted({m.split('.')[0] for m in sys.modules}))"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
-    ).stdout.split()
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     heavy = {"lark", "ml_dtypes", "networkx", "numpy", "rich", "scipy", "sympy", "torch", "tvm", "tvm_ffi"}
     assert not heavy & set(loaded)
 
@@ -186,7 +180,10 @@ def test_unknown_public_name() -> None:
 
 
 def test_public_names_are_listed() -> None:
-    assert {"compile", "load", "interpret", "check", "format", "Kernel", "Target", "EinfallError"} <= set(
-        dir(einfall)
-    )
+    assert {"compile", "load", "interpret", "check", "format", "Kernel", "Target", "EinfallError"} <= set(dir(einfall))
     assert set(einfall.__all__) <= set(dir(einfall))
+
+
+@pytest.mark.parametrize("name", einfall.__all__)
+def test_every_public_name_exists(name: str) -> None:
+    assert getattr(einfall, name) is not None
