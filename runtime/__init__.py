@@ -1,1 +1,1 @@
-"""Calling compiled kernels: arguments, packing, workspace, artifacts. Runs where no compiler is installed."""
+"""Running compiled kernels: argument checks, calls, artifacts, threads, timing. Needs TVM's runtime only."""

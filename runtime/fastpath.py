@@ -1,0 +1,216 @@
+"""The short way of a call: a Python function written for one signature.
+
+A call whose arguments are of a combination of shapes that was validated before needs only a dictionary look-up and a
+check of types and layout. That is all that the generated function does; everything else it leaves to the general way
+(``calling.py``). Its text is kept in ``linecache``, so that debuggers and profilers can show it.
+"""
+
+from __future__ import annotations
+
+import linecache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import TypeAlias
+
+import numpy as np
+
+from ..ir.types import DType, value_type
+from .arrays import travels_as_bytes
+from .dltensor import bfloat16_handle
+from .numpy_arrays import empty_array
+from .signature import Parameter, Signature, usable_keyword
+from .threads import state, use_threads
+
+FastPlan: TypeAlias = "tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]"
+"""The sizes that the function takes and the shapes of the results."""
+
+PREFIX = "_einfall_"
+_RESERVED = frozenset({"out", "threads"})
+
+
+class NoTensor:
+    """Stands for ``torch.Tensor`` until a PyTorch tensor is seen."""
+
+
+class FastPath:
+    """The generated function and the table of combinations that it knows."""
+
+    def __init__(
+        self,
+        *,
+        signature: Signature,
+        bound: Mapping[str, object],
+        sizes: Sequence[str],
+        threads: int,
+        function: Callable[..., object],
+        general: Callable[..., object],
+        failed: Callable[[Exception], Exception],
+        convert_scalar: Callable[[Parameter, object], int | float],
+        results: Callable[..., object],
+    ) -> None:
+        self.plans: dict[tuple[object, ...], FastPlan] = {}
+        self.signature = signature
+        self.open = [p for p in signature.parameters if p.name not in bound]
+        self.sizes = list(sizes)
+        self.namespace: dict[str, object] = {
+            f"{PREFIX}{key}": value
+            for key, value in {
+                "plans": self.plans,
+                "general": general,
+                "function": function,
+                "failed": failed,
+                "state": state,
+                "use_threads": use_threads,
+                "threads": threads,
+                "ndarray": np.ndarray,
+                "type": type,
+                "Exception": Exception,
+                "empty": empty_array,
+                "may_share": np.may_share_memory,
+                "bf16": bfloat16_handle,
+                "u8": np.uint8,
+                "Tensor": NoTensor,
+                "results": results,
+                "scalar": convert_scalar,
+            }.items()
+        }
+        for position, parameter in enumerate(signature.parameters):
+            self.namespace[f"{PREFIX}p{position}"] = parameter
+            self.namespace[f"{PREFIX}d{position}"] = value_type(parameter.dtype).storage
+            if parameter.name in bound:
+                self.namespace[f"{PREFIX}b{position}"] = bound[parameter.name]
+        for position, result in enumerate(signature.results):
+            self.namespace[f"{PREFIX}o{position}"] = value_type(result.dtype).storage
+        self.source = "\n".join(self._lines()) + "\n"
+        file = f"<einfall call of {signature.name} {id(self):x}>"
+        exec(compile(self.source, file, "exec"), self.namespace)  # the text below, names of the program checked
+        linecache.cache[file] = (len(self.source), None, self.source.splitlines(True), file)
+        self.call: Callable[..., object] = self.namespace[f"{PREFIX}call"]  # type: ignore[assignment]
+
+    def learn_torch(self, torch: ModuleType, dtypes: Mapping[str, object]) -> None:
+        """Let the function recognise PyTorch's tensors from now on."""
+        new: dict[str, object] = {
+            f"{PREFIX}torch_empty": torch.empty,
+            f"{PREFIX}torch_u8": torch.uint8,
+            f"{PREFIX}strided": torch.strided,
+        }
+        for position, parameter in enumerate(self.signature.parameters):
+            new[f"{PREFIX}td{position}"] = dtypes.get(value_type(parameter.dtype).name)
+        for position, result in enumerate(self.signature.results):
+            new[f"{PREFIX}to{position}"] = dtypes.get(value_type(result.dtype).name)
+        self.namespace.update(new)
+        self.namespace[f"{PREFIX}Tensor"] = torch.Tensor  # last: other threads may be calling
+
+    def key(self, shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, object]) -> tuple[object, ...]:
+        """The key of ``plans`` for a combination of shapes and given sizes."""
+        return (
+            *(shapes[p.name] for p in self.open if not p.is_scalar),
+            *(given.get(name) for name in self.sizes),
+        )
+
+    def variable(self, parameter: Parameter) -> str:
+        """The Python name of a parameter: its own, where that can be written as a keyword."""
+        if _usable(parameter.name):
+            return parameter.name
+        return f"{PREFIX}a{self.signature.parameters.index(parameter)}"
+
+    def _lines(self) -> Iterator[str]:
+        e = PREFIX
+        names = {p.name: self.variable(p) for p in self.open}
+        sizes = [name for name in self.sizes if _usable(name)]
+        keywords = [*(f"{name}=None" for name in sizes), "out=None", "threads=None"]
+        yield f"def {e}call({', '.join([*names.values(), '*', *keywords])}):"
+        parts = [f"{names[p.name]}.shape" for p in self.open if not p.is_scalar]
+        parts += [name if _usable(name) else "None" for name in self.sizes]
+        values = "".join(f"{name}, " for name in names.values())
+        given = "{" + ", ".join(f"{name!r}: {name}" for name in sizes) + "}"
+        general = f"return {e}general(({values}), {given}, out, threads)"
+        yield "    try:"
+        yield f"        {e}sizes, {e}shapes = {e}plans[{''.join(f'{part}, ' for part in parts) or '()'}]"
+        yield f"    except {e}Exception: {general}"
+        yield from self._numpy(names)
+        if any(not p.is_scalar for p in self.open):
+            yield from self._torch(names)
+        yield f"    {general}"
+
+    def _numpy(self, names: Mapping[str, str]) -> Iterator[str]:
+        e = PREFIX
+        tests = ["threads is None"]
+        for position, p in enumerate(self.signature.parameters):
+            if p.name in names and not p.is_scalar:
+                a = names[p.name]
+                tests += [f"{e}type({a}) is {e}ndarray", f"{a}.dtype is {e}d{position}", f"{a}.flags.carray"]
+        yield f"    if {' and '.join(tests)}:"
+        outs = [f"{e}r{i}" for i in range(len(self.signature.results))]
+        yield "        if out is None:"
+        yield "            try:"
+        for i, out in enumerate(outs):
+            yield f"                {out} = {e}empty({e}shapes[{i}], {e}o{i})"
+        yield f"            except {e}Exception as {e}failure: raise {e}failed({e}failure) from None"
+        if len(outs) == 1:
+            tests = [
+                f"{e}type(out) is {e}ndarray",
+                f"out.shape == {e}shapes[0]",
+                f"out.dtype is {e}o0",
+                "out.flags.carray",
+            ]
+            tests += [f"not {e}may_share(out, {names[p.name]})" for p in self.open if not p.is_scalar]
+            yield f"        elif {' and '.join(tests)}: {outs[0]} = out"
+        values = "".join(f"{name}, " for name in names.values())
+        given = "{" + ", ".join(f"{n!r}: {n}" for n in self.sizes if _usable(n)) + "}"
+        yield f"        else: return {e}general(({values}), {given}, out, threads)"
+        yield from self._invoke(names, outs, torch=False)
+
+    def _torch(self, names: Mapping[str, str]) -> Iterator[str]:
+        e = PREFIX
+        tests = ["threads is None", "out is None"]
+        for position, p in enumerate(self.signature.parameters):
+            if p.name in names and not p.is_scalar:
+                a = names[p.name]
+                tests += [
+                    f"{e}type({a}) is {e}Tensor",
+                    f"{a}.dtype is {e}td{position}",
+                    f"{a}.layout is {e}strided",
+                    f"{a}.is_cpu",
+                    f"not {a}.requires_grad",
+                    f"{a}.is_contiguous()",
+                ]
+        yield f"    if {' and '.join(tests)}:"
+        outs = [f"{e}r{i}" for i in range(len(self.signature.results))]
+        yield "        try:"
+        for i, out in enumerate(outs):
+            yield f"            {out} = {e}torch_empty({e}shapes[{i}], dtype={e}to{i})"
+        yield f"        except {e}Exception as {e}failure: raise {e}failed({e}failure) from None"
+        yield from self._invoke(names, outs, torch=True)
+
+    def _invoke(self, names: Mapping[str, str], outs: Sequence[str], *, torch: bool) -> Iterator[str]:
+        e = PREFIX
+        arguments: list[str] = []
+        scalars: list[str] = []
+        for position, p in enumerate(self.signature.parameters):
+            if p.name not in names:
+                (scalars if p.is_scalar else arguments).append(f"{e}b{position}")
+            elif p.is_scalar:
+                scalars.append(f"{e}scalar({e}p{position}, {names[p.name]})")
+            else:
+                arguments.append(_carrier(value_type(p.dtype), names[p.name], torch=torch))
+        for r, out in zip(self.signature.results, outs, strict=True):
+            arguments.append(_carrier(value_type(r.dtype), out, torch=torch))
+        yield f"        if {e}state.count != {e}threads: {e}use_threads({e}threads)"
+        passed = ", ".join([*arguments, *scalars, f"*{e}sizes"])
+        if scalars:  # their errors are the user's, those of the function ours
+            yield f"        {e}s = ({''.join(f'{s}, ' for s in scalars)})"
+            passed = ", ".join([*arguments, f"*{e}s", f"*{e}sizes"])
+        yield f"        try: {e}function({passed})"
+        yield f"        except {e}Exception as {e}failure: raise {e}failed({e}failure) from None"
+        yield f"        return {outs[0]}" if len(outs) == 1 else f"        return {e}results({', '.join(outs)})"
+
+
+def _usable(name: str) -> bool:
+    return usable_keyword(name) and name not in _RESERVED and not name.startswith(PREFIX)
+
+
+def _carrier(dtype: DType, array: str, *, torch: bool) -> str:
+    if travels_as_bytes(dtype):
+        return f"{array}.view({PREFIX}{'torch_u8' if torch else 'u8'})"
+    return f"{PREFIX}bf16({array})" if dtype.name == "bf16" and not torch else array

@@ -1,0 +1,312 @@
+"""What a compiled kernel takes and gives, as data: names, element types and extents as expressions over sizes.
+
+A signature is all that the runtime knows of a program. It is stored in artifacts as JSON.
+"""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TypeAlias
+
+from ..ir.cascade import Cascade, Role
+from ..ir.expr import Cast, Const, Expr, Op, Select, Size, integer, size, substitute
+from ..ir.operators import FUNCTIONS
+from ..ir.types import DTYPES, INDEX, QuantType, StorageType
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+
+LARGEST = 2**63 - 1
+"""The largest extent, size and byte count: what an i64 offset can reach."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """An argument of the kernel: a tensor (INPUT, CONST) or a number (SCALAR, whose shape is empty)."""
+
+    name: str
+    dtype: StorageType
+    shape: tuple[Expr, ...]
+    role: Role
+
+    @property
+    def is_scalar(self) -> bool:
+        return self.role is Role.SCALAR
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A tensor that the kernel gives back."""
+
+    name: str
+    dtype: StorageType
+    shape: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signature:
+    """The parameters, results and sizes of one kernel.
+
+    ``sizes`` are the free sizes in the order in which the compiled function takes them; ``fixed`` those that were bound
+    at compile time. ``lets`` define further sizes, in an order in which they can be computed. ``requires`` are
+    (condition, text) pairs. ``workspace`` is the number of bytes of scratch memory that one call allocates.
+    """
+
+    name: str
+    parameters: tuple[Parameter, ...]
+    results: tuple[Result, ...]
+    sizes: tuple[str, ...]
+    fixed: Mapping[str, int] = field(default_factory=dict)
+    lets: tuple[tuple[str, Expr], ...] = ()
+    requires: tuple[tuple[Expr, str], ...] = ()
+    workspace: Expr = field(default_factory=lambda: integer(0))
+
+    @cached_property
+    def tensors(self) -> tuple[Parameter, ...]:
+        """The parameters that are arrays, in declaration order."""
+        return tuple(p for p in self.parameters if not p.is_scalar)
+
+    @cached_property
+    def scalars(self) -> tuple[Parameter, ...]:
+        """The parameters that are numbers, in declaration order."""
+        return tuple(p for p in self.parameters if p.is_scalar)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return tuple(p.name for p in self.parameters)
+
+    @staticmethod
+    def of(cascade: Cascade, *, workspace: Expr | None = None, fixed: Mapping[str, int] | None = None) -> Signature:
+        """The signature of a cascade. ``fixed`` names the sizes that were substituted in it."""
+        return Signature(
+            name=cascade.name,
+            parameters=tuple(
+                Parameter(name=t.name, dtype=t.dtype, shape=t.shape, role=t.role) for t in cascade.parameters
+            ),
+            results=tuple(Result(name=t.name, dtype=t.dtype, shape=t.shape) for t in cascade.results),
+            sizes=cascade.sizes,
+            fixed=dict(fixed or {}),
+            lets=tuple((each.name, each.value) for each in cascade.lets),
+            requires=tuple((each.condition, each.text) for each in cascade.requires),
+            workspace=integer(0) if workspace is None else workspace,
+        )
+
+    def with_sizes(self, values: Mapping[str, int]) -> Signature:
+        """The signature with some free sizes replaced by numbers in every extent. They stay in ``sizes``."""
+        known: dict[str, Expr] = {name: integer(value) for name, value in values.items()}
+
+        def put(exprs: tuple[Expr, ...]) -> tuple[Expr, ...]:
+            return tuple(substitute(e, sizes=known) for e in exprs)
+
+        return replace(
+            self,
+            parameters=tuple(replace(p, shape=put(p.shape)) for p in self.parameters),
+            results=tuple(replace(r, shape=put(r.shape)) for r in self.results),
+        )
+
+    def without(self, names: Sequence[str]) -> Signature:
+        """The signature less some parameters."""
+        return replace(self, parameters=tuple(p for p in self.parameters if p.name not in names))
+
+    def to_json(self) -> dict[str, Json]:
+        """Plain data from which :meth:`from_json` makes the same signature."""
+        return {
+            "name": self.name,
+            "parameters": [
+                {"name": p.name, "dtype": _type_json(p.dtype), "shape": _shape_json(p.shape), "role": p.role.value}
+                for p in self.parameters
+            ],
+            "results": [
+                {"name": r.name, "dtype": _type_json(r.dtype), "shape": _shape_json(r.shape)} for r in self.results
+            ],
+            "sizes": list(self.sizes),
+            "fixed": dict(self.fixed),
+            "lets": [[name, expr_json(value)] for name, value in self.lets],
+            "requires": [[expr_json(condition), text] for condition, text in self.requires],
+            "workspace": expr_json(self.workspace),
+        }
+
+    @staticmethod
+    def from_json(data: Json) -> Signature:
+        """Raises ValueError for anything that :meth:`to_json` does not write."""
+        try:
+            match data:
+                case {
+                    "name": str(name),
+                    "parameters": list(parameters),
+                    "results": list(results),
+                    "sizes": list(sizes),
+                    "fixed": dict(fixed),
+                    "lets": list(lets),
+                    "requires": list(requires),
+                    "workspace": workspace,
+                }:
+                    return Signature(
+                        name=name,
+                        parameters=tuple(_parameter(p) for p in parameters),
+                        results=tuple(_result(r) for r in results),
+                        sizes=tuple(_text(s) for s in sizes),
+                        fixed={key: _whole(value) for key, value in fixed.items()},
+                        lets=tuple((_text(n), expr_from_json(e)) for n, e in map(_pair, lets)),
+                        requires=tuple((expr_from_json(e), _text(t)) for e, t in map(_pair, requires)),
+                        workspace=expr_from_json(workspace),
+                    )
+        except (KeyError, TypeError, RecursionError) as failure:
+            raise ValueError(f"not a signature: {failure!r}") from None
+        raise ValueError("not a signature")
+
+    def __str__(self) -> str:
+        """As the kernel's head in the language: ``attention(Q: f32[H, P, E]) -> (AV: f32[H, P, F])``."""
+        takes = ", ".join(_declaration(p.name, p.dtype, p.shape) for p in self.parameters)
+        gives = ", ".join(_declaration(r.name, r.dtype, r.shape) for r in self.results)
+        return f"{self.name}({takes}) -> ({gives})"
+
+
+def usable_keyword(name: str) -> bool:
+    """Whether a name of the language (which may end in primes) can be written as a Python keyword argument."""
+    return name.isidentifier() and not keyword.iskeyword(name)
+
+
+def expr_json(expr: Expr) -> Json:
+    """A size expression as nested lists: numbers, names of sizes, and ``[operator, argument, …]``."""
+    match expr:
+        case Const(value=value, dtype=dtype):
+            return value if dtype == INDEX else ["const", dtype.name, value]
+        case Size(name=name):
+            return name
+        case Op(op=name, args=args, dtype=dtype):
+            return ["op", name, dtype.name, *(expr_json(a) for a in args)]
+        case Select(condition=condition, then=then, otherwise=otherwise):
+            return ["if", expr_json(condition), expr_json(then), expr_json(otherwise)]
+        case Cast(value=value, dtype=dtype):
+            return ["cast", dtype.name, expr_json(value)]
+        case _:
+            raise ValueError(f"not a size expression: {expr}")
+
+
+def expr_from_json(data: Json) -> Expr:
+    """The inverse of :func:`expr_json`. Raises ValueError or KeyError for anything else."""
+    match data:
+        case bool():
+            raise ValueError(f"not a size expression: {data!r}")
+        case int():
+            return integer(data)
+        case str():
+            return size(data)
+        case ["const", str(dtype), (bool() | int() | float()) as value]:
+            return Const(value=value, dtype=DTYPES[dtype])
+        case ["op", str(name), str(dtype), *args] if name in FUNCTIONS and len(args) == FUNCTIONS[name].arity:
+            return Op(op=name, args=tuple(expr_from_json(a) for a in args), dtype=DTYPES[dtype])
+        case ["if", condition, then, otherwise]:
+            first, second, third = (expr_from_json(e) for e in (condition, then, otherwise))
+            return Select(condition=first, then=second, otherwise=third, dtype=second.dtype)
+        case ["cast", str(dtype), value]:
+            return Cast(value=expr_from_json(value), dtype=DTYPES[dtype])
+        case _:
+            raise ValueError(f"not a size expression: {data!r}")
+
+
+def expr_text(expr: Expr) -> str:
+    """A size expression as one reads it, fully bracketed only where an operator is inside another."""
+    match expr:
+        case Const(value=value):
+            return str(value).lower() if isinstance(value, bool) else str(value)
+        case Size(name=name):
+            return name
+        case Op(op=name, args=args):
+            symbol = FUNCTIONS[name].symbol
+            parts = [f"({t})" if symbol and " " in t else t for t in map(expr_text, args)]
+            if symbol is None:
+                return f"{name}({', '.join(parts)})"
+            return f"{symbol}{parts[0]}" if len(parts) == 1 else f" {symbol} ".join(parts)
+        case Select(condition=condition, then=then, otherwise=otherwise):
+            return f"if {expr_text(condition)} then {expr_text(then)} else {expr_text(otherwise)}"
+        case Cast(value=value):
+            return expr_text(value)
+        case _:
+            return "?"
+
+
+def _declaration(name: str, dtype: StorageType, shape: tuple[Expr, ...]) -> str:
+    extents = f"[{', '.join(map(expr_text, shape))}]" if shape else ""
+    return f"{name}: {dtype}{extents}"
+
+
+def _shape_json(shape: tuple[Expr, ...]) -> list[Json]:
+    return [expr_json(e) for e in shape]
+
+
+def _type_json(dtype: StorageType) -> Json:
+    if not isinstance(dtype, QuantType):
+        return dtype.name
+    return {
+        "name": dtype.name,
+        "element": dtype.element.name,
+        "dimension": dtype.dimension,
+        "group": dtype.group,
+        "scale": dtype.scale.name if dtype.scale else None,
+        "zero": dtype.zero.name if dtype.zero else None,
+    }
+
+
+def _type(data: Json) -> StorageType:
+    match data:
+        case str():
+            return DTYPES[data]
+        case {
+            "name": (str() | None) as name,
+            "element": str(element),
+            "dimension": (str() | None) as dimension,
+            "group": int(group),
+            "scale": (str() | None) as scale,
+            "zero": (str() | None) as zero,
+        }:
+            return QuantType(
+                name=name,
+                element=DTYPES[element],
+                dimension=dimension,
+                group=group,
+                scale=None if scale is None else DTYPES[scale],
+                zero=None if zero is None else DTYPES[zero],
+            )
+        case _:
+            raise ValueError(f"not a type: {data!r}")
+
+
+def _parameter(data: Json) -> Parameter:
+    match data:
+        case {"name": str(name), "dtype": dtype, "shape": list(shape), "role": str(role)}:
+            extents = tuple(expr_from_json(e) for e in shape)
+            return Parameter(name=name, dtype=_type(dtype), shape=extents, role=Role(role))
+        case _:
+            raise ValueError(f"not a parameter: {data!r}")
+
+
+def _result(data: Json) -> Result:
+    match data:
+        case {"name": str(name), "dtype": dtype, "shape": list(shape)}:
+            return Result(name=name, dtype=_type(dtype), shape=tuple(expr_from_json(e) for e in shape))
+        case _:
+            raise ValueError(f"not a result: {data!r}")
+
+
+def _pair(data: Json) -> tuple[Json, Json]:
+    match data:
+        case [first, second]:
+            return first, second
+        case _:
+            raise ValueError(f"not a pair: {data!r}")
+
+
+def _text(data: Json) -> str:
+    if not isinstance(data, str):
+        raise ValueError(f"not a name: {data!r}")
+    return data
+
+
+def _whole(data: Json) -> int:
+    if not isinstance(data, int) or isinstance(data, bool):
+        raise ValueError(f"not an integer: {data!r}")
+    return data

@@ -1,0 +1,128 @@
+"""PyTorch tensors in the CPU's memory as arguments and results. PyTorch is not imported here, but by who made them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Protocol, cast
+
+from ..ir.diagnostics import error
+from ..ir.types import DType
+from .arrays import Family, Memory, foreign_device, repeated, scattered, travels_as_bytes, wrong_type
+from .dltensor import empty_handle
+
+
+class _Device(Protocol):
+    type: str
+
+
+class _Tensor(Protocol):
+    """The part of ``torch.Tensor`` that is used here."""
+
+    device: _Device
+    dtype: object
+    is_quantized: bool
+    layout: object
+    ndim: int
+    requires_grad: bool
+    shape: Sequence[int]
+
+    def contiguous(self) -> _Tensor: ...
+    def data_ptr(self) -> int: ...
+    def detach(self) -> _Tensor: ...
+    def element_size(self) -> int: ...
+    def is_neg(self) -> bool: ...
+    def numel(self) -> int: ...
+    def resolve_neg(self) -> _Tensor: ...
+    def stride(self) -> tuple[int, ...]: ...
+    def view(self, dtype: object) -> _Tensor: ...
+
+
+class TorchFamily(Family):
+    """PyTorch tensors in the CPU's memory."""
+
+    name = "torch"
+
+    def __init__(self, torch: ModuleType) -> None:
+        self.torch = torch
+        self.dtypes = _torch_types(torch)
+
+    def input(self, name: str, dtype: DType, value: object) -> tuple[object, tuple[int, ...]]:
+        tensor = self._checked(name, dtype, value)
+        if self.torch.is_grad_enabled() and tensor.requires_grad:
+            raise error(
+                "E1011",
+                f"`{name}` requires a gradient, which does not flow through a kernel",
+                help=f"pass {name}.detach(), or call inside torch.no_grad()",
+            )
+        tensor = tensor.detach().resolve_neg()
+        if not _dense_rows(tensor):
+            tensor = tensor.contiguous()
+        return self.carrier(dtype, tensor), tuple(tensor.shape)
+
+    def output(self, name: str, dtype: DType, value: object) -> tuple[object, tuple[int, ...]]:
+        tensor = self._checked(name, dtype, value)
+        if tensor.requires_grad or tensor.is_neg():
+            raise error("E1016", f"`{name}` is to be written, but takes part in automatic differentiation")
+        shape = tuple(tensor.shape)
+        if any(n > 1 and s == 0 for n, s in zip(shape, tensor.stride(), strict=True)):
+            raise repeated(name)
+        if not _dense_rows(tensor):
+            raise scattered(name)
+        return self.carrier(dtype, tensor), shape
+
+    def memory(self, value: object) -> Memory:
+        tensor = cast(_Tensor, value)
+        size = tensor.element_size()
+        return Memory(
+            address=tensor.data_ptr(),
+            shape=tuple(tensor.shape),
+            strides=tuple(s * size for s in tensor.stride()),
+            itemsize=size,
+        )
+
+    def empty(self, shape: tuple[int, ...], dtype: DType) -> object:
+        return self.torch.empty(shape, dtype=self.dtypes[dtype.name])
+
+    def carrier(self, dtype: DType, value: object) -> object:
+        tensor = cast(_Tensor, value)
+        if tensor.numel() == 0:
+            return empty_handle(tensor.shape, dtype)
+        return tensor.view(self.torch.uint8) if travels_as_bytes(dtype) else tensor
+
+    def converted(self, value: object) -> object:
+        return value
+
+    def _checked(self, name: str, dtype: DType, value: object) -> _Tensor:
+        tensor, torch = cast(_Tensor, value), self.torch
+        wanted = self.dtypes[dtype.name]
+        if tensor.device.type != "cpu":
+            raise foreign_device(name, str(tensor.device), f"{name}.cpu()")
+        if tensor.layout is not torch.strided or tensor.is_quantized:
+            raise error(
+                "E1011", f"`{name}` is a sparse or quantised tensor; a kernel takes dense ones", help="x.to_dense()"
+            )
+        if tensor.dtype is not wanted:
+            raise wrong_type(name, dtype, str(tensor.dtype), f"{name}.to({wanted})")
+        return tensor
+
+
+def _dense_rows(tensor: _Tensor) -> bool:
+    """Whether neighbours of the last dimension are adjacent in memory."""
+    return tensor.ndim == 0 or tensor.stride()[-1] == 1 or tensor.shape[-1] <= 1
+
+
+def _torch_types(torch: ModuleType) -> dict[str, object]:
+    """PyTorch's type for each element type; the formats that it lacks are given as their bytes."""
+    names = {
+        **{f"f{b}": f"float{b}" for b in (64, 32, 16)},
+        "bf16": "bfloat16",
+        "f8_e4m3": "float8_e4m3fn",
+        "f8_e5m2": "float8_e5m2",
+        "bool": "bool",
+        **{f"i{b}": f"int{b}" for b in (64, 32, 16, 8)},
+        **{f"u{b}": f"uint{b}" for b in (64, 32, 16, 8)},
+        **dict.fromkeys(("i4", "i3", "i2", "i1", "t2"), "int8"),
+        **dict.fromkeys(("u4", "u3", "u2", "f6_e3m2", "f6_e2m3", "f4_e2m1"), "uint8"),
+    }
+    return {name: getattr(torch, spelled) for name, spelled in names.items() if hasattr(torch, spelled)}
