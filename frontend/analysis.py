@@ -10,7 +10,7 @@ from ..ir.expr import Const, Expr, Rank, Read, Size, ranks_of, reads_of, walk
 from ..ir.index import affine
 from ..ir.types import BOOL, INDEX, DType
 from . import syntax as ast
-from .expressions import Elaborator, Reported
+from .expressions import Elaborator, ReportedError
 from .names import Occurrences, TensorInfo, is_size_name, rank_variables
 from .scope import MOST_DIMENSIONS, KernelScope
 from .typing import Value
@@ -157,7 +157,7 @@ def analyse(scope: KernelScope, diagnostics: Diagnostics) -> list[EinsumInfo]:
     for info in infos:
         try:
             _occurrences(info, scope, integers, numbers)
-        except (EinfallError, Reported) as problem:
+        except (EinfallError, ReportedError) as problem:
             if isinstance(problem, EinfallError):
                 diagnostics.extend(problem.diagnostics)
             info.broken = info.target.broken = True
@@ -245,13 +245,15 @@ def _check_listed(einsum: ast.Einsum, variables: set[str], occurrences: Occurren
 def _index(elaborator: Elaborator, node: ast.Expression) -> Index:
     try:
         expr = elaborator.index(node)
-    except (EinfallError, Reported):
+    except (EinfallError, ReportedError):
         return Index()  # reported when the Einsum's types are known
     return index_of(expr)
 
 
 def index_of(expr: Expr) -> Index:
     """The form of an index expression."""
+    if isinstance(expr, Rank):
+        return Index(variable=expr.name, offset=0, expr=expr)
     if reads_of(expr) or any(node.dtype not in (INDEX, BOOL) for node in walk(expr)):
         return Index()
     if not ranks_of(expr):

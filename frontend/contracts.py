@@ -82,7 +82,10 @@ def checks(
     requires: Mapping[str, list[Require]],
     diagnostics: Diagnostics,
 ) -> dict[str, list[Check]]:
-    """The ``check`` items of each kernel. E0702 for what they give wrongly or leave out, E0703 where they break a ``require``."""
+    """The ``check`` items of each kernel.
+
+    E0702 for what they give wrongly or leave out, E0703 where they break a ``require``.
+    """
     found: dict[str, list[Check]] = {name: [] for name in file.kernels}
     for item in file.program.items:
         if not isinstance(item, ast.Check):

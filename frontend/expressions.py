@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import reduce
 from typing import Protocol
 
-from ..ir.diagnostics import error
+from ..ir.diagnostics import EinfallError, error
 from ..ir.expr import Expr, Read
 from ..ir.types import INDEX, DType
 from . import syntax as ast
@@ -41,7 +41,7 @@ _DEEPEST = 170
 """Levels of one expression with the bodies of its functions; a file alone may have 150."""
 
 
-class Reported(Exception):
+class ReportedError(Exception):
     """What is looked at depends on something that has been reported already."""
 
 
@@ -49,7 +49,7 @@ class Names(Protocol):
     """What the names of an expression mean where it stands."""
 
     def name(self, node: ast.Name) -> Value:
-        """The value of a bare name. Raises EinfallError, or Reported."""
+        """The value of a bare name. Raises EinfallError, or ReportedError."""
 
     def constant(self, node: ast.Name) -> Value:
         """The value of a bare name in the body of a ``def``: a size or a constant."""
@@ -105,8 +105,8 @@ class Elaborator:
                 name = _BINARY[operator]
                 return rules.RULES[name](name, (self.value(left, local), self.value(right, local)), span)
             case ast.Conditional(condition=condition, accepted=accepted, rejected=rejected):
-                parts = (self.value(part, local) for part in (condition, accepted, rejected))
-                return rules.select(*parts, span)
+                test, then, otherwise = (self.value(part, local) for part in (condition, accepted, rejected))
+                return rules.select(test, then, otherwise, span)
             case ast.Cast(type=type_name, operand=operand, bits=bits):
                 convert = rules.bitcast if bits else rules.cast
                 return convert(self.value(operand, local), self._names.element_type(type_name), span)
@@ -126,7 +126,7 @@ class Elaborator:
                 return reduce(lambda a, b: rule(name, (a, b), node.span), arguments)
             return rule(name, arguments, node.span)
         if name in self._file.broken_definitions:
-            raise Reported
+            raise ReportedError
         parameters = (p.name for p in definition.parameters)
         return self.value(definition.body, dict(zip(parameters, arguments, strict=True)))
 
@@ -141,18 +141,25 @@ class Elaborator:
         if value.is_unknown:
             return value.expr
         if not value.dtype.is_integer:
-            scalar = isinstance(value.expr, Read) and not value.expr.indices
-            shown = "a condition" if value.dtype.is_bool else "a real number" if value.weak else value.dtype.name
-            named = isinstance(node, ast.Name)
-            raise error(
-                "E0309",
-                f"an index is an integer, but {f'the scalar `{node.name}`' if named and scalar else 'this'} is {shown}",
-                span=node.span,
-                help="give the rank variable another name than the scalar's"
-                if named and scalar
-                else "use `//` for whole division, or `cast(i32, …)`",
-            )
+            raise self._no_index(node, value)
         return rules.coerce(value, INDEX)
+
+    @staticmethod
+    def _no_index(node: ast.Expression, value: Value) -> EinfallError:
+        what = "a condition" if value.dtype.is_bool else "a real number" if value.weak else f"of type {value.dtype}"
+        if isinstance(node, ast.Name) and isinstance(value.expr, Read):
+            return error(
+                "E0309",
+                f"an index is an integer, but the scalar `{node.name}` is {what}",
+                span=node.span,
+                help="give the rank variable another name than the scalar's",
+            )
+        return error(
+            "E0309",
+            f"an index is an integer, but this is {what}",
+            span=node.span,
+            help="use `//` for whole division, or `cast(i32, …)`",
+        )
 
     def condition(self, node: ast.Expression, what: str) -> Expr:
         """A condition, of type bool. Raises E0402 where it is none."""

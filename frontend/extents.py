@@ -1,8 +1,8 @@
 """The extents of rank variables and the shapes of intermediates.
 
 A variable's extent is that of every dimension that it indexes directly on the right, which must all be provably
-equal; failing those, of the dimension that it indexes on the left. An iterative dimension gives its number of steps. Shapes and
-extents are found together, by repeating both rules until nothing new is known.
+equal; failing those, of the dimension that it indexes on the left. An iterative dimension gives its number of steps.
+Shapes and extents are found together, by repeating both rules until nothing new is known.
 """
 
 from __future__ import annotations
@@ -54,8 +54,11 @@ class Extents:
     def solve(self) -> None:
         """Fill in every extent and shape. What cannot be found, or contradicts itself, is reported (E03)."""
         self._declared_steps()
-        while any([self._bind(info) for info in self.infos]):
-            continue
+        changed = True
+        while changed:
+            changed = False
+            for info in self.infos:
+                changed |= self._bind(info)
         for info in self.infos:
             self._check_shape(info)
         for info in self.infos:

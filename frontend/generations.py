@@ -1,4 +1,4 @@
-"""Every generation that an iterative tensor reads of itself is given: by an initialiser, by ``??``, or by a condition."""
+"""Every generation that an iterative tensor reads of itself is given: by an initialiser, ``??`` or a condition."""
 
 from __future__ import annotations
 
@@ -78,14 +78,9 @@ def _missing(
         own = any(coord.variable == index.variable for coord in info.coords)
         if not own or (not _is_recurrence(read.tensor, d, info, iteration)):
             continue
-        given = {
-            other.coords[d].constant.value
-            for other in infos
-            if other.initialiser and other.target is tensor and isinstance(other.coords[d].constant, Const)
-        }
-        whole = any(
-            other.initialiser and other.target is tensor and other.coords[d].constant is None for other in infos
-        )
+        starts = [other.coords[d].constant for other in infos if other.initialiser and other.target is tensor]
+        given = {start.value for start in starts if isinstance(start, Const)}
+        whole = None in starts
         for generation in range(index.offset, written.offset):
             if generation not in given and not (whole and generation >= 0):
                 return tensor, d, generation

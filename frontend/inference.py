@@ -10,7 +10,7 @@ import networkx as nx
 from ..ir.diagnostics import Diagnostics, EinfallError
 from ..ir.types import BOOL, F32, I32, DType, accumulator
 from .analysis import EinsumInfo, EinsumNames
-from .expressions import Elaborator, Reported
+from .expressions import Elaborator, ReportedError
 from .names import TensorInfo
 from .scope import KernelScope
 from .typing import PENDING, REAL, Value, join
@@ -51,7 +51,7 @@ def _solve(scope: KernelScope, infos: list[EinsumInfo], diagnostics: Diagnostics
         except EinfallError as problem:
             diagnostics.extend(problem.diagnostics)
             info.broken = info.target.broken = True
-        except Reported:
+        except ReportedError:
             info.broken = info.target.broken = True
 
 
@@ -64,7 +64,7 @@ def _round(scope: KernelScope, infos: list[EinsumInfo], open_tensors: dict[str, 
             continue
         try:
             info.value = _elaborate(scope, info)
-        except (EinfallError, Reported):
+        except (EinfallError, ReportedError):
             continue  # met again, and reported, when the types are final
         found = written_type(info, info.value)
         if found is None:

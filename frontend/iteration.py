@@ -1,8 +1,8 @@
 """Which tensors are iterative, along which dimensions, and which Einsums give their first generations.
 
 A dimension of a tensor is iterative when the Einsum that writes it at ``t + c`` (c ≥ 1) depends, through any chain of
-Einsums, on an earlier generation of it; or, backwards, when it is written at ``t``, depends on later generations, and an
-initialiser gives those beyond the last (``B[T, s] = 1`` with ``B[t, s] = … B[t+1, r] …``).
+Einsums, on an earlier generation of it; or, backwards, when it is written at ``t``, depends on later generations, and
+an initialiser gives those beyond the last (``B[T, s] = 1`` with ``B[t, s] = … B[t+1, r] …``).
 """
 
 from __future__ import annotations

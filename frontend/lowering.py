@@ -17,7 +17,7 @@ from ..ir.expr import Expr
 from . import syntax as ast
 from .analysis import EinsumInfo, EinsumNames, analyse
 from .contracts import checks, equated, requirements, tolerance, used_lets
-from .expressions import Elaborator, Reported
+from .expressions import Elaborator, ReportedError
 from .extents import Extents
 from .generations import check_generations
 from .inference import infer_types
@@ -106,7 +106,7 @@ def _conditions(scope: KernelScope, infos: list[EinsumInfo], diagnostics: Diagno
             info.coordinates = tuple(elaborator.index(node) for node in info.syntax.target.indices)
             if info.syntax.condition is not None:
                 info.filters = (elaborator.condition(info.syntax.condition, "what follows `where`"),)
-        except (EinfallError, Reported) as problem:
+        except (EinfallError, ReportedError) as problem:
             if isinstance(problem, EinfallError):
                 diagnostics.extend(problem.diagnostics)
             info.broken = info.target.broken = True

@@ -1,7 +1,7 @@
 """What the names of a file and of one of its kernels stand for.
 
-Tensors, sizes, scalars and ``let`` constants share one namespace; rank variables, kernels, types and functions have their
-own. What a rank variable is depends on the Einsum: see :func:`rank_variables`.
+Tensors, sizes, scalars and ``let`` constants share one namespace; rank variables, kernels, types and functions have
+their own. What a rank variable is depends on the Einsum: see :func:`rank_variables`.
 """
 
 from __future__ import annotations

@@ -23,6 +23,8 @@ _LARGEST = 256
 
 _LARGEST_POWER = 8
 
+_ZERO, _ONE = integer(0), integer(1)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Affine:
@@ -73,6 +75,16 @@ class LinearDim:
 
 def affine(expr: Expr) -> Affine | None:
     """The affine form of an index expression, None if it has none (reads, ``//`` and ``%`` of rank variables, …)."""
+    match expr:
+        case Rank(name=name):  # the most frequent forms, without the way through polynomials
+            return Affine(terms=((name, _ONE),), constant=_ZERO)
+        case Const(value=int()) | Size():
+            return Affine(terms=(), constant=expr)
+        case _:
+            return _affine(expr)
+
+
+def _affine(expr: Expr) -> Affine | None:
     coefficients: dict[str, Polynomial] = {}
     constant: Polynomial = {}
     for monomial, factor in _Normaliser().polynomial(expr).items():

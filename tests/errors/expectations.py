@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from einfall.frontend.parser import parse
+from einfall.frontend import load
 from einfall.ir.diagnostics import EinfallError
 
 FILES = sorted(Path(__file__).parent.rglob("*.ecs"))
@@ -29,7 +29,7 @@ def expected(text: str) -> list[tuple[int, str]]:
 
 def run_frontend(text: str, file: str) -> None:
     """What `einfall check` does with the text of a file; raises EinfallError."""
-    parse(text, file)
+    load(text, file)
 
 
 def found(text: str, file: str) -> list[tuple[int, str]]:
