@@ -164,7 +164,8 @@ def _ceil_division(a: Array, b: Array) -> tuple[Array, Mask]:
 
 
 def _integer_power(a: Array, n: Array) -> tuple[Array, Mask]:
-    return np.power(a, np.where(n < 0, np.zeros_like(n), n)), np.asarray(n >= 0)
+    # A negative count is taken out before the types meet: u64 and int64 would meet in float64.
+    return np.power(a, np.maximum(n, 0).astype(a.dtype)), np.asarray(n >= 0)
 
 
 def _shift(name: str, a: Array, count: Array, dtype: DType) -> Array:
@@ -212,7 +213,7 @@ _FLOAT: dict[str, Callable[..., Any]] = {
     "floordiv": lambda a, b: np.floor(a / b),
     "mod": lambda a, b: a - np.floor(a / b) * b,
     "ceildiv": lambda a, b: np.ceil(a / b),
-    "pow": np.power,
+    "pow": lambda x, n: np.power(x, n.astype(x.dtype)),
     "exp": np.exp,
     "exp2": np.exp2,
     "log": np.log,

@@ -233,7 +233,7 @@ def _arrays(cascade: Cascade, arguments: Mapping[str, Array | Number]) -> dict[s
 
 
 def _array(tensor: Tensor, array: Array) -> Array:
-    """The argument as float64, bool, or integers within the range of the parameter's type; else E1007."""
+    """The argument as float64, bool, or integers within the range of the parameter's type; else E1014."""
     dtype = tensor.value
     if dtype.is_float:
         return array.astype(np.float64, copy=False)
@@ -243,10 +243,10 @@ def _array(tensor: Tensor, array: Array) -> Array:
     if array.dtype.kind not in "biu":
         as_float = array.astype(np.float64)
         if not np.array_equal(as_float, np.trunc(as_float)):
-            raise error("E1007", f"`{tensor.name}` takes integers ({dtype}), the argument has fractions")
+            raise error("E1014", f"`{tensor.name}` takes integers ({dtype}), the argument has fractions")
         whole = as_float.astype(np.int64)
     if whole.size:
         least, most = int(whole.min()), int(whole.max())
         if least < dtype.minimum or most > dtype.maximum or (dtype.kind is Kind.BIPOLAR and (whole == 0).any()):
-            raise error("E1007", f"`{tensor.name}` holds {dtype}, the argument has values {least} … {most}")
+            raise error("E1014", f"`{tensor.name}` holds {dtype}, the argument has values {least} … {most}")
     return whole

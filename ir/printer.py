@@ -5,8 +5,15 @@ The text parses and lowers back to an equal cascade. Parentheses are printed onl
 
 from __future__ import annotations
 
-from .expr import Bitcast, Cast, Const, Default, Expr, Op, Rank, Read, Select, Size
-from .operators import FUNCTIONS
+import re
+from collections.abc import Iterator, Sequence
+
+from .cascade import Cascade, Check, Einsum, Role, Tensor
+from .expr import Bitcast, Cast, Const, Default, Expr, Op, Rank, Read, Select, Size, ranks_of
+from .formats import FORMATS
+from .implicit import Surface, einsum_surface, index_surface, surface
+from .operators import FUNCTIONS, REDUCTIONS
+from .types import F64, QuantType, StorageType, accumulator
 
 _IF, _OR, _AND, _NOT, _COMPARE = 0, 1, 2, 3, 4
 _SUM, _PRODUCT, _MINUS, _POWER, _DEFAULT, _ATOM = 9, 10, 11, 12, 13, 14
@@ -29,17 +36,29 @@ _INFIX: dict[str, tuple[int, int, int]] = {
 
 
 def expr_to_source(expr: Expr) -> str:
-    """An expression in the notation of the language."""
-    return _print(expr)[0]
+    """An expression in the notation of the language, without the conversions that it makes by itself."""
+    return _text(surface(expr).expr)
 
 
 def index_to_source(expr: Expr) -> str:
-    """An index or coordinate; a shifted rank variable is written without spaces (``RM[m1+1, p]``)."""
-    match expr:
-        case Op(op="add" | "sub", args=(Rank() | Size(), Const() | Size())):
-            return expr_to_source(expr).replace(" ", "")
-        case _:
-            return expr_to_source(expr)
+    """An index or coordinate of an Einsum."""
+    return _index(index_surface(expr))
+
+
+_AFFINE = re.compile(r"[\w' +*-]+")
+_SHIFTED = re.compile(r"([A-Za-z_]\w*'*) ([+-]) (\d+)")
+
+
+def _index(expr: Expr) -> str:
+    """Simple indices are written tight: ``RM[m1+1, p]``, ``I[2*p + r - 1]``."""
+    text = _text(expr)
+    if _AFFINE.fullmatch(text) is None:
+        return text
+    return _SHIFTED.sub(r"\1\2\3", text) if _SHIFTED.fullmatch(text) else text.replace(" * ", "*")
+
+
+def _text(expr: Expr) -> str:
+    return _print(expr)[0]
 
 
 def _print(expr: Expr) -> tuple[str, int]:
@@ -52,7 +71,7 @@ def _print(expr: Expr) -> tuple[str, int]:
         case Read(tensor=tensor, indices=()):
             return tensor, _ATOM
         case Read(tensor=tensor, indices=indices):
-            return f"{tensor}[{', '.join(index_to_source(i) for i in indices)}]", _ATOM
+            return f"{tensor}[{', '.join(_index(i) for i in indices)}]", _ATOM
         case Op(op="not", args=(a,)):
             return f"not {_at(a, _NOT)}", _NOT
         case Op(op="neg", args=(a,)):
@@ -62,16 +81,19 @@ def _print(expr: Expr) -> tuple[str, int]:
             symbol = FUNCTIONS[name].symbol
             return f"{_at(a, left)} {symbol} {_at(b, right)}", level
         case Op(op=name, args=args):
-            return f"{name}({', '.join(expr_to_source(a) for a in args)})", _ATOM
+            return f"{name}({', '.join(_text(a) for a in args)})", _ATOM
         case Select(condition=condition, then=then, otherwise=otherwise):
-            parts = (expr_to_source(condition), expr_to_source(then), expr_to_source(otherwise))
+            parts = (_text(condition), _text(then), _text(otherwise))
             return f"if {parts[0]} then {parts[1]} else {parts[2]}", _IF
         case Default(value=value, default=default):
-            return f"{_at(value, _DEFAULT)} ?? {_at(default, _ATOM)}", _DEFAULT
+            fallback, level = _print(default)
+            is_signed_atom = level == _ATOM or (isinstance(default, Const) and level == _MINUS)
+            text = fallback if is_signed_atom else f"({fallback})"
+            return f"{_at(value, _DEFAULT)} ?? {text}", _DEFAULT
         case Cast(value=value):
-            return f"cast({expr.dtype}, {expr_to_source(value)})", _ATOM
+            return f"cast({expr.dtype}, {_text(value)})", _ATOM
         case Bitcast(value=value):
-            return f"bitcast({expr.dtype}, {expr_to_source(value)})", _ATOM
+            return f"bitcast({expr.dtype}, {_text(value)})", _ATOM
         case _:
             raise TypeError(f"no expression: {expr!r}")
 
@@ -93,3 +115,139 @@ def _literal(const: Const) -> tuple[str, int]:
             text = "inf" if abs(value) == float("inf") else repr(abs(value))
             negative = repr(value).startswith("-")
             return (f"-{text}", _MINUS) if negative else (text, _ATOM)
+
+
+_WIDTH = 100
+_INDENT = "    "
+_LONG_TARGET = 32
+_CLAUSE_LIMIT = 72
+
+
+def to_source(cascade: Cascade) -> str:
+    """The cascade as an `.ecs` program in canonical format, which parses and lowers to an equal cascade."""
+    blocks = [*_types(cascade)]
+    if cascade.tolerance is not None:
+        blocks.append(f"@tolerance({cascade.tolerance!r})")
+    if blocks and cascade.tolerance is None:
+        blocks.append("")
+    statements = [f"let {let.name} = {expr_to_source(let.value)}" for let in cascade.lets]
+    statements += [f"require {require.text}" for require in cascade.requires]
+    statements += [_declaration(t) for t in cascade.locals if t.declared]
+    body = [*statements, *([""] if statements else []), *_aligned([_parts(cascade, e) for e in cascade.einsums])]
+    lines = [*blocks, _head(cascade), *(f"{_INDENT}{line}".rstrip() for line in body), "}"]
+    if cascade.checks:
+        lines += ["", *(_check(cascade.name, check) for check in cascade.checks)]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _head(cascade: Cascade) -> str:
+    parameters = [f"{'const ' if t.role is Role.CONST else ''}{_declaration(t)}" for t in cascade.parameters]
+    results = f") -> ({', '.join(_declaration(t) for t in cascade.results)}) {{"
+    flat = f"kernel {cascade.name}({', '.join(parameters)}{results}"
+    if len(flat) <= _WIDTH or not parameters:
+        return flat
+    lines = "".join(f"{_INDENT}{parameter},\n" for parameter in parameters)
+    return f"kernel {cascade.name}(\n{lines}{results}"
+
+
+def _declaration(tensor: Tensor) -> str:
+    dims = ", ".join(_index(index_surface(extent)) for extent in tensor.shape)
+    return f"{tensor.name}: {_type(tensor.dtype)}" + (f"[{dims}]" if tensor.shape else "")
+
+
+def _type(dtype: StorageType) -> str:
+    return _quantised(dtype) if isinstance(dtype, QuantType) and dtype.name is None else str(dtype)
+
+
+def _quantised(dtype: QuantType) -> str:
+    options = [dtype.element.name]
+    if dtype.group:
+        along = f"{dtype.dimension}:" if dtype.dimension is not None else ""
+        options.append(f"group = {along}{dtype.group}")
+    if dtype.scale is not None:
+        options.append(f"scale = {dtype.scale}")
+    if dtype.zero is not None:
+        options.append(f"zero = {dtype.zero}")
+    return f"quant({', '.join(options)})"
+
+
+def _types(cascade: Cascade) -> Iterator[str]:
+    """The definitions of the quantised types that the program names itself."""
+    named = {t.dtype.name: t.dtype for t in cascade.tensors if isinstance(t.dtype, QuantType) and t.dtype.name}
+    for name, dtype in named.items():
+        if FORMATS.get(name) != dtype:
+            yield f"type {name} = {_quantised(dtype)}"
+
+
+def _check(kernel: str, check: Check) -> str:
+    values = (f"{name} = {_text(Const(value=value, dtype=F64))}" for name, value in check.values)
+    return f"check {kernel}({', '.join(values)})"
+
+
+def _parts(cascade: Cascade, einsum: Einsum) -> tuple[str, str, str]:
+    """The left side, the right side and the clauses of an Einsum."""
+    tensor = cascade.by_name[einsum.target]
+    indices = f"[{', '.join(index_to_source(c) for c in einsum.coords)}]" if einsum.coords else ""
+    target = f"{einsum.target}{indices}"
+    if tensor.role is Role.LOCAL and tensor.annotated and not tensor.declared:
+        writers = cascade.writers(einsum.target)
+        if einsum is next((w for w in writers if not w.initialiser), writers[0]):
+            target = f"{einsum.target}: {_type(tensor.dtype)}{indices}"
+    value = _value(tensor, einsum)
+    clauses = []
+    if einsum.reduction is not None and not _is_implied(einsum, value.expr):
+        clauses.append(f":: {einsum.reduction}({', '.join(einsum.reduced)})")
+    conditions = [*einsum.output_filter, *einsum.point_filter]
+    if conditions:
+        clauses.append("where " + " and ".join(_at(surface(c).expr, _NOT) for c in conditions))
+    return target, _text(value.expr), "  ".join(clauses)
+
+
+def _value(tensor: Tensor, einsum: Einsum) -> Surface:
+    """The value as it is written so that an unannotated tensor gets its type again."""
+    plain = einsum_surface(einsum.value, einsum.reduction)
+    inferred = (
+        tensor.annotated or plain.weak or (einsum.reduction is not None and REDUCTIONS[einsum.reduction].coordinate)
+    )
+    if inferred or _stored_type(plain, einsum) == tensor.dtype:
+        return plain
+    strong = einsum_surface(einsum.value, einsum.reduction, whole_casts=True)
+    return strong if _stored_type(strong, einsum) == tensor.dtype else plain
+
+
+def _stored_type(value: Surface, einsum: Einsum) -> StorageType:
+    if einsum.reduction in ("+", "*") and not value.dtype.is_float:
+        return accumulator(value.dtype)
+    return value.dtype
+
+
+def _is_implied(einsum: Einsum, written: Expr) -> bool:
+    """Whether leaving the reduction out means the same: a sum, each of whose terms uses every reduced rank."""
+    if einsum.reduction != "+" or einsum.scatter:
+        return False
+    terms = list(_terms(written))
+    return len(terms) == 1 or all(set(einsum.reduced) <= set(ranks_of(term)) for term in terms)
+
+
+def _terms(expr: Expr) -> Iterator[Expr]:
+    match expr:
+        case Op(op="add" | "sub" | "neg", args=args):
+            for part in args:
+                yield from _terms(part)
+        case _:
+            yield expr
+
+
+def _aligned(einsums: Sequence[tuple[str, str, str]]) -> Iterator[str]:
+    """Lines with their `=` and their clauses in columns, as the formatter has them."""
+    equals = max((len(target) for target, _, _ in einsums if len(target) <= _LONG_TARGET), default=0)
+    heads = [f"{target:<{equals}} = {value}" for target, value, _ in einsums]
+    clauses = [clause for _, _, clause in einsums]
+    gap = len(_INDENT)
+    column = max(map(len, heads), default=0)
+    if column + 2 * gap > _CLAUSE_LIMIT:
+        column = max((len(head) for head, clause in zip(heads, clauses, strict=True) if clause), default=0)
+        if column + 2 * gap + max(map(len, clauses), default=0) > _WIDTH:
+            column = 0
+    for head, clause in zip(heads, clauses, strict=True):
+        yield f"{head:<{column}}{_INDENT}{clause}" if clause else head

@@ -208,7 +208,12 @@ def _operator(name: str, args: tuple[Expr, ...], node: Expr) -> Iterator[str]:
         yield f"{len(args)} operands for `{name}`, which takes {info.arity}"
         return
     first = args[0].dtype
-    if any(a.dtype != first for a in args):
+    match args:
+        case (_, Const(dtype=exponent)) if name == "pow" and exponent == INDEX:
+            same = True  # x ** n with a constant integer n: repeated multiplication
+        case _:
+            same = all(a.dtype == first for a in args)
+    if not same:
         yield f"operands of types {', '.join(str(a.dtype) for a in args)}"
     expected = BOOL if info.gives_bool else first
     if node.dtype != expected:

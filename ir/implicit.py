@@ -1,0 +1,222 @@
+"""Which conversions of an expression the language makes by itself, so that source text need not write them.
+
+The mirror image of the type rules of the front end (section 5 of the language): literals, sizes and rank variables
+are *weak* and adapt to the other operand, two types meet in the one that :func:`~.types.promote` gives, and floats
+of 16 bits and less are computed in f32 once they meet something that is.
+"""
+
+from collections.abc import Iterator, Sequence
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import product
+
+from .expr import Bitcast, Cast, Const, Default, Expr, Op, Rank, Read, Select, Size, with_children
+from .operators import FUNCTIONS
+from .types import BOOL, F32, F64, I32, INDEX, DType, accumulator, promote
+
+_REAL = F64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surface:
+    """An expression without its implicit conversions (a tree to print, not to evaluate) and how its text is read.
+
+    ``dtype`` is its type in the language (of weak ones: i64 or f64, for whole and real numbers), ``computed`` the type
+    in which its value is computed.
+    """
+
+    expr: Expr
+    dtype: DType
+    computed: DType
+    weak: bool = False
+
+    @property
+    def is_literal(self) -> bool:
+        return self.weak and isinstance(self.expr, Const)
+
+
+def surface(expr: Expr, *, whole_casts: bool = False) -> Surface:
+    """The expression as it is written where nothing around it converts it.
+
+    ``whole_casts`` writes the casts of sizes and rank variables: ``X[i] * E`` has the type of X, but
+    ``X[i] * cast(f32, E)`` is f32 at least.
+    """
+    return _Writer(whole_casts=whole_casts).surface(expr)
+
+
+def einsum_surface(value: Expr, reduction: str | None, *, whole_casts: bool = False) -> Surface:
+    """The value of an Einsum as it is written.
+
+    Integer sums and products are formed in the accumulator's type, from the operands on, without a cast.
+    """
+    writer = _Writer(whole_casts=whole_casts)
+    if reduction in ("+", "*") and value.dtype.is_integer:
+        narrow = writer.narrowed(value, value.dtype)
+        if narrow is not None and (narrow.weak or accumulator(narrow.dtype) == value.dtype):
+            return narrow
+    return writer.surface(value)
+
+
+def index_surface(expr: Expr) -> Expr:
+    """An index, coordinate or extent as it is written: conversions to i64 are implicit there."""
+    return _Writer(whole_casts=False).index(expr)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Common:
+    """Operands as they are written, and the type in which they meet."""
+
+    surfaces: tuple[Surface, ...]
+    dtype: DType
+    weak: bool
+
+    def result(self, expr: Expr, computed: DType) -> Surface:
+        return Surface(expr=expr, dtype=self.dtype, computed=computed, weak=self.weak)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Writer:
+    """Takes the implicit conversions out of expressions."""
+
+    whole_casts: bool
+
+    def surface(self, expr: Expr) -> Surface:
+        match expr:
+            case Const() if expr.dtype.is_bool:
+                return Surface(expr=expr, dtype=BOOL, computed=BOOL)
+            case Const() | Size() | Rank():
+                dtype = _REAL if expr.dtype.is_float else INDEX
+                return Surface(expr=expr, dtype=dtype, computed=expr.dtype, weak=True)
+            case Read(indices=indices):
+                bare = replace(expr, indices=tuple(self.index(i) for i in indices))
+                return Surface(expr=bare, dtype=expr.dtype, computed=expr.dtype)
+            case Cast(value=value):
+                inner = self.surface(value)
+                if inner.weak and not inner.is_literal and not self.whole_casts:
+                    return replace(inner, computed=expr.dtype)
+                return self.explicit(expr)
+            case Bitcast(value=value):
+                written = replace(expr, value=self.bits(value))
+                return Surface(expr=written, dtype=expr.dtype, computed=expr.dtype)
+            case Op(op="pow", args=(base, Const(dtype=exponent) as count)) if exponent == INDEX:
+                inner = self.surface(base)
+                return replace(inner, expr=replace(expr, args=(inner.expr, count)))
+            case Op():
+                return self.operator(expr)
+            case Select(condition=condition, then=then, otherwise=otherwise):
+                common = self.common((then, otherwise), arithmetic=False, real=False)
+                parts = (self.surface(condition).expr, *(s.expr for s in common.surfaces))
+                return common.result(with_children(expr, parts), expr.dtype)
+            case Default(value=value, default=default):
+                common = self.common((value, default), arithmetic=False, real=False)
+                return common.result(with_children(expr, tuple(s.expr for s in common.surfaces)), expr.dtype)
+            case _:
+                raise TypeError(f"no expression: {expr!r}")
+
+    def index(self, expr: Expr) -> Expr:
+        match expr:
+            case Cast(value=value) if expr.dtype == INDEX and value.dtype.is_integer:
+                return self.surface(value).expr
+            case _:
+                return self.surface(expr).expr
+
+    def explicit(self, expr: Cast) -> Surface:
+        """A cast that is written."""
+        written = replace(expr, value=self.surface(expr.value).expr)
+        return Surface(expr=written, dtype=expr.dtype, computed=expr.dtype)
+
+    def bits(self, value: Expr) -> Expr:
+        """The operand of a bitcast: its value is brought to its type in the language first."""
+        match value:
+            case Cast(value=inner) if (s := self.surface(inner)).dtype == value.dtype and not s.weak:
+                return s.expr
+            case _:
+                return self.surface(value).expr
+
+    def operator(self, expr: Op) -> Surface:
+        info = FUNCTIONS[expr.op]
+        if expr.op in ("and", "or", "not"):
+            operands = tuple(self.surface(a).expr for a in expr.args)
+            return Surface(expr=replace(expr, args=operands), dtype=BOOL, computed=BOOL)
+        common = self.common(expr.args, arithmetic=not info.gives_bool, real=info.real_valued)
+        written = replace(expr, args=tuple(s.expr for s in common.surfaces))
+        if info.gives_bool:
+            return Surface(expr=written, dtype=BOOL, computed=BOOL)
+        return common.result(written, expr.dtype)
+
+    def common(self, args: Sequence[Expr], *, arithmetic: bool, real: bool) -> _Common:
+        """The operands, with as few casts as let them meet in the type that they have."""
+        best: _Common | None = None
+        for surfaces in self.spellings(args):
+            best, computed = _meet(surfaces, arithmetic=arithmetic, real=real)
+            if computed == args[0].dtype:
+                break
+        assert best is not None
+        return best
+
+    def spellings(self, args: Sequence[Expr]) -> Iterator[tuple[Surface, ...]]:
+        """Ways to write operands, those with the fewest casts first."""
+        options: list[list[tuple[int, Surface]]] = []
+        for arg in args:
+            match arg:
+                case Cast(value=value) if not (self.whole_casts and self.surface(value).weak):
+                    options.append([(0, self.surface(value)), (1, self.explicit(arg))])
+                case _:
+                    options.append([(0, self.surface(arg))])
+        for combination in sorted(product(*options), key=lambda c: sum(casts for casts, _ in c)):
+            yield tuple(written for _, written in combination)
+
+    def narrowed(self, expr: Expr, wide: DType) -> Surface | None:
+        """An integer expression whose operands were widened to ``wide``, without these conversions."""
+        match expr:
+            case Op(op="add" | "sub" | "mul" | "neg", args=args) if expr.dtype == wide:
+                return self._narrowed(expr, args, wide, arithmetic=True)
+            case Select(condition=condition, then=then, otherwise=otherwise) if expr.dtype == wide:
+                bare = replace(expr, condition=self.surface(condition).expr)
+                return self._narrowed(bare, (then, otherwise), wide, arithmetic=False)
+            case Default(value=value, default=default) if expr.dtype == wide:
+                return self._narrowed(expr, (value, default), wide, arithmetic=False)
+            case Cast(value=value) if value.dtype.is_integer or value.dtype.is_bool:
+                return self.surface(value)
+            case _:
+                return self.surface(expr)
+
+    def _narrowed(self, expr: Expr, args: tuple[Expr, ...], wide: DType, *, arithmetic: bool) -> Surface | None:
+        surfaces = [self.narrowed(a, wide) for a in args]
+        found = tuple(s for s in surfaces if s is not None)
+        if len(found) < len(surfaces):
+            return None
+        common, computed = _meet(found, arithmetic=arithmetic, real=False)
+        if common.dtype.is_float:
+            return None
+        parts = [s.expr for s in found]
+        if isinstance(expr, Select):
+            parts.insert(0, expr.condition)
+        return common.result(with_children(expr, tuple(parts)), computed)
+
+
+def _meet(surfaces: tuple[Surface, ...], *, arithmetic: bool, real: bool) -> tuple[_Common, DType]:
+    """Operands in their common type, and the type in which the front end computes it."""
+    if all(s.weak for s in surfaces):
+        is_real = real or any(s.dtype == _REAL for s in surfaces)
+        # A real weak value is computed in what it meets later: any float will do here.
+        computed = next((s.computed for s in surfaces if s.computed.is_float), F32) if is_real else INDEX
+        return _Common(surfaces=surfaces, dtype=_REAL if is_real else INDEX, weak=True), computed
+    dtype = reduce(promote, (s.dtype for s in surfaces if not s.weak))
+    if dtype.is_bool and (arithmetic or any(s.weak for s in surfaces)):
+        dtype = I32
+    if not dtype.is_float and (real or any(s.weak and s.dtype == _REAL for s in surfaces)):
+        dtype = F32
+    computed = dtype
+    if dtype.is_float and dtype.bits < 32 and any(_is_wide(s) for s in surfaces):
+        computed = F32
+    return _Common(surfaces=surfaces, dtype=dtype, weak=False), computed
+
+
+def _is_wide(operand: Surface) -> bool:
+    """Whether a small float that meets this operand is computed in f32."""
+    if operand.weak:
+        return not operand.is_literal
+    return operand.computed.is_float and operand.computed.bits >= 32
