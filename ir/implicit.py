@@ -5,9 +5,9 @@ are *weak* and adapt to the other operand, two types meet in the one that :func:
 of 16 bits and less are computed in f32 once they meet something that is.
 """
 
-from collections.abc import Iterator, Sequence
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import product
