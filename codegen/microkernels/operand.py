@@ -1,0 +1,114 @@
+"""What a matrix product reads and writes: strided views of flat buffers, and the place of a register vector in the
+result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from tvm import tirx
+
+from .statements import as_index, constant, index
+from .vector import first_lanes, load_masked, load_scalar, splat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operand:
+    """A matrix inside a flat buffer: element (i, j) lies at `offset + i · row_stride + j · col_stride`, counted in
+    elements.
+
+    `buffer` is one-dimensional. Strides may be any int64 expression; a literal 1 selects contiguous vector access
+    when the code is emitted, a literal 0 a broadcast. No alignment is assumed.
+    """
+
+    buffer: tirx.Buffer
+    offset: tirx.Expr | int = 0
+    row_stride: tirx.Expr | int
+    col_stride: tirx.Expr | int
+
+    def at(self, row: tirx.Expr | int, col: tirx.Expr | int) -> tirx.Expr:
+        """The flat index of element (row, col)."""
+        total = as_index(self.offset)
+        for position, stride in ((row, self.row_stride), (col, self.col_stride)):
+            if constant(position) == 0 or constant(stride) == 0:
+                continue
+            step = position if constant(stride) == 1 else as_index(position) * stride
+            total = step if constant(total) == 0 else total + step
+        return as_index(total)
+
+    def transposed(self) -> Operand:
+        return replace(self, row_stride=self.col_stride, col_stride=self.row_stride)
+
+    @property
+    def dtype(self) -> str:
+        return str(self.buffer.dtype)
+
+    @property
+    def rows_contiguous(self) -> bool:
+        """Whether neighbours in a row are neighbours in memory, known while emitting."""
+        return constant(self.col_stride) == 1
+
+    @property
+    def columns_contiguous(self) -> bool:
+        return constant(self.row_stride) == 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """The elements of the result that one register vector holds: `lanes` neighbours from (row, col) on, along a row
+    or a column.
+
+    Lanes at or beyond `count` lie outside the matrix: their values are meaningless and are not stored.
+    """
+
+    row: tirx.Expr
+    col: tirx.Expr
+    lanes: int
+    count: tirx.Expr | int
+    along_row: bool = True
+
+    @property
+    def mask(self) -> tirx.Expr:
+        return first_lanes(self.count, self.lanes)
+
+    @property
+    def rows(self) -> tirx.Expr:
+        """The row index of every lane."""
+        return self._ramp(self.row) if not self.along_row else splat(self.row, self.lanes)
+
+    @property
+    def cols(self) -> tirx.Expr:
+        """The column index of every lane."""
+        return self._ramp(self.col) if self.along_row else splat(self.col, self.lanes)
+
+    def transposed(self) -> Site:
+        return replace(self, row=self.col, col=self.row, along_row=not self.along_row)
+
+    def load(self, operand: Operand, dtype: str) -> tirx.Expr:
+        """The elements of another matrix at the same place, in `dtype`; a stride of 0 makes it a row, a column or a
+        scalar."""
+        at = operand.at(self.row, self.col)
+        stride = operand.col_stride if self.along_row else operand.row_stride
+        if self.lanes == 1:
+            return load_scalar(operand.buffer, at, dtype)
+        match constant(stride):
+            case 0:
+                return splat(load_scalar(operand.buffer, at, dtype), self.lanes)
+            case 1:
+                return load_masked(operand.buffer, at, self.mask, dtype, self.lanes)
+            case _:
+                return load_scalar(operand.buffer, strided_lanes(at, stride, self.count, self.lanes), dtype)
+
+    def _ramp(self, start: tirx.Expr) -> tirx.Expr:
+        return start if self.lanes == 1 else tirx.Ramp(as_index(start), index(1), self.lanes)
+
+
+Epilogue = Callable[[Site, tirx.Expr], tirx.Expr]
+"""Maps a register vector of the result (and its place) to what is stored. It must accept every number of lanes, 1
+included."""
+
+
+def strided_lanes(at: tirx.Expr, stride: tirx.Expr | int, count: tirx.Expr | int, lanes: int) -> tirx.Expr:
+    """The indices at + lane · stride; lanes from `count` on repeat the last valid one, so that reading them is safe."""
+    lane = tirx.Min(tirx.Ramp(index(0), index(1), lanes), splat(as_index(count) - 1, lanes))
+    return splat(at, lanes) + lane * splat(as_index(stride), lanes)

@@ -1,0 +1,112 @@
+"""The blocking of a matrix product, from the machine's registers and caches (no search).
+
+The scheme is that of K. Goto and R. van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (ACM TOMS
+34(3), 2008); the sizes follow T. M. Low et al., "Analytical Modeling Is Enough for High-Performance BLIS" (ACM TOMS
+43(2), 2016), here with row-major results: vectors run along the columns of C.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+BYTES = {"float32": 4, "float64": 8}
+
+
+class CpuFacts(Protocol):
+    """What the plan needs to know of a CPU. Caches in bytes per core; `threads` is how many workers share one
+    product."""
+
+    @property
+    def vector_bits(self) -> int: ...
+    @property
+    def vector_registers(self) -> int: ...
+    @property
+    def has_fma(self) -> bool: ...
+    @property
+    def l1_bytes(self) -> int: ...
+    @property
+    def l2_bytes(self) -> int: ...
+    @property
+    def threads(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GemmPlan:
+    """Knobs of one product, in elements. Every value only changes speed, except `kc`, `lanes` and `fused`, which fix
+    the rounding."""
+
+    lanes: int
+    """Elements of a vector register."""
+    mr: int
+    """Rows of the register tile."""
+    nv: int
+    """Vectors in a row of the register tile."""
+    kc: int
+    """Depth of a packed block: a panel of B (kc × nr) stays in L1."""
+    mc: int
+    """Rows of a packed block of A (mc × kc): it stays in L2 together with the panels that stream past it."""
+    nc: int
+    """Columns of a packed block of B (kc × nc)."""
+    threads: int
+    """Tasks that the result is cut into when the product runs in parallel."""
+    unroll: int
+    """Steps of k in one turn of the innermost loop."""
+    skinny: int
+    """Products with at most so many rows or columns go over the large operand once, unpacked."""
+    fused: bool
+    """Whether a · b + c is rounded once."""
+
+    @property
+    def nr(self) -> int:
+        """Columns of the register tile."""
+        return self.nv * self.lanes
+
+
+def plan_gemm(
+    facts: CpuFacts, dtype: str, m: int | None = None, n: int | None = None, k: int | None = None
+) -> GemmPlan:
+    """The plan for C[m, n] = A[m, k] · B[k, n] accumulated in `dtype` ("float32" or "float64"); None is a size known
+    at run time.
+
+    - Register tile: nv = 2 vectors and the most rows mr that leave a register for the broadcast element of A and nv
+      for B, which keeps two FMA units busy for any latency below mr · nv / 2 cycles (Low et al., section 4.1).
+    - kc: a panel of B fills two thirds of L1, the rest is for A's rows and C (section 4.2).
+    - mc: A's block takes half of L2 (section 4.3); nc: B's block takes the other half's worth per thread, since it is
+      used mc / mr times per pass and streams from L2 or L3.
+    """
+    size = BYTES[dtype]
+    lanes = max(1, facts.vector_bits // (8 * size))
+    nv = 2
+    mr = max(1, (facts.vector_registers - nv - 1) // nv)
+    mr -= mr % 2 if mr > 2 else 0
+    nr = nv * lanes
+    kc = max(lanes, _down(2 * facts.l1_bytes // 3 // (nr * size), lanes))
+    if k is not None:
+        kc = max(1, min(kc, -(-k // max(1, -(-k // kc)))))
+    mc = max(mr, _down(facts.l2_bytes // 4 // (kc * size), mr))
+    nc = max(nr, _down(facts.l2_bytes // 2 // (kc * size), nr))
+    if m is not None:
+        mc = min(mc, _up(max(m, 1), mr))
+    if n is not None:
+        nc = min(nc, _up(max(n, 1), nr))
+    return GemmPlan(
+        lanes=lanes,
+        mr=mr,
+        nv=nv,
+        kc=kc,
+        mc=mc,
+        nc=nc,
+        threads=facts.threads,
+        unroll=1,
+        skinny=4,
+        fused=facts.has_fma,
+    )
+
+
+def _down(value: int, multiple: int) -> int:
+    return value // multiple * multiple
+
+
+def _up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple

@@ -1,0 +1,95 @@
+"""Vector expressions of the CPU micro-kernels: masked memory access, widening, fused multiply-add, transposition.
+
+Memory of a caller is only touched through LLVM's masked intrinsics: they assume no alignment and touch no lane
+outside the mask. TVM's own vector `BufferLoad` promises the alignment of the buffer's declaration and is kept for our
+packed buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tvm_ffi
+from tvm import tirx
+
+from .statements import as_index, constant, index, maximum, minimum
+
+_NARROW_STORAGE = {"bfloat16": "uint16"}
+"""Types that LLVM's intrinsics do not take in TVM 0.27, and the integer that carries their bits."""
+
+
+def lane_type(dtype: str, lanes: int) -> str:
+    return dtype if lanes == 1 else f"{dtype}x{lanes}"
+
+
+def splat(value: tirx.Expr, lanes: int) -> tirx.Expr:
+    return value if lanes == 1 else tirx.Broadcast(value, lanes)
+
+
+def zeros(dtype: str, lanes: int) -> tirx.Expr:
+    scalar = tirx.FloatImm(dtype, 0.0) if "float" in dtype else tirx.IntImm(dtype, 0)
+    return splat(scalar, lanes)
+
+
+def first_lanes(count: tirx.Expr | int, lanes: int) -> tirx.Expr:
+    """The mask of the lanes below `count` (any int64: below 0 means none, above `lanes` all)."""
+    if (known := constant(count)) is not None:
+        known = max(0, min(known, lanes))
+        if known in (0, lanes):
+            return tirx.Broadcast(tirx.IntImm("bool", int(known == lanes)), lanes)
+    clamped = tirx.Cast("int32", maximum(minimum(as_index(count), index(lanes)), index(0)))
+    ramp = tirx.Ramp(tirx.IntImm("int32", 0), tirx.IntImm("int32", 1), lanes)
+    return ramp < tirx.Broadcast(clamped, lanes)
+
+
+def widen(value: tirx.Expr, dtype: str) -> tirx.Expr:
+    """A scalar or vector of any floating type in `dtype`, which is at least as wide."""
+    source = str(value.ty.dtype)
+    lanes = tvm_ffi.dtype(source).lanes
+    return value if source == lane_type(dtype, lanes) else tirx.Cast(lane_type(dtype, lanes), value)
+
+
+def load_scalar(buffer: tirx.Buffer, at: tirx.Expr, dtype: str) -> tirx.Expr:
+    return widen(tirx.BufferLoad(buffer, [at]), dtype)
+
+
+def load_masked(buffer: tirx.Buffer, at: tirx.Expr, mask: tirx.Expr, dtype: str, lanes: int) -> tirx.Expr:
+    """`lanes` consecutive elements from `at`, widened to `dtype`; lanes outside the mask are zero and not read."""
+    source = str(buffer.dtype)
+    storage = _NARROW_STORAGE.get(source, source)
+    address = tirx.address_of(tirx.BufferLoad(buffer, [at]))
+    value = tirx.call_llvm_pure_intrin(
+        lane_type(storage, lanes), "llvm.masked.load", address, mask, zeros(storage, lanes)
+    )
+    if source == "bfloat16":  # the upper half of a float32
+        bits = tirx.Cast(lane_type("uint32", lanes), value) << splat(tirx.IntImm("uint32", 16), lanes)
+        value = tirx.reinterpret(lane_type("float32", lanes), bits)
+    return widen(value, dtype)
+
+
+def store_masked(buffer: tirx.Buffer, at: tirx.Expr, mask: tirx.Expr, value: tirx.Expr) -> tirx.Expr:
+    """A call that writes the lanes of `value` inside the mask from `at` on; types must agree."""
+    address = tirx.address_of(tirx.BufferLoad(buffer, [at]))
+    return tirx.call_llvm_intrin("void", "llvm.masked.store", value, address, mask)
+
+
+def load_aligned(buffer: tirx.Buffer, at: tirx.Expr, lanes: int) -> tirx.Expr:
+    """A whole vector of one of our own buffers."""
+    return tirx.BufferLoad(buffer, [tirx.Ramp(as_index(at), index(1), lanes) if lanes > 1 else at])
+
+
+def fma(a: tirx.Expr, b: tirx.Expr, c: tirx.Expr, *, fused: bool) -> tirx.Expr:
+    """a · b + c, rounded once where the machine can (a software `fma` costs a library call)."""
+    return tirx.call_llvm_pure_intrin(str(c.ty.dtype), "llvm.fma", a, b, c) if fused else a * b + c
+
+
+def shuffle(vectors: Sequence[tirx.Expr], lanes: Sequence[int]) -> tirx.Expr:
+    return tirx.Shuffle(list(vectors), [tirx.IntImm("int32", lane) for lane in lanes])
+
+
+def horizontal_sum(value: tirx.Expr, lanes: int) -> tirx.Expr:
+    """The sum of the lanes as a scalar, by halves: a fixed tree of log₂(lanes) additions."""
+    while lanes > 1:
+        lanes //= 2
+        value = shuffle([value], range(lanes)) + shuffle([value], range(lanes, 2 * lanes))
+    return value
