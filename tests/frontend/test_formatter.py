@@ -138,6 +138,6 @@ def test_random_programs(text: str) -> None:
 
 @pytest.mark.slow
 @given(programs())
-@settings(max_examples=5000, deadline=None)
+@settings(max_examples=2000, deadline=None)
 def test_many_random_programs(text: str) -> None:
     assert_faithful(text)
