@@ -42,7 +42,7 @@ def test_entries_are_complete(kind: ErrorKind) -> None:
     assert re.fullmatch(r"E(0[1-7]|1[0-3]|90)\d\d", kind.code)
     assert kind.title
     assert not kind.title.endswith(".")
-    assert kind.explanation.endswith(".")
+    assert kind.explanation.endswith((".", ".)"))
     assert kind.wrong
     assert kind.fixed
     assert kind.wrong != kind.fixed
