@@ -124,4 +124,7 @@ class _Span:
 def _image(memory: Memory, start: int, end: int) -> np.ndarray:
     """A NumPy array of the same places in memory, of elements without a type."""
     window = np.asarray(_Span(start, end))
-    return np.ndarray(memory.shape, np.dtype(f"V{memory.itemsize}"), window, memory.address - start, memory.strides)
+    image: np.ndarray = np.ndarray(
+        memory.shape, np.dtype(f"V{memory.itemsize}"), window, memory.address - start, memory.strides
+    )
+    return image

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,8 +11,9 @@ from .arrays import Family, Memory, overlap
 from .extents import determined_sizes, resolve
 from .families import NUMPY, family_of
 from .fastpath import FastPath, FastPlan
+from .results import result_tuple
 from .scalars import checked_scalar
-from .signature import Parameter, Result, Signature
+from .signature import Parameter, Signature
 from .threads import checked_threads, use_threads
 from .torch_arrays import TorchFamily
 
@@ -67,7 +67,7 @@ class Caller:
         self.open = [p for p in signature.parameters if p.name not in tensors and p.name not in scalars]
         determined = determined_sizes(signature)
         self.undetermined = [s for s in signature.sizes if s not in determined and s not in sizes]
-        self.results = _result_tuple(signature)
+        self.results = result_tuple(signature.name, [r.name for r in signature.results])
         self.fast = FastPath(
             signature=signature,
             bound={**{name: t.carrier for name, t in tensors.items()}, **scalars},
@@ -259,6 +259,8 @@ class Caller:
 
     def failed(self, failure: Exception) -> EinfallError:
         """What the user is told when the function, or an allocation, failed."""
+        if isinstance(failure, EinfallError):
+            return failure
         text = str(failure).strip()
         if isinstance(failure, MemoryError) or "alloc" in text:
             return error("E1013", f"there is not enough memory for `{self.signature.name}` with these sizes")
@@ -278,17 +280,6 @@ def bind_tensor(parameter: Parameter, value: object) -> BoundTensor:
 
 def _scalar(parameter: Parameter, value: object) -> int | float:
     return checked_scalar(parameter.name, parameter.dtype, value)
-
-
-def _result_tuple(signature: Signature) -> Callable[..., object]:
-    """The named tuple that several results are returned in. Primes are written out: ``H'`` is the field ``H_prime``."""
-
-    def field(result: Result) -> str:
-        return result.name.replace("'", "_prime")
-
-    if len(signature.results) == 1:
-        return lambda only: only
-    return namedtuple(f"{signature.name}_results".lstrip("_"), map(field, signature.results), rename=True)  # type: ignore[misc]
 
 
 def _same(value: object) -> object:

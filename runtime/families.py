@@ -29,13 +29,13 @@ class DlpackFamily(NumpyFamily):
         self._convert = convert
 
     def input(self, name: str, dtype: DType, value: object) -> tuple[object, tuple[int, ...]]:
-        return super().input(name, dtype, _as_numpy(name, value))
+        return super().input(name, dtype, _viewed(name, value))
 
     def output(self, name: str, dtype: DType, value: object) -> tuple[object, tuple[int, ...]]:
-        return super().output(name, dtype, _as_numpy(name, value))
+        return super().output(name, dtype, _viewed(name, value))
 
     def memory(self, value: object) -> Memory:
-        return super().memory(_as_numpy("out", value))
+        return super().memory(_viewed("out", value))
 
     def converted(self, value: object) -> object:
         return value if self._convert is None else self._convert(value)
@@ -73,7 +73,23 @@ def torch_family() -> TorchFamily:
     return TorchFamily(sys.modules["torch"])
 
 
-def _as_numpy(name: str, value: object) -> np.ndarray:
+def as_numpy(name: str, value: object) -> np.ndarray:
+    """Any argument as a NumPy array: a view where it is an array, a conversion where it is a number or a list.
+
+    Raises EinfallError E1008, E1010, E1011.
+    """
+    if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
+        return value
+    if isinstance(value, bool | int | float | list | tuple | np.generic):
+        try:
+            return np.asarray(value)
+        except ValueError:
+            raise error("E1008", f"`{name}` is a list whose rows differ in length, not an array") from None
+    family = family_of(name, value)
+    return family.as_numpy(value) if isinstance(family, TorchFamily) else _viewed(name, value)
+
+
+def _viewed(name: str, value: object) -> np.ndarray:
     """A view of another library's array."""
     device = value.__dlpack_device__()  # type: ignore[attr-defined]
     if int(device[0]) != _CPU:

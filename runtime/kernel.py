@@ -29,7 +29,8 @@ class Compiled:
 
     ``function`` takes the input tensors, the results (DLPack tensors), the scalars and the sizes (numbers), in the
     order of ``signature``. ``sources`` holds texts, or functions that make them when they are asked for. ``artifact``
-    makes the saved form. ``roofline`` gives the limits of the machine for a number of threads.
+    makes the saved form. ``roofline`` gives the limits of the machine for
+    a number of threads and of bytes.
     """
 
     signature: Signature
@@ -38,7 +39,7 @@ class Compiled:
     target: str
     sources: Mapping[str, str | Callable[[], str]] = field(default_factory=dict)
     artifact: Callable[[], Artifact] | None = None
-    roofline: Callable[[int], Roofline] | None = None
+    roofline: Callable[[int, int], Roofline] | None = None
 
 
 class Kernel:
@@ -191,8 +192,8 @@ class Kernel:
             times, calls = measure(lambda: function(*arguments), seconds)
         except Exception as failure:
             raise caller.failed(failure) from None
-        counts = self.explain().at(**run.sizes, **self._lets(run.sizes))
-        roof = self._compiled.roofline(threads) if self._compiled.roofline else None
+        counts = self.explain().at(**run.sizes, **self.let_values(run.sizes))
+        roof = self._compiled.roofline(threads, counts["traffic"]) if self._compiled.roofline else None
         p10, median, p90 = (float(x) for x in np.percentile(times, (10, 50, 90)))
         return Benchmark(
             kernel=self.name,
@@ -244,7 +245,8 @@ class Kernel:
         caller = self._caller
         return known_sizes(caller.signature, {n: t.shape for n, t in caller.tensors.items()}, caller.sizes)
 
-    def _lets(self, sizes: Mapping[str, int]) -> dict[str, int]:
+    def let_values(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """The sizes that ``let`` defines, for given values of the free ones. Raises EinfallError E1006."""
         values = dict(sizes)
         for name, expr in self._compiled.signature.lets:
             values[name] = value_of(expr, values, name)

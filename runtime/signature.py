@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TypeAlias
 
 from ..ir.cascade import Cascade, Role
-from ..ir.expr import Cast, Const, Expr, Op, Select, Size, integer, size, substitute
+from ..ir.expr import Cast, Const, Expr, Op, Select, Size, integer, size, sizes_of, substitute
 from ..ir.operators import FUNCTIONS
 from ..ir.types import DTYPES, INDEX, QuantType, StorageType
 
@@ -88,7 +88,7 @@ class Signature:
             results=tuple(Result(name=t.name, dtype=t.dtype, shape=t.shape) for t in cascade.results),
             sizes=cascade.sizes,
             fixed=dict(fixed or {}),
-            lets=tuple((each.name, each.value) for each in cascade.lets),
+            lets=_in_order({each.name: each.value for each in cascade.lets}),
             requires=tuple((each.condition, each.text) for each in cascade.requires),
             workspace=integer(0) if workspace is None else workspace,
         )
@@ -227,6 +227,17 @@ def expr_text(expr: Expr) -> str:
             return expr_text(value)
         case _:
             return "?"
+
+
+def _in_order(lets: Mapping[str, Expr]) -> tuple[tuple[str, Expr], ...]:
+    """Each definition after those that it uses."""
+    order: dict[str, Expr] = {}
+    while len(order) < len(lets):
+        ready = [n for n, e in lets.items() if n not in order and not (set(sizes_of(e)) & set(lets)) - set(order)]
+        if not ready:
+            raise ValueError(f"circular definitions of {', '.join(lets)}")
+        order.update((name, lets[name]) for name in ready)
+    return tuple(order.items())
 
 
 def _declaration(name: str, dtype: StorageType, shape: tuple[Expr, ...]) -> str:

@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Protocol, cast
 
+import numpy as np
+
 from ..ir.diagnostics import error
-from ..ir.types import DType
+from ..ir.types import DTYPES, DType
 from .arrays import Family, Memory, foreign_device, repeated, scattered, travels_as_bytes, wrong_type
 from .dltensor import empty_handle
+
+_NOT_NUMPY = ("bf16", "f8_e4m3", "f8_e5m2")
 
 
 class _Device(Protocol):
@@ -28,11 +32,13 @@ class _Tensor(Protocol):
     shape: Sequence[int]
 
     def contiguous(self) -> _Tensor: ...
+    def cpu(self) -> _Tensor: ...
     def data_ptr(self) -> int: ...
     def detach(self) -> _Tensor: ...
     def element_size(self) -> int: ...
     def is_neg(self) -> bool: ...
     def numel(self) -> int: ...
+    def numpy(self) -> np.ndarray: ...
     def resolve_neg(self) -> _Tensor: ...
     def stride(self) -> tuple[int, ...]: ...
     def view(self, dtype: object) -> _Tensor: ...
@@ -89,6 +95,16 @@ class TorchFamily(Family):
         if tensor.numel() == 0:
             return empty_handle(tensor.shape, dtype)
         return tensor.view(self.torch.uint8) if travels_as_bytes(dtype) else tensor
+
+    def as_numpy(self, value: object) -> np.ndarray:
+        """A view of a tensor's elements; types that NumPy lacks become ml_dtypes'."""
+        tensor = cast(_Tensor, value).detach().resolve_neg().cpu()
+        for name in _NOT_NUMPY:
+            if tensor.dtype is self.dtypes.get(name):
+                wanted = DTYPES[name].storage
+                carrier = self.torch.uint16 if wanted.itemsize == 2 else self.torch.uint8
+                return tensor.contiguous().view(carrier).numpy().view(wanted)
+        return tensor.numpy()
 
     def converted(self, value: object) -> object:
         return value

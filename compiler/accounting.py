@@ -1,0 +1,81 @@
+"""What a cascade costs as written: scalar operations and compulsory traffic, as expressions over the sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from ..ir.cascade import Cascade, Einsum
+from ..ir.expr import Cast, Expr, Op, Read, children, integer, op, ranks_of
+from ..ir.index import simplify
+from ..ir.operators import FUNCTIONS, REDUCTIONS
+from ..ir.tile import Scope, TileProgram
+from ..ir.types import INDEX, StorageType, value_type
+
+
+def flops(cascade: Cascade) -> Expr:
+    """The scalar operations of all Einsums, functions by the weights of the operator table.
+
+    An operation counts once for each point of the ranks that its operands depend on; factors that no reduced rank
+    indexes count as applied to the finished sum. Arithmetic of indices and conditions is not counted, so that a masked
+    Einsum counts what an unmasked one does. A matrix product of M by K by N counts 2 M N K.
+    """
+    return _total(
+        _product([integer(weight), *(r.extent for r in einsum.ranks if r.name in ranks)])
+        for einsum in cascade.einsums
+        for weight, ranks in _operations(einsum)
+    )
+
+
+def traffic(cascade: Cascade) -> Expr:
+    """Bytes of all tensor parameters and results: what any implementation reads and writes at least once."""
+    tensors = [t for t in (*cascade.parameters, *cascade.results) if t.shape]
+    return _total(_product([integer(_bytes(t.dtype)), *t.shape]) for t in tensors)
+
+
+def workspace(program: TileProgram) -> Expr:
+    """Bytes of the buffers that one call allocates (the tiles of single threads, which live in caches, not counted)."""
+    return _total(_product([integer(_bytes(b.dtype)), *b.shape]) for b in program.buffers if b.scope is Scope.WORKSPACE)
+
+
+def _operations(einsum: Einsum) -> Iterator[tuple[int, frozenset[str]]]:
+    """(weight, the ranks over whose points it is done) of every operation of an Einsum."""
+    if einsum.reduction is not None and einsum.reduced:
+        combine = FUNCTIONS[REDUCTIONS[einsum.reduction].combine]
+        yield combine.flops, frozenset(r.name for r in einsum.ranks)
+    yield from _mapped(einsum.value, frozenset(einsum.reduced) if einsum.reduction == "+" else frozenset())
+
+
+def _mapped(expr: Expr, reduced: frozenset[str]) -> Iterator[tuple[int, frozenset[str]]]:
+    """``reduced`` is not empty along the product that a sum is taken of: there, factors may leave the sum."""
+    if isinstance(expr, Read) or expr.dtype == INDEX:
+        return
+    inner: dict[int, frozenset[str]] = {}
+    if isinstance(expr, Op):
+        ranks = frozenset(ranks_of(expr))
+        dependent = [i for i, arg in enumerate(expr.args) if reduced & set(ranks_of(arg))]
+        if expr.op in ("mul", "div") and len(dependent) == 1:
+            ranks -= reduced
+            inner[dependent[0]] = reduced
+        yield FUNCTIONS[expr.op].flops, ranks
+    elif isinstance(expr, Cast):
+        inner[0] = reduced
+    for i, child in enumerate(children(expr)):
+        yield from _mapped(child, inner.get(i, frozenset()))
+
+
+def _bytes(dtype: StorageType) -> int:
+    return value_type(dtype).storage.itemsize
+
+
+def _product(factors: Iterable[Expr]) -> Expr:
+    total: Expr = integer(1)
+    for factor in factors:
+        total = op("mul", total, factor)
+    return total
+
+
+def _total(terms: Iterable[Expr]) -> Expr:
+    total: Expr = integer(0)
+    for term in terms:
+        total = op("add", total, term)
+    return simplify(total)

@@ -1,0 +1,171 @@
+"""From a cascade, or from an artifact, to what the runtime calls. The seam between the driver and code generation."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import __version__
+from ..ir.diagnostics import EinfallError, error
+from ..ir.target import Target
+from ..ir.types import accumulator, value_type
+from ..runtime.artifact import Artifact, tool_versions
+from ..runtime.benchmark import Roofline
+from ..runtime.explanation import Choice, Explanation
+from ..runtime.kernel import Compiled
+from ..runtime.signature import Signature
+from ..runtime.tiles import request_tiles
+from .host import host_target
+from .options import Options
+
+if TYPE_CHECKING:
+    from ..codegen.build import Built
+    from ..ir.cascade import Cascade
+
+_TEXTS = ("tir", "llvm", "asm")
+
+
+def build(cascade: Cascade, text: str, fixed: Mapping[str, int], goal: Target, options: Options) -> Compiled:
+    """Passes and code generation. ``text`` is the cascade as a program, ``fixed`` the sizes that were put into it.
+
+    Raises EinfallError E1204 for what no code generator can do yet.
+    """
+    from ..ir.verifier import verify
+    from ..passes.pipeline import lower
+    from .accounting import flops, traffic, workspace
+
+    if options.verify_each:
+        verify(cascade)
+    program = lower(cascade)
+    scratch = workspace(program)
+    explanation = Explanation(
+        kernel=cascade.name,
+        einsums=_einsums(text),
+        groups=tuple((name,) for name in dict.fromkeys(e.target for e in cascade.einsums)),
+        decisions=tuple(
+            Choice(made_by=d.made_by, subject=d.subject, chosen=d.chosen, because=d.because) for d in program.decisions
+        ),
+        flops=flops(cascade),
+        traffic=traffic(cascade),
+        workspace=scratch,
+    )
+    signature = Signature.of(cascade, workspace=scratch, fixed=fixed)
+    built = _generate(cascade, goal)
+
+    def artifact() -> Artifact:
+        return Artifact(
+            signature=signature,
+            explanation=explanation,
+            target=str(goal),
+            arch=goal.arch,
+            features=goal.features,
+            library=_library(built, cascade.name),
+            sources={"cascade": text},
+            versions=tool_versions(__version__),
+        )
+
+    return Compiled(
+        signature=signature,
+        function=built.module["main"] if _runs_here(goal) else _refusal(cascade.name, goal),  # type: ignore[index]
+        explanation=explanation,
+        target=str(goal),
+        sources={"cascade": text, **{kind: _text(lambda: built, kind) for kind in _TEXTS}},
+        artifact=artifact,
+        roofline=_roofline(goal, signature),
+    )
+
+
+def from_artifact(artifact: Artifact, machine: Target, again: Callable[[], Cascade] | None = None) -> Compiled:
+    """A saved or cached kernel for use on ``machine``. ``again`` gives its cascade where the compiler is at hand: what
+    the artifact does not hold (such as the assembly text) is then made when it is asked for.
+    """
+    sources: dict[str, str | Callable[[], str]] = dict(artifact.sources)
+    if again is not None:
+        rebuild = lru_cache(maxsize=1)(lambda: _generate(again(), machine))
+        sources |= {kind: _text(rebuild, kind) for kind in _TEXTS if kind not in sources}
+    runs = artifact.arch == host_target().arch and artifact.features <= host_target().features
+    if runs and any(feature.startswith("amx") for feature in artifact.features):
+        request_tiles()
+    return Compiled(
+        signature=artifact.signature,
+        function=artifact.load_function() if runs else _refusal(artifact.signature.name, machine),
+        explanation=artifact.explanation,
+        target=artifact.target,
+        sources=sources,
+        artifact=lambda: artifact,
+        roofline=_roofline(machine, artifact.signature),
+    )
+
+
+def _generate(cascade: Cascade, goal: Target) -> Built:
+    from ..codegen.build import build as generate
+    from ..passes.pipeline import lower
+
+    if goal.kind != "cpu":
+        raise error("E1204", f"kernels for {goal} cannot be compiled yet", help='target="cpu"')
+    if any(feature.startswith("amx") for feature in goal.features):
+        request_tiles()
+    return generate(lower(cascade), goal)
+
+
+def _library(built: Built, name: str) -> bytes:
+    """The shared library. Raises EinfallError E1111 where no C compiler links it."""
+    with tempfile.TemporaryDirectory(prefix="einfall-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "kernel.so"
+        try:
+            built.export(path)
+            return path.read_bytes()
+        except (OSError, RuntimeError, ValueError) as failure:
+            reason = str(failure).strip().partition("\n")[0] or type(failure).__name__
+            raise error(
+                "E1111",
+                f"the library of `{name}` cannot be linked: {reason}",
+                help="install a C compiler (gcc or clang), or name one in the environment variable CXX",
+            ) from None
+
+
+def _text(built: Callable[[], Built], kind: str) -> Callable[[], str]:
+    return lambda: built().sources[kind]
+
+
+def _runs_here(goal: Target) -> bool:
+    host = host_target()
+    return goal.arch == host.arch and goal.features <= host.features
+
+
+def _refusal(name: str, goal: Target) -> Callable[..., object]:
+    """Stands for the function of a kernel for another machine: it can be looked at and saved, but not called."""
+
+    def refuse(*_: object) -> object:
+        raise _foreign(name, goal)
+
+    return refuse
+
+
+def _foreign(name: str, goal: Target) -> EinfallError:
+    return error("E1106", f"`{name}` was compiled for {goal}, and cannot run on this machine", help='target="cpu"')
+
+
+def _roofline(machine: Target, signature: Signature) -> Callable[[int, int], Roofline]:
+    """The machine's limits for the type of the first result and the level of the memory that holds the data."""
+    dtype = accumulator(value_type(signature.results[0].dtype)).name
+
+    def limits(threads: int, traffic: int) -> Roofline:
+        return Roofline(
+            peak=machine.peak_ops(dtype, cores=threads),
+            bandwidth=machine.bandwidth(machine.level_of(traffic), cores=threads),
+            measured=machine.measured is not None,
+        )
+
+    return limits
+
+
+def _einsums(text: str) -> tuple[str, ...]:
+    """The lines between the braces of a printed program."""
+    lines = text.splitlines()
+    first = next((i for i, line in enumerate(lines) if line.rstrip().endswith("{")), -1)
+    last = next((i for i, line in enumerate(lines) if line.strip() == "}"), len(lines))
+    return tuple(line.strip() for line in lines[first + 1 : last] if line.strip())
