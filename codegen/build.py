@@ -13,6 +13,7 @@ from ..ir.target import Target
 from ..ir.tile import TileProgram
 from .lower import lower
 from .machine import Machine
+from .pipeline import NAME
 
 
 @dataclass(kw_only=True)
@@ -43,5 +44,5 @@ def build(program: TileProgram, target: Target, *, threads: int | None = None) -
     machine = Machine(target=target, threads=threads or target.cores)
     function = lower(program, machine)
     with machine.tvm():
-        executable = tvm.compile(tvm.IRModule({"main": function}), target=machine.tvm())
+        executable = tvm.compile(tvm.IRModule({"main": function}), target=machine.tvm(), tir_pipeline=NAME)
     return Built(function=function, module=executable.mod, machine=machine)

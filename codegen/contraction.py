@@ -29,6 +29,9 @@ class _Inline(Statements):
     def bind(self, name: str, value: tirx.Expr | int) -> tirx.Expr:
         return index(value) if isinstance(value, int) else value
 
+    def share(self, value: tirx.Expr) -> tirx.Expr:
+        return value
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContractionEmitter:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tvm import tirx
+from tvm.ir.expr import TensorLoad
 
 from ..ir.expr import (
     Bitcast,
@@ -79,13 +80,13 @@ class Evaluator:
         )
 
     def bind(self, value: tirx.Expr) -> tirx.Expr:
-        """Names a value so that it is computed once; masks and integer vectors stay expressions (TVM cannot bind them)."""
+        """Computes a value once, however often it is used."""
         dtype = str(value.ty.dtype)
-        if lanes_of(value) > 1 and not dtype.startswith("float"):
+        if _is_simple(value) or dtype.startswith("bool"):
             return value
-        if dtype.startswith("bool"):
-            return value
-        return self.statements.bind("v", value)
+        if dtype.startswith("float"):
+            return self.statements.share(value)
+        return self.statements.bind("v", value) if lanes_of(value) == 1 else value
 
     def varies(self, expr: Expr) -> bool:
         """Whether the value differs from lane to lane."""
@@ -230,6 +231,11 @@ class Evaluator:
             self.statements.store(collected, lane, raw)
         loaded = tirx.BufferLoad(collected, [tirx.Ramp(index(0), index(1), lanes)])
         return decode(loaded, view.dtype, lanes)
+
+
+def _is_simple(value: tirx.Expr) -> bool:
+    """Whether evaluating the value again costs nothing."""
+    return isinstance(value, tirx.Var | tirx.IntImm | tirx.FloatImm | TensorLoad)
 
 
 def node_count(expr: Expr) -> int:

@@ -110,16 +110,20 @@ class Accumulator:
 
     def folded(self, statements: Statements) -> tirx.Expr:
         """All lanes and copies combined into one scalar, by halves in a fixed order."""
+        held = str(self.state.dtype)
         total = self._get(self.state, 0)
         for copy in range(1, self.copies):
             total = self.combine(total, self._get(self.state, copy))
-        lanes, held = self.lanes, str(self.state.dtype)
+            total = statements.share(total) if "float" in held else total
+        lanes = self.lanes
         spill = statements.allocate("fold", (lanes,), held, scope="local")
         while lanes > 1:
             if "float" in held:
-                total = statements.bind("half", total)
+                total = statements.share(total)
                 lanes //= 2
-                total = self.combine(shuffle([total], range(lanes)), shuffle([total], range(lanes, 2 * lanes)))
+                low = statements.share(shuffle([total], range(lanes)))
+                high = statements.share(shuffle([total], range(lanes, 2 * lanes)))
+                total = self.combine(low, high)
             else:
                 statements.store(spill, _ramp(lanes), total)
                 lanes //= 2
