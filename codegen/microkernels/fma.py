@@ -4,12 +4,13 @@ registers."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from tvm import tirx
 
 from .operand import Epilogue, Operand, Site
-from .statements import Statements, constant, index, minimum
-from .vector import fma, lane_type, splat, store_masked, widen, zeros
+from .statements import Statements, ceil_div, index, minimum
+from .vector import first_lanes, fma, lane_type, load_aligned, load_masked, splat, store_masked, widen, zeros
 
 Tile = Sequence[Sequence[tirx.Expr]]
 """The values of a register tile: `tile[row][vector]`."""
@@ -57,34 +58,78 @@ def emit_rank_one_updates(
     return [[tirx.BufferLoad(total, [index(0)]) for total in row] for row in sums]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a register tile lies in the result: its first element, and how many rows and columns follow."""
+
+    row: tirx.Expr
+    col: tirx.Expr
+    rows: tirx.Expr
+    cols: tirx.Expr
+
+
 def emit_store_tile(
     s: Statements,
     tile: Tile,
     *,
     c: Operand,
-    row: tirx.Expr,
-    col: tirx.Expr,
-    rows: tirx.Expr,
-    cols: tirx.Expr,
+    place: Place,
     lanes: int,
     dtype: str,
     add: bool | tirx.Expr,
     last: bool | tirx.Expr,
     epilogue: Epilogue | None,
 ) -> None:
-    """Writes the `rows` × `cols` elements of the tile that lie inside C, its first at (row, col).
+    """Writes the elements of the tile that lie inside C.
 
     `add`: whether what C holds is added first (a literal or a condition). The epilogue is applied where `last` holds.
+    A tile that is inside as a whole goes from the registers to C. Others, and those with an epilogue, go through a
+    scratch tile and a loop over its rows: one copy of the code instead of one for each register.
     """
-    for v in range(len(tile[0])):
-        with s.when(cols > v * lanes):
-            for i, values in enumerate(tile):
-                with s.when(rows > i):
-                    site = Site(row=row + i, col=col + v * lanes, lanes=lanes, count=cols - v * lanes)
-                    _store_vector(s, values[v], c=c, site=site, dtype=dtype, add=add, last=last, epilogue=epilogue)
+    width = len(tile[0]) * lanes
+    direct: bool | tirx.Expr = c.rows_contiguous and c.dtype == dtype
+    if direct:
+        direct = tirx.And(place.rows >= len(tile), place.cols >= width)
+        if epilogue is not None:
+            direct = tirx.And(direct, tirx.Not(_condition(last)))
+        direct = s.bind("direct", direct)
+    with s.when(direct):
+        for i, values in enumerate(tile):
+            at = s.bind("at", c.at(place.row + i, place.col))
+            for v, value in enumerate(values):
+                held = _held(c, at + v * lanes, lanes, dtype, add)
+                whole = first_lanes(lanes, lanes)
+                s.evaluate(store_masked(c.buffer, at + v * lanes, whole, value if held is None else value + held))
+    with s.when(tirx.Not(_condition(direct))):
+        scratch = s.allocate("scratch", (len(tile) * width,), dtype, scope="local")
+        for i, values in enumerate(tile):
+            for v, value in enumerate(values):
+                s.store(scratch, tirx.Ramp(index(i * width + v * lanes), index(1), lanes), value)
+        across = ceil_div(minimum(place.cols, width), lanes)
+        with s.loop("i", minimum(place.rows, len(tile))) as i, s.loop("v", across) as v:
+            site = Site(
+                row=s.bind("row", place.row + i),
+                col=s.bind("col", place.col + v * lanes),
+                lanes=lanes,
+                count=s.bind("count", place.cols - v * lanes),
+            )
+            value = load_aligned(scratch, i * width + v * lanes, lanes)
+            _emit_store_vector(s, value, c=c, site=site, dtype=dtype, add=add, last=last, epilogue=epilogue)
 
 
-def _store_vector(
+def _condition(flag: bool | tirx.Expr) -> tirx.Expr:
+    return tirx.IntImm("bool", int(flag)) if isinstance(flag, bool) else flag
+
+
+def _held(c: Operand, at: tirx.Expr, lanes: int, dtype: str, add: bool | tirx.Expr) -> tirx.Expr | None:
+    """A whole vector of C if `add` holds, else zeros; None if it is known not to hold. The mask is the branch."""
+    if add is False:
+        return None
+    count = lanes if add is True else tirx.Select(add, index(lanes), index(0))
+    return load_masked(c.buffer, at, first_lanes(count, lanes), dtype, lanes)
+
+
+def _emit_store_vector(
     s: Statements,
     value: tirx.Expr,
     *,
@@ -95,31 +140,20 @@ def _store_vector(
     last: bool | tirx.Expr,
     epilogue: Epilogue | None,
 ) -> None:
-    """Writes one vector of results, through a scratch vector where a condition or C's stride needs one."""
-    known = {constant(flag) if not isinstance(flag, bool) else int(flag) for flag in (add, last)}
-    if None in known or (not c.rows_contiguous and site.lanes > 1):
-        scratch = s.allocate("result", (1,), lane_type(dtype, site.lanes), scope="local")
-        held = tirx.BufferLoad(scratch, [index(0)])
-        s.store(scratch, 0, value)
-        with s.when(add):
-            s.store(scratch, 0, held + site.load(c, dtype))
-        if epilogue is not None:
-            with s.when(last):
-                s.store(scratch, 0, epilogue(site, held))
-        _write(s, held, c, site)
-        return
-    if _is_true(add):
-        value = value + site.load(c, dtype)
-    if epilogue is not None and _is_true(last):
-        value = epilogue(site, s.bind("total", value))
-    _write(s, value, c, site)
+    """Writes one vector of results, or the part of it that lies inside C."""
+    total = s.allocate("total", (1,), lane_type(dtype, site.lanes), scope="local")
+    held = tirx.BufferLoad(total, [index(0)])
+    s.store(total, 0, value)
+    with s.when(add):
+        s.store(total, 0, held + site.load(c, dtype))
+    if epilogue is not None:
+        with s.when(last):
+            s.store(total, 0, epilogue(site, held))
+    emit_write(s, held, c=c, site=site)
 
 
-def _is_true(flag: bool | tirx.Expr) -> bool:
-    return bool(flag if isinstance(flag, bool) else constant(flag))
-
-
-def _write(s: Statements, value: tirx.Expr, c: Operand, site: Site) -> None:
+def emit_write(s: Statements, value: tirx.Expr, *, c: Operand, site: Site) -> None:
+    """Stores the lanes of `value` that lie inside C, rounded to C's type."""
     at = c.at(site.row, site.col)
     value = widen(value, c.dtype)
     if site.lanes == 1:
@@ -129,5 +163,5 @@ def _write(s: Statements, value: tirx.Expr, c: Operand, site: Site) -> None:
     else:
         spill = s.allocate("spill", (site.lanes,), c.dtype, scope="local")
         s.store(spill, tirx.Ramp(index(0), index(1), site.lanes), value)
-        with s.loop("lane", minimum(site.count, index(site.lanes))) as lane:
+        with s.loop("lane", minimum(site.count, site.lanes)) as lane:
             s.store(c.buffer, at + lane * c.col_stride, tirx.BufferLoad(spill, [lane]))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.tirx.stmt import ForKind
 
-from .fma import emit_rank_one_updates, emit_store_tile
+from .fma import Place, emit_rank_one_updates, emit_store_tile
 from .operand import Epilogue, Operand
 from .packing import columns_capacity, emit_pack_columns, emit_pack_rows, rows_capacity
 from .plan import GemmPlan
@@ -159,10 +159,12 @@ class _Product:
                             s,
                             tile,
                             c=self.c,
-                            row=s.bind("tile_row", row + first_row + ir * plan.mr),
-                            col=s.bind("tile_col", col + first_col + jr * plan.nr),
-                            rows=s.bind("tile_rows", rows - ir * plan.mr),
-                            cols=s.bind("tile_cols", cols - jr * plan.nr),
+                            place=Place(
+                                row=s.bind("tile_row", row + first_row + ir * plan.mr),
+                                col=s.bind("tile_col", col + first_col + jr * plan.nr),
+                                rows=s.bind("tile_rows", rows - ir * plan.mr),
+                                cols=s.bind("tile_cols", cols - jr * plan.nr),
+                            ),
                             lanes=plan.lanes,
                             dtype=self.dtype,
                             add=True if self.accumulate else pc > 0,

@@ -99,9 +99,14 @@ class Statements:
 
     def allocate(self, name: str, shape: Sequence[int], dtype: str, *, scope: str = "global") -> tirx.Buffer:
         """A buffer that lives to the end of the scope: `local` in registers or on the stack, `global` in the thread's
-        pool."""
-        buffer = tirx.decl_buffer([index(extent) for extent in shape], dtype, name=name, scope=scope, layout=None)
-        self.add(tirx.AllocBuffer(buffer))
+        pool.
+
+        On a CPU TVM takes its own `local` storage from the pool too, a call for each allocation: what must become a
+        register is a `global` allocation that the lowering is told to leave to LLVM.
+        """
+        on_stack = {"disable_lower_builtin": tirx.IntImm("bool", 1)} if scope == "local" else None
+        buffer = tirx.decl_buffer([index(extent) for extent in shape], dtype, name=name, scope="global", layout=None)
+        self.add(tirx.AllocBuffer(buffer, on_stack))
         return buffer
 
     def store(self, buffer: tirx.Buffer, at: tirx.Expr | int, value: tirx.Expr) -> None:
