@@ -1,0 +1,64 @@
+"""The language's real functions as TIR expressions that LLVM turns into straight vector code.
+
+Each takes a float32 or float64 value, scalar or vector, and gives one of the same type within 4 ulp, for every argument
+including subnormals, infinities and NaN. The functions of `REAL` also take `bind`, which names a shared subexpression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tvm import tirx
+
+from .error_function import erf
+from .exponential import exp, exp2, sigmoid
+from .hyperbolic import tanh
+from .lanes import Bind
+from .logarithm import log, log2
+from .rounding import (
+    absolute,
+    ceil,
+    floor,
+    maximum,
+    minimum,
+    negate,
+    round_half_even,
+    rsqrt,
+    sign,
+    sqrt,
+)
+
+REAL: dict[str, Callable[[tirx.Expr, Bind], tirx.Expr]] = {
+    "exp": exp,
+    "exp2": exp2,
+    "log": log,
+    "log2": log2,
+    "sqrt": sqrt,
+    "rsqrt": rsqrt,
+    "tanh": tanh,
+    "sigmoid": sigmoid,
+    "erf": erf,
+}
+"""The functions of the language that work on reals only, by name."""
+
+__all__ = [
+    "REAL",
+    "Bind",
+    "absolute",
+    "ceil",
+    "erf",
+    "exp",
+    "exp2",
+    "floor",
+    "log",
+    "log2",
+    "maximum",
+    "minimum",
+    "negate",
+    "round_half_even",
+    "rsqrt",
+    "sigmoid",
+    "sign",
+    "sqrt",
+    "tanh",
+]

@@ -1,0 +1,114 @@
+"""Scalars and vectors alike: constants, fused operations and bit patterns in the type of an operand.
+
+Values are float32 or float64, scalar or with any number of lanes. Multiply-adds are written as `llvm.fmuladd`, which is
+one instruction where the machine has it and two where it has not; no formula here depends on the single rounding.
+TVM's simplifier must not run over the result: it takes x - x for 0 and (x + c) - c for x (see `codegen/pipeline.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import tvm_ffi
+from tvm import tirx
+
+from ..microkernels.vector import lane_type, splat
+
+Bind = Callable[[tirx.Expr], tirx.Expr]
+"""Names a value that is used more than once, so that it is written and computed once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binary:
+    """An IEEE 754 binary format: its TIR name, the integers of its width, and the layout of its bits."""
+
+    name: str
+    integer: str
+    mantissa: int
+    bias: int
+
+    @property
+    def shifter(self) -> float:
+        """1.5 * 2^mantissa: adding it rounds to an integer (ties to even) and leaves that in the low bits."""
+        return 1.5 * 2.0**self.mantissa
+
+
+_FORMATS = {
+    f.name: f
+    for f in (
+        Binary(name="float32", integer="int32", mantissa=23, bias=127),
+        Binary(name="float64", integer="int64", mantissa=52, bias=1023),
+    )
+}
+
+
+def lanes_of(x: tirx.Expr) -> int:
+    """The number of lanes of a TIR value, 1 for a scalar."""
+    return tvm_ffi.dtype(str(x.ty.dtype)).lanes
+
+
+def format_of(x: tirx.Expr) -> Binary:
+    """The format of a float32 or float64 value; raises `TypeError` for another type."""
+    name = str(x.ty.dtype).split("x")[0]
+    if name not in _FORMATS:
+        raise TypeError(f"functions are computed in float32 or float64, not {name}")
+    return _FORMATS[name]
+
+
+def number(value: float, like: tirx.Expr) -> tirx.Expr:
+    """A float constant in every lane of the type of `like`."""
+    return splat(tirx.FloatImm(format_of(like).name, value), lanes_of(like))
+
+
+def integer(value: int, like: tirx.Expr) -> tirx.Expr:
+    """An integer constant of the width of `like`, in as many lanes."""
+    return splat(tirx.IntImm(format_of(like).integer, value), lanes_of(like))
+
+
+def bits(x: tirx.Expr) -> tirx.Expr:
+    """The bit pattern of a float as a signed integer."""
+    return tirx.reinterpret(lane_type(format_of(x).integer, lanes_of(x)), x)
+
+
+def from_bits(pattern: tirx.Expr, like: tirx.Expr) -> tirx.Expr:
+    """The float of the type of `like` with this bit pattern."""
+    return tirx.reinterpret(str(like.ty.dtype), pattern)
+
+
+def pure(name: str, *args: tirx.Expr) -> tirx.Expr:
+    """An LLVM intrinsic whose result has the type of its first argument."""
+    return tirx.call_llvm_pure_intrin(str(args[0].ty.dtype), name, *args)
+
+
+def fma(a: tirx.Expr, b: tirx.Expr, c: tirx.Expr) -> tirx.Expr:
+    """a * b + c."""
+    return pure("llvm.fmuladd", a, b, c)
+
+
+def horner(coefficients: Sequence[float], x: tirx.Expr) -> tirx.Expr:
+    """The polynomial with these coefficients, lowest power first; `x` must be bound."""
+    *rest, result = [number(c, x) for c in coefficients]
+    for coefficient in reversed(rest):
+        result = fma(result, x, coefficient)
+    return result
+
+
+def magnitude(x: tirx.Expr) -> tirx.Expr:
+    """|x|, the sign bit cleared."""
+    return pure("llvm.fabs", x)
+
+
+def with_sign(x: tirx.Expr, sign: tirx.Expr) -> tirx.Expr:
+    """`x` with the sign bit of `sign`."""
+    return pure("llvm.copysign", x, sign)
+
+
+def at_least(x: tirx.Expr, bound: float) -> tirx.Expr:
+    """max(x, bound); NaN stays NaN. (TIR's Max gives its second operand where a comparison fails.)"""
+    return tirx.Max(number(bound, x), x)
+
+
+def at_most(x: tirx.Expr, bound: float) -> tirx.Expr:
+    """min(x, bound); NaN stays NaN."""
+    return tirx.Min(number(bound, x), x)
