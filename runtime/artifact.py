@@ -81,16 +81,7 @@ class Artifact:
             return _from_manifest(manifest, members)
         except _VersionError as failure:
             raise error("E1105", f"{where}: {failure}", help="compile the kernel again") from None
-        except (
-            zipfile.BadZipFile,
-            ValueError,
-            KeyError,
-            EOFError,
-            OSError,
-            NotImplementedError,
-            RuntimeError,
-            RecursionError,
-        ) as failure:
+        except Exception as failure:  # a foreign file can fail in any way: zip, zlib, struct, JSON, Unicode …
             raise error(
                 "E1104",
                 f"{where} is no sound kernel file: {failure or type(failure).__name__}",
