@@ -11,7 +11,7 @@ from ..ir.index import affine
 from ..ir.types import BOOL, INDEX, DType
 from . import syntax as ast
 from .expressions import Elaborator, ReportedError
-from .names import Occurrences, TensorInfo, is_size_name, rank_variables
+from .names import BUILTIN_FUNCTIONS, Occurrences, TensorInfo, is_size_name, rank_variables
 from .scope import MOST_DIMENSIONS, KernelScope
 from .typing import Value
 
@@ -115,7 +115,7 @@ def find_tensor(scope: KernelScope, node: ast.Access) -> TensorInfo:
         return scope.tensors[name]
     if name in scope.sizes or scope.is_constant(name):
         raise error("E0210", f"`{name}` is a number and has no indices", span=node.span)
-    if name in scope.file.definitions:
+    if name in scope.file.definitions or name in BUILTIN_FUNCTIONS:
         raise error("E0210", f"`{name}` is a function: call it with round brackets", span=node.span)
     raise error(
         "E0201",
@@ -204,6 +204,7 @@ def _occurrences(info: EinsumInfo, scope: KernelScope, integers: list[str], numb
         value=right.value,
         accesses=[*right.accesses, *left.accesses],
     )
+    _check_coordinates(left, right, integers)
     info.variables = rank_variables(einsum, both, integers, numbers)
     _check_listed(einsum, info.variables, both, scope)
     info.right = info.variables & {*right.whole, *right.inside, *right.value}
@@ -219,6 +220,18 @@ def _occurrences(info: EinsumInfo, scope: KernelScope, integers: list[str], numb
     for name in (*both.value, *both.whole, *both.inside):
         if name in scope.tensors and name not in info.variables:
             info.scalars_read.append(scope.tensors[name])
+
+
+def _check_coordinates(left: Occurrences, right: Occurrences, integers: list[str]) -> None:
+    """E0211 where an integer constant or scalar stands as a rank variable would, on both sides."""
+    for name, node in left.whole.items():
+        if name in integers and name in right.whole and not is_size_name(name):
+            raise error(
+                "E0211",
+                f"`{name}` is a number of this program, not a rank variable",
+                span=node.span,
+                help="give the rank variable another name",
+            )
 
 
 def _check_listed(einsum: ast.Einsum, variables: set[str], occurrences: Occurrences, scope: KernelScope) -> None:

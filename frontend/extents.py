@@ -7,12 +7,12 @@ Shapes and extents are found together, by repeating both rules until nothing new
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..ir.diagnostics import Diagnostics
 from ..ir.expr import Expr, integer, op
-from ..ir.index import at_most, constant_value, equal, simplify
+from ..ir.index import affine, at_most, constant_value, equal, non_negative, simplify
 from ..ir.printer import expr_to_source
 from ..ir.span import Span
 from ..ir.types import DType
@@ -36,8 +36,16 @@ class Bound:
         return f"`{expr_to_source(self.extent)}` ({what}{self.tensor.name}'s dimension {self.dim + 1})"
 
 
+def _unreliable(tensor: TensorInfo) -> bool:
+    """Whether what is known of a shape comes from an Einsum that was rejected."""
+    return tensor.broken and not tensor.declared
+
+
 class Extents:
-    """Finds extents and shapes of one kernel; ``lets`` holds derived sizes and what ``require`` equates."""
+    """Finds extents and shapes of one kernel.
+
+    ``lets`` holds derived sizes and what ``require`` equates; ``taken`` the names that are in use.
+    """
 
     def __init__(
         self,
@@ -45,11 +53,13 @@ class Extents:
         iteration: Iteration,
         lets: Mapping[str, Expr],
         diagnostics: Diagnostics,
+        taken: Collection[str] = (),
     ) -> None:
         self.infos = [info for info in infos if not info.broken]
         self.iteration = iteration
         self.lets = lets
         self.diagnostics = diagnostics
+        self.taken = taken
 
     def solve(self) -> None:
         """Fill in every extent and shape. What cannot be found, or contradicts itself, is reported (E03)."""
@@ -63,6 +73,7 @@ class Extents:
             self._check_shape(info)
         for info in self.infos:
             self._check_extents(info)
+        self._check_circles()
 
     def _declared_steps(self) -> None:
         for info in self.infos:
@@ -92,7 +103,7 @@ class Extents:
     def _bound(self, tensor: TensorInfo, dim: int, index: Index, span: Span, *, full: bool = False) -> Bound | None:
         offset = self.iteration.offset(tensor, dim)
         steps = offset is not None and not (full and index.is_bare)
-        if tensor.dims is None or index.variable is None or index.offset is None:
+        if tensor.dims is None or index.variable is None or index.offset is None or _unreliable(tensor):
             return None
         if not 0 <= index.offset <= (offset or 0 if steps else 0):
             return None
@@ -142,11 +153,20 @@ class Extents:
         if not blamed:
             return
         target.broken = info.broken = True
-        node = info.syntax.target
+        self._no_shape(info, blamed[0])
+
+    def _check_circles(self) -> None:
+        """Tensors whose shapes depend on one another alone: nothing else has been reported about them."""
+        for info in self.infos:
+            dims = info.target.dims
+            if info.broken and not self.diagnostics and dims is not None and None in dims:
+                self._no_shape(info, dims.index(None))
+
+    def _no_shape(self, info: EinsumInfo, dim: int) -> None:
         self.diagnostics.add(
             "E0304",
-            f"the extent of {target.name}'s dimension {blamed[0] + 1} cannot be inferred",
-            span=node.indices[blamed[0]].span,
+            f"the extent of {info.target.name}'s dimension {dim + 1} cannot be inferred",
+            span=info.syntax.target.indices[dim].span,
             label="nothing but this Einsum says how long it is",
             help=f"declare the tensor: `{self._declaration(info)}`",
         )
@@ -166,7 +186,7 @@ class Extents:
             index.variable == variable and index.offset is not None and access.tensor is not info.target
             for access in info.reads
             for d, index in enumerate(access.indices)
-            if access.tensor.dims is not None and access.tensor.dims[d] is None
+            if access.tensor.dims is None or access.tensor.dims[d] is None or _unreliable(access.tensor)
         )
 
     def _declaration(self, info: EinsumInfo) -> str:
@@ -179,11 +199,16 @@ class Extents:
         return f"{target.name}: {dtype}[{', '.join(dims)}]"
 
     def _guess(self, info: EinsumInfo, index: Index) -> str:
-        """The extent that a shifted variable asks for, or a name that the user will replace."""
-        extent = info.extents.get(index.variable or "")
-        if extent is not None and index.offset is not None:
-            return expr_to_source(simplify(op("add", extent, integer(index.offset))))
-        return (index.variable or "n").rstrip("'").upper()
+        """The extent that an affine coordinate reaches, or the name of a new size."""
+        form = None if index.expr is None else affine(index.expr)
+        if form is not None and all(name in info.extents for name in form.ranks):
+            last = form.constant
+            for name, coefficient in form.terms:
+                most = op("sub", info.extents[name], integer(1))
+                last = op("add", last, op("mul", coefficient, most))
+            if all(non_negative(coefficient) for _, coefficient in form.terms):
+                return expr_to_source(simplify(op("add", last, integer(1))))
+        return next(name for name in ("V", "U", "L", "R", "N1", "N2", "V'") if name not in self.taken)
 
     def _check_extents(self, info: EinsumInfo) -> None:
         if info.broken:
@@ -254,7 +279,7 @@ class Extents:
                     span=node.span,
                     help=f"rank variables are written in lower case: `{text.lower()}`"
                     if text.isidentifier()
-                    else "coordinates start at 0",
+                    else "coordinates start at 0 and end before the extent",
                 )
                 return
 

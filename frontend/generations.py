@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ..ir.diagnostics import Diagnostics
 from ..ir.expr import Const, Default, Expr, Read, Select, children, ranks_of
+from ..ir.printer import expr_to_source
 from .analysis import EinsumInfo, index_of
 from .iteration import Iteration
 from .names import TensorInfo
@@ -102,16 +103,16 @@ def _conditioned(info: EinsumInfo, variable: str) -> bool:
 def _report(
     info: EinsumInfo, read: Read, tensor: TensorInfo, dim: int, generation: int, diagnostics: Diagnostics
 ) -> None:
-    others = ["…"] * len(read.indices)
-    others[dim] = str(generation)
-    first = f"{tensor.name}[{', '.join(others)}]"
-    if generation >= 0:
-        advice = f"add an initialiser, `{first} = …`, or a default: `{tensor.name}[…] ?? 0`"
-    else:
-        advice = f"give a default, `{tensor.name}[…] ?? 0`"
+    indices = [expr_to_source(index) for index in read.indices]
+    asked = f"{tensor.name}[{', '.join(indices)}]"
+    indices[dim] = str(generation)
+    first = f"{tensor.name}[{', '.join(indices)}]"
+    default = f"`({asked} ?? 0)`"
     diagnostics.add(
         "E0611",
         f"nothing gives `{first}`, which the first step of `{info.target.name}` reads",
         span=read.span or info.syntax.span,
-        help=advice,
+        help=f"add an initialiser, `{first} = …`, or a default, {default}"
+        if generation >= 0
+        else f"give a default: {default}",
     )

@@ -110,10 +110,9 @@ def reduction_name(info: EinsumInfo) -> str | None:
 
 
 def _default(target: TensorInfo, infos: list[EinsumInfo]) -> DType | None:
-    """The type of a tensor that only weak values are written to: f32 if one of them is real, else i32."""
+    """The type of a tensor that only weak values, or only itself, are written to: i32 for integers, else f32."""
     values = [info.value for info in infos if info.target is target and info.value is not None]
-    weak = [v for v in values if v.weak]
-    if not weak:
+    if not values:
         target.broken = True
         return None
-    return F32 if any(v.dtype == REAL for v in weak) else I32
+    return I32 if all(v.weak and v.dtype != REAL for v in values) else F32

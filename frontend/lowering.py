@@ -63,7 +63,7 @@ def _einsums(scope: KernelScope, requires: list[Require], diagnostics: Diagnosti
     _conditions(scope, infos, diagnostics)
     iteration = find_iteration(infos, diagnostics)
     facts = equated(requires, scope.let_definitions())
-    Extents(infos, iteration, facts, diagnostics).solve()
+    Extents(infos, iteration, facts, diagnostics, {*scope.tensors, *scope.sizes, *scope.lets}).solve()
     found: list[tuple[EinsumInfo, Einsum]] = []
     for info in infos:
         if info.broken or info.value is None or info.value.is_unknown or info.target.dtype is None:

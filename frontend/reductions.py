@@ -70,9 +70,7 @@ def _right_ranks(info: EinsumInfo, value: Value) -> list[str]:
 
 def _is_scatter(info: EinsumInfo, lets: Mapping[str, Expr]) -> bool:
     """Whether a coordinate is data-dependent, or several points may meet in one coordinate."""
-    return any(ranks_of(r) for coord in info.coordinates for r in reads_of(coord)) or not is_injective(
-        info.coordinates, info.extents, lets
-    )
+    return any(reads_of(coord) for coord in info.coordinates) or not is_injective(info.coordinates, info.extents, lets)
 
 
 def _scattered(info: EinsumInfo, lets: Mapping[str, Expr]) -> set[str]:
@@ -91,6 +89,13 @@ def _operator(info: EinsumInfo, reduced: list[str], scatter: bool) -> str | None
     """The reduction, checked against the reduced ranks."""
     stated = info.syntax.reduction
     if stated is None:
+        if scatter and not reduced:
+            raise error(
+                "E0504",
+                f"a coordinate of `{info.target.name}` is known only when the kernel runs",
+                span=info.syntax.target.span,
+                help="use a rank variable and a condition, as in `Y[p] = X[e]  where p == pos`",
+            )
         if scatter:
             ranks = ", ".join(reduced)
             raise error(
@@ -108,7 +113,7 @@ def _operator(info: EinsumInfo, reduced: list[str], scatter: bool) -> str | None
             help=did_you_mean(stated.operator, REDUCTIONS) or f"the reductions are {' '.join(REDUCTIONS)}",
         )
     _check_list(info, reduced, stated.span)
-    if not reduced and not scatter:
+    if not reduced:
         raise error(
             "E0505",
             "this reduction reduces nothing: every rank variable on the right is on the left",

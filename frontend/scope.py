@@ -136,7 +136,6 @@ class KernelScope:
                     span=info.span,
                     help="tensors, sizes, scalars and constants share one namespace: rename one of them",
                 )
-                del self.sizes[name]
                 info.broken = True
 
     def _add_size(self, name: str, seen: set[str]) -> None:
@@ -308,7 +307,7 @@ class KernelScope:
             if value.dtype.is_integer and not reads_of(value.expr):
                 origin = Origin(span=syntax.span)
                 self.lets[name] = Let(name=name, value=coerce(value, INDEX), origin=origin)
-                value = Value(size(name), INDEX, weak=True)
+                value = Value(size(name), INDEX, weak=True, nodes=value.nodes, depth=value.depth)
             self._let_values[name] = value
         except EinfallError as problem:
             self._let_values[name] = problem

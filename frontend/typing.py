@@ -14,7 +14,7 @@ from ..ir.diagnostics import error
 from ..ir.expr import Bitcast, Cast, Const, Default, Expr, Op, Select
 from ..ir.operators import FUNCTIONS
 from ..ir.span import Span
-from ..ir.types import BOOL, DTYPES, F32, F64, I32, INDEX, DType, Kind, promote
+from ..ir.types import BOOL, DTYPES, F32, F64, I16, I32, I64, INDEX, DType, Kind, promote
 
 REAL = F64
 PENDING = DType(name="pending", kind=Kind.FLOAT, bits=32)
@@ -128,11 +128,12 @@ def _constant(expr: Const, to: DType) -> Expr:
     if not to.minimum <= number <= to.maximum or (to.kind is Kind.BIPOLAR and number == 0):
         shown = "±1" if to.kind is Kind.BIPOLAR else f"{to.minimum} … {to.maximum}"
         name = "a size or index" if to == INDEX else to.name
+        wider = next((t for t in (I16, I32, I64) if t.minimum <= number <= t.maximum), None)
         raise error(
             "E0403",
             f"{number} does not fit {name}, which holds {shown}",
             span=expr.span,
-            help=None if to == INDEX else "cast the other operand to a wider type: `cast(i64, …)`",
+            help=f"cast the other operand: `cast({wider}, …)`" if wider is not None and to != INDEX else None,
         )
     return Const(value=number, dtype=to, span=expr.span)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce as fold
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import networkx as nx
 
@@ -46,6 +46,9 @@ class Loop:
 
 
 Step = Straight | Loop
+
+_MOST_LIMITS = 64
+"""Bounds of one index that are tried: those of a sum are the products of its terms' bounds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,10 +235,10 @@ class _Analysis:
                 return exact, exact
             # v + c = index, so the distance u - v is u + c - index.
             start = op("add", rank(u), op("sub", ours, rank(v)))
-            for limit in self._limits(theirs, reader, above=True):
+            for limit in islice(self._limits(theirs, reader, above=True), _MOST_LIMITS):
                 gap = constant_difference(start, limit, self.lets)
                 low = gap if low is None else low if gap is None else max(low, gap)
-            for limit in self._limits(theirs, reader, above=False):
+            for limit in islice(self._limits(theirs, reader, above=False), _MOST_LIMITS):
                 gap = constant_difference(start, limit, self.lets)
                 high = gap if high is None else high if gap is None else min(high, gap)
         return low, high

@@ -18,8 +18,8 @@ from .types import INDEX
 Monomial = tuple[Expr, ...]
 Polynomial = dict[Monomial, int]
 
-_LARGEST = 256
-"""Terms beyond which a product is kept as an atom: normal forms may not explode."""
+_LARGEST, _HIGHEST = 64, 16
+"""Terms and degree beyond which a product is kept as an atom: normal forms may not explode."""
 
 _LARGEST_POWER = 8
 
@@ -276,6 +276,14 @@ def _product(a: Polynomial, b: Polynomial) -> Polynomial:
     return {m: f for m, f in total.items() if f != 0}
 
 
+def _explodes(a: Polynomial, b: Polynomial) -> bool:
+    """Whether a product is kept as an atom: too large, or of factors of which one is such a product already."""
+    if len(a) * len(b) > 1 and any(isinstance(f, Op) and f.op == "mul" for p in (a, b) for m in p for f in m):
+        return True
+    degree = max(map(len, a), default=0) + max(map(len, b), default=0)
+    return len(a) * len(b) > _LARGEST or degree > _HIGHEST
+
+
 def _split(poly: Polynomial, divisor: Polynomial) -> tuple[Polynomial, Polynomial]:
     """(q, r) with ``poly = q * divisor + r``: for a divisor of one term, the multiples of it go to q."""
     if len(divisor) != 1:
@@ -308,8 +316,17 @@ class _Normaliser:
     def __init__(self, lets: Mapping[str, Expr] | None = None, *, unify_division: bool = False) -> None:
         self.lets = lets or {}
         self.unify_division = unify_division
+        self._known: dict[Expr, Polynomial] = {}
 
     def polynomial(self, expr: Expr) -> Polynomial:
+        """The normal form of ``expr``; each subexpression is looked at once, however it is nested."""
+        if not isinstance(expr, Op):
+            return self._polynomial(expr)
+        if expr not in self._known:
+            self._known[expr] = self._polynomial(expr)
+        return self._known[expr]
+
+    def _polynomial(self, expr: Expr) -> Polynomial:
         match expr:
             case Const(value=bool()):
                 return {(expr,): 1}
@@ -345,12 +362,14 @@ class _Normaliser:
                 return _sum({}, self.polynomial(a), -1)
             case Op(op="mul", args=(a, b)):
                 left, right = self.polynomial(a), self.polynomial(b)
-                return {(self.atom(expr),): 1} if len(left) * len(right) > _LARGEST else _product(left, right)
+                if _explodes(left, right):
+                    return {(op("mul", _expression(left), _expression(right)),): 1}
+                return _product(left, right)
             case Op(op="pow", args=(a, Const(value=int(n)))) if 0 <= n <= _LARGEST_POWER:
                 base = self.polynomial(a)
                 result: Polynomial = {(): 1}
                 for _ in range(n):
-                    if len(result) * len(base) > _LARGEST:
+                    if _explodes(result, base):
                         return {(self.atom(expr),): 1}
                     result = _product(result, base)
                 return result

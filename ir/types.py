@@ -73,6 +73,9 @@ class DType:
     def __str__(self) -> str:
         return self.name
 
+    def __hash__(self) -> int:
+        return hash(self.name)  # every expression node hashes its type: the generated hash took most of that time
+
 
 def _table() -> dict[str, DType]:
     floats = {
