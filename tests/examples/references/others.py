@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.spatial.distance import cdist
-from scipy.special import expit, logsumexp
+from scipy.special import expit, logsumexp, ndtr
 from scipy.special import softmax as scipy_softmax
 
 from .registry import Array, reference
@@ -31,6 +31,11 @@ def moments(X: Array) -> tuple[Array, Array]:
 @reference()
 def covariance(X: Array) -> Array:
     return np.cov(X, rowvar=False, bias=True).reshape(X.shape[1], X.shape[1])
+
+
+@reference()
+def gelu(X: Array) -> Array:
+    return X * ndtr(X)
 
 
 @reference()
