@@ -11,12 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import product
+from typing import TypeGuard
 
 from .expr import Bitcast, Cast, Const, Default, Expr, Op, Rank, Read, Select, Size, with_children
-from .operators import FUNCTIONS
+from .operators import FUNCTIONS, REDUCTIONS
 from .types import BOOL, F32, F64, I32, INDEX, DType, accumulator, promote
 
 _REAL = F64
+_NUMBERS_ONLY = frozenset({"lt", "le", "gt", "ge", "neg", "abs", "sign", "floor", "ceil", "round"})
+"""Operators that the language does not apply to truth values, whereas it counts them in sums and products."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,26 +40,49 @@ class Surface:
         return self.weak and isinstance(self.expr, Const)
 
 
-def surface(expr: Expr, *, whole_casts: bool = False) -> Surface:
-    """The expression as it is written where nothing around it converts it.
-
-    ``whole_casts`` writes the casts of sizes and rank variables: ``X[i] * E`` has the type of X, but
-    ``X[i] * cast(f32, E)`` is f32 at least.
-    """
-    return _Writer(whole_casts=whole_casts).surface(expr)
+def surface(expr: Expr) -> Surface:
+    """The expression as it is written where nothing around it converts it."""
+    return _Writer(whole_casts=False).surface(expr)
 
 
-def einsum_surface(value: Expr, reduction: str | None, *, whole_casts: bool = False) -> Surface:
-    """The value of an Einsum as it is written.
+def einsum_surface(value: Expr, reduction: str | None, target: DType, *, whole_casts: bool = False) -> Surface:
+    """The value of an Einsum that writes values of type ``target``, as it is written.
 
-    Integer sums and products are formed in the accumulator's type, from the operands on, without a cast.
+    Integer sums and products are formed in the accumulator's type, from the operands on, without a cast. A weak
+    value takes the target's type. ``whole_casts`` writes the casts of sizes, rank variables and literals:
+    ``X[i] * E`` has the type of X, but ``X[i] * cast(f32, E)`` is f32 at least.
     """
     writer = _Writer(whole_casts=whole_casts)
     if reduction in ("+", "*") and value.dtype.is_integer:
         narrow = writer.narrowed(value, value.dtype)
-        if narrow is not None and (narrow.weak or accumulator(narrow.dtype) == value.dtype):
+        match value:
+            case Cast(value=Const() as const):
+                narrow = typed_constant(const)
+        if narrow is not None and not narrow.weak and accumulator(narrow.dtype) == value.dtype:
             return narrow
-    return writer.surface(value)
+    coordinate = reduction is not None and REDUCTIONS[reduction].coordinate
+    match value:
+        case Cast(value=inner) if not isinstance(inner, Const):
+            written = writer.surface(inner)
+        case _:
+            written = writer.surface(value)
+    if written.weak and not whole_casts and value.dtype == _settled(written, None if coordinate else target):
+        return written
+    return typed_constant(value) if isinstance(value, Const) else writer.surface(value)
+
+
+def _settled(weak: Surface, target: DType | None) -> DType:
+    """The type that a weak value takes where ``target`` is stored (None: where it is compared)."""
+    if target is None or target.is_bool or (target.is_integer and weak.dtype == _REAL):
+        return F32 if weak.dtype == _REAL else I32
+    return F32 if target.is_float and target.bits < 32 else target
+
+
+def typed_constant(const: Const) -> Surface:
+    """A constant that does not adapt: ``cast(i8, 7)``."""
+    if const.dtype.is_bool:
+        return Surface(expr=const, dtype=BOOL, computed=BOOL)
+    return Surface(expr=Cast(value=const, dtype=const.dtype), dtype=const.dtype, computed=const.dtype)
 
 
 def index_surface(expr: Expr) -> Expr:
@@ -92,10 +118,7 @@ class _Writer:
             case Read(indices=indices):
                 bare = replace(expr, indices=tuple(self.index(i) for i in indices))
                 return Surface(expr=bare, dtype=expr.dtype, computed=expr.dtype)
-            case Cast(value=value):
-                inner = self.surface(value)
-                if inner.weak and not inner.is_literal and not self.whole_casts:
-                    return replace(inner, computed=expr.dtype)
+            case Cast():
                 return self.explicit(expr)
             case Bitcast(value=value):
                 written = replace(expr, value=self.bits(value))
@@ -124,7 +147,12 @@ class _Writer:
 
     def explicit(self, expr: Cast) -> Surface:
         """A cast that is written."""
-        written = replace(expr, value=self.surface(expr.value).expr)
+        match expr.value:
+            case Const(dtype=dtype) as const if not (dtype == F32 and expr.dtype.is_float and expr.dtype.bits < 32):
+                inner = typed_constant(const).expr
+            case _:
+                inner = self.surface(expr.value).expr
+        written = replace(expr, value=inner)
         return Surface(expr=written, dtype=expr.dtype, computed=expr.dtype)
 
     def bits(self, value: Expr) -> Expr:
@@ -140,29 +168,50 @@ class _Writer:
         if expr.op in ("and", "or", "not"):
             operands = tuple(self.surface(a).expr for a in expr.args)
             return Surface(expr=replace(expr, args=operands), dtype=BOOL, computed=BOOL)
-        common = self.common(expr.args, arithmetic=not info.gives_bool, real=info.real_valued)
+        common = self.common(
+            expr.args,
+            arithmetic=not info.gives_bool,
+            real=info.real_valued,
+            truth=expr.op not in _NUMBERS_ONLY,
+        )
         written = replace(expr, args=tuple(s.expr for s in common.surfaces))
         if info.gives_bool:
             return Surface(expr=written, dtype=BOOL, computed=BOOL)
         return common.result(written, expr.dtype)
 
-    def common(self, args: Sequence[Expr], *, arithmetic: bool, real: bool) -> _Common:
-        """The operands, with as few casts as let them meet in the type that they have."""
+    def common(self, args: Sequence[Expr], *, arithmetic: bool, real: bool, truth: bool = True) -> _Common:
+        """The operands, with as few casts as let them meet in the type that they have.
+
+        ``truth`` tells that truth values may stand there.
+        """
         best: _Common | None = None
-        for surfaces in self.spellings(args):
+        for surfaces in self.spellings(args, truth=truth):
             best, computed = _meet(surfaces, arithmetic=arithmetic, real=real)
             if computed == args[0].dtype:
                 break
         assert best is not None
         return best
 
-    def spellings(self, args: Sequence[Expr]) -> Iterator[tuple[Surface, ...]]:
+    def spellings(self, args: Sequence[Expr], *, truth: bool) -> Iterator[tuple[Surface, ...]]:
         """Ways to write operands, those with the fewest casts first."""
         options: list[list[tuple[int, Surface]]] = []
         for arg in args:
             match arg:
-                case Cast(value=value) if not (self.whole_casts and self.surface(value).weak):
-                    options.append([(0, self.surface(value)), (1, self.explicit(arg))])
+                case Cast(value=Const() as const) if not const.dtype.is_bool:
+                    # A literal would have become a constant of the other type: this one has a type of its own.
+                    options.append([(0, typed_constant(const)), (1, self.explicit(arg))])
+                case Cast(value=value):
+                    written = self.surface(value)
+                    choices = [(1, self.explicit(arg))]
+                    if value.dtype.is_bool and not truth:
+                        choices = [(0, self.explicit(arg))]
+                    elif not written.weak:
+                        choices.append((0, written))
+                    elif not self.whole_casts:
+                        choices.append((0, replace(written, computed=arg.dtype)))
+                    options.append(choices)
+                case Const() if not arg.dtype.is_bool:
+                    options.append([(0, self.surface(arg)), (1, typed_constant(arg))])
                 case _:
                     options.append([(0, self.surface(arg))])
         for combination in sorted(product(*options), key=lambda c: sum(casts for casts, _ in c)):
@@ -189,12 +238,22 @@ class _Writer:
         if len(found) < len(surfaces):
             return None
         common, computed = _meet(found, arithmetic=arithmetic, real=False)
-        if common.dtype.is_float:
+        # A literal was a constant of the common type before it was widened; others have a type of their own.
+        found = tuple(
+            typed_constant(arg.value) if isinstance(arg, Cast) and _differs(arg.value, computed) else written
+            for arg, written in zip(args, found, strict=True)
+        )
+        common, computed = _meet(found, arithmetic=arithmetic, real=False)
+        if common.dtype.is_float or (computed != wide and any(s.weak and not s.is_literal for s in found)):
             return None
         parts = [s.expr for s in found]
         if isinstance(expr, Select):
             parts.insert(0, expr.condition)
         return common.result(with_children(expr, tuple(parts)), computed)
+
+
+def _differs(value: Expr, dtype: DType) -> TypeGuard[Const]:
+    return isinstance(value, Const) and value.dtype != dtype
 
 
 def _meet(surfaces: tuple[Surface, ...], *, arithmetic: bool, real: bool) -> tuple[_Common, DType]:

@@ -13,7 +13,7 @@ from .expr import Bitcast, Cast, Const, Default, Expr, Op, Rank, Read, Select, S
 from .formats import FORMATS
 from .implicit import Surface, einsum_surface, index_surface, surface
 from .operators import FUNCTIONS, REDUCTIONS
-from .types import F64, QuantType, StorageType, accumulator
+from .types import F32, F64, I32, QuantType, StorageType, accumulator
 
 _IF, _OR, _AND, _NOT, _COMPARE = 0, 1, 2, 3, 4
 _SUM, _PRODUCT, _MINUS, _POWER, _DEFAULT, _ATOM = 9, 10, 11, 12, 13, 14
@@ -125,11 +125,10 @@ _CLAUSE_LIMIT = 72
 
 def to_source(cascade: Cascade) -> str:
     """The cascade as an `.ecs` program in canonical format, which parses and lowers to an equal cascade."""
-    blocks = [*_types(cascade)]
+    types = list(_types(cascade))
+    blocks = [*types, *([""] if types else [])]
     if cascade.tolerance is not None:
         blocks.append(f"@tolerance({cascade.tolerance!r})")
-    if blocks and cascade.tolerance is None:
-        blocks.append("")
     statements = [f"let {let.name} = {expr_to_source(let.value)}" for let in cascade.lets]
     statements += [f"require {require.text}" for require in cascade.requires]
     statements += [_declaration(t) for t in cascade.locals if t.declared]
@@ -193,7 +192,7 @@ def _parts(cascade: Cascade, einsum: Einsum) -> tuple[str, str, str]:
         writers = cascade.writers(einsum.target)
         if einsum is next((w for w in writers if not w.initialiser), writers[0]):
             target = f"{einsum.target}: {_type(tensor.dtype)}{indices}"
-    value = _value(tensor, einsum)
+    value = _value(tensor, einsum, several=len(cascade.writers(einsum.target)) > 1)
     clauses = []
     if einsum.reduction is not None and not _is_implied(einsum, value.expr):
         clauses.append(f":: {einsum.reduction}({', '.join(einsum.reduced)})")
@@ -203,22 +202,26 @@ def _parts(cascade: Cascade, einsum: Einsum) -> tuple[str, str, str]:
     return target, _text(value.expr), "  ".join(clauses)
 
 
-def _value(tensor: Tensor, einsum: Einsum) -> Surface:
+def _value(tensor: Tensor, einsum: Einsum, *, several: bool) -> Surface:
     """The value as it is written so that an unannotated tensor gets its type again."""
-    plain = einsum_surface(einsum.value, einsum.reduction)
-    inferred = (
-        tensor.annotated or plain.weak or (einsum.reduction is not None and REDUCTIONS[einsum.reduction].coordinate)
-    )
-    if inferred or _stored_type(plain, einsum) == tensor.dtype:
+    plain = einsum_surface(einsum.value, einsum.reduction, tensor.value)
+    if tensor.annotated or (_inferred_type(plain, einsum, several) in (None, tensor.dtype)):
         return plain
-    strong = einsum_surface(einsum.value, einsum.reduction, whole_casts=True)
-    return strong if _stored_type(strong, einsum) == tensor.dtype else plain
+    typed = einsum_surface(einsum.value, einsum.reduction, tensor.value, whole_casts=True)
+    return typed if _inferred_type(typed, einsum, several) == tensor.dtype else plain
 
 
-def _stored_type(value: Surface, einsum: Einsum) -> StorageType:
-    if einsum.reduction in ("+", "*") and not value.dtype.is_float:
-        return accumulator(value.dtype)
-    return value.dtype
+def _inferred_type(value: Surface, einsum: Einsum, several: bool) -> StorageType | None:
+    """The type that an Einsum gives an unannotated tensor; None where other writers decide."""
+    match einsum.reduction:
+        case str(name) if REDUCTIONS[name].coordinate:
+            return I32
+        case _ if value.weak:
+            return None if several else F32 if value.dtype.is_float else I32
+        case "+" | "*" if not value.dtype.is_float:
+            return accumulator(value.dtype)
+        case _:
+            return value.dtype
 
 
 def _is_implied(einsum: Einsum, written: Expr) -> bool:
