@@ -88,20 +88,30 @@ def _divide(a: tirx.Expr, b: tirx.Expr, dtype: DType) -> tirx.Expr:
 def _floor_divide(a: tirx.Expr, b: tirx.Expr, dtype: DType, bind: Bind) -> tirx.Expr:
     if dtype.is_float:
         return functions.floor(tirx.div(a, b))
-    safe = _safe_divisor(b, dtype)
-    quotient = tirx.floordiv(a, safe)
-    if dtype.kind is Kind.UNSIGNED or isinstance(b, tirx.IntImm):
+    safe = bind(_safe_divisor(b, dtype))
+    quotient = bind(tirx.truncdiv(a, safe))
+    if dtype.kind is Kind.UNSIGNED:
         return quotient
-    # The least integer divided by -1 traps on x86; negation wraps.
     lanes, held = lanes_of(b), computed(dtype)
-    negative = tirx.EQ(b, literal(-1, held, lanes))
-    return select(negative, subtract(literal(0, held, lanes), a, dtype), quotient)
+    zero, one = literal(0, held, lanes), literal(1, held, lanes)
+    rest = bind(a - quotient * safe)
+    down = tirx.And(tirx.NE(rest, zero), (rest ^ safe) < zero)
+    floored = select(down, quotient - one, quotient)
+    if isinstance(b, tirx.IntImm) and int(b.value) != -1:
+        return floored
+    # The least integer divided by -1 traps on x86; negation wraps.
+    return select(tirx.EQ(b, literal(-1, held, lanes)), subtract(zero, a, dtype), floored)
 
 
-def _modulo(a: tirx.Expr, b: tirx.Expr, dtype: DType) -> tirx.Expr:
+def _modulo(a: tirx.Expr, b: tirx.Expr, dtype: DType, bind: Bind) -> tirx.Expr:
     if dtype.is_float:
         return a - functions.floor(tirx.div(a, b)) * b
-    return tirx.floormod(a, _safe_divisor(b, dtype))
+    safe = bind(_safe_divisor(b, dtype))
+    rest = bind(tirx.truncmod(a, safe))
+    if dtype.kind is Kind.UNSIGNED:
+        return rest
+    zero = literal(0, computed(dtype), lanes_of(b))
+    return select(tirx.And(tirx.NE(rest, zero), (rest ^ safe) < zero), rest + safe, rest)
 
 
 def _safe_divisor(b: tirx.Expr, dtype: DType) -> tirx.Expr:
@@ -182,7 +192,7 @@ def _ceil_divide(a: tirx.Expr, b: tirx.Expr, dtype: DType, bind: Bind) -> tirx.E
     lanes, held = lanes_of(a), computed(dtype)
     zero = literal(0, held, lanes)
     down = _floor_divide(a, b, dtype, bind)
-    exact = tirx.EQ(_modulo(a, b, dtype), zero)
+    exact = tirx.EQ(_modulo(a, b, dtype, bind), zero)
     return select(exact, down, add(down, literal(1, held, lanes), dtype))
 
 
@@ -194,6 +204,9 @@ _ROUNDING = {"floor": functions.floor, "ceil": functions.ceil, "round": function
 def apply(name: str, args: list[tirx.Expr], dtype: DType, bind: Bind) -> tirx.Expr:
     """The operator ``name`` of the language on values computed as ``dtype`` (the type of its arguments)."""
     if name in _COMPARISONS:
+        if dtype.is_bool:
+            lanes = lanes_of(args[0])
+            args = [select(a, literal(1, "uint8", lanes), literal(0, "uint8", lanes)) for a in args]
         return _COMPARISONS[name](*args)
     if name in functions.REAL:
         return functions.REAL[name](args[0], bind)
@@ -215,7 +228,7 @@ def apply(name: str, args: list[tirx.Expr], dtype: DType, bind: Bind) -> tirx.Ex
         case "floordiv":
             return wrap(_floor_divide(*args, dtype, bind), dtype)
         case "mod":
-            return _modulo(*args, dtype)
+            return _modulo(*args, dtype, bind)
         case "ceildiv":
             return _ceil_divide(*args, dtype, bind)
         case "pow":

@@ -206,7 +206,10 @@ class ContractionEmitter:
         # The first row is that of the result; an operand of the inner rank starts at 0.
         offset = offset if constant(first) == 0 else offset + first * strides[0]
         return Operand(
-            buffer=view.typed or view.flat, offset=s.bind("origin", offset), row_stride=strides[0], col_stride=strides[1]
+            buffer=view.flat if view.typed is None else view.typed,
+            offset=s.bind("origin", offset),
+            row_stride=strides[0],
+            col_stride=strides[1],
         )
 
     def _stride(self, at: Evaluator, view: View, indices: tuple[Expr, ...], rank: str | None) -> tirx.Expr:

@@ -84,9 +84,7 @@ class Evaluator:
         dtype = str(value.ty.dtype)
         if _is_simple(value) or dtype.startswith("bool"):
             return value
-        if dtype.startswith("float"):
-            return self.statements.share(value)
-        return self.statements.bind("v", value) if lanes_of(value) == 1 else value
+        return self.statements.share(value)
 
     def varies(self, expr: Expr) -> bool:
         """Whether the value differs from lane to lane."""

@@ -85,7 +85,7 @@ class Statements:
         return variable
 
     def share(self, value: tirx.Expr) -> tirx.Expr:
-        """A float value computed once and read wherever it is used, scalar or vector.
+        """A value computed once and read wherever it is used, scalar or vector, of any type but bool.
 
         It goes through a local buffer, which LLVM turns into a register: TVM's analysers replace bound variables by
         their values again, which grows exponentially where values build on one another.
