@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -24,14 +25,20 @@ from .options import Options
 if TYPE_CHECKING:
     from ..codegen.build import Built
     from ..ir.cascade import Cascade
+    from ..ir.tile import TileProgram
+
+_log = logging.getLogger("einfall")
 
 _TEXTS = ("tir", "llvm", "asm")
 
 
-def build(cascade: Cascade, text: str, fixed: Mapping[str, int], goal: Target, options: Options) -> Compiled:
-    """Passes and code generation. ``text`` is the cascade as a program, ``fixed`` the sizes that were put into it.
+def build(
+    cascade: Cascade, text: str, fixed: Mapping[str, int], goal: Target, options: Options, *, link: bool
+) -> tuple[Compiled, Artifact | None]:
+    """Passes and code generation; with ``link`` also the artifact, None where no C compiler links it.
 
-    Raises EinfallError E1204 for what no code generator can do yet.
+    ``text`` is the cascade as a program, ``fixed`` the sizes that were put into it. A linked kernel runs from its
+    library, so that machine code is made once. Raises EinfallError E1204 for what no code generator can do yet.
     """
     from ..ir.verifier import verify
     from ..passes.pipeline import lower
@@ -53,9 +60,9 @@ def build(cascade: Cascade, text: str, fixed: Mapping[str, int], goal: Target, o
         workspace=scratch,
     )
     signature = Signature.of(cascade, workspace=scratch, fixed=fixed)
-    built = _generate(cascade, goal)
+    built = _generate(program, goal)
 
-    def artifact() -> Artifact:
+    def make() -> Artifact:
         return Artifact(
             signature=signature,
             explanation=explanation,
@@ -67,15 +74,34 @@ def build(cascade: Cascade, text: str, fixed: Mapping[str, int], goal: Target, o
             versions=tool_versions(__version__),
         )
 
-    return Compiled(
+    artifact: Artifact | None = None
+    if link:
+        try:
+            artifact = make()
+        except EinfallError as failure:
+            _say_once(f"compiled kernels are not cached: {failure.diagnostics[0].message}")
+    function: Callable[..., object]
+    if not _runs_here(goal):
+        function = _refusal(cascade.name, goal)
+    elif artifact is not None:
+        function = artifact.load_function()
+    else:
+        function = built.module["main"]  # type: ignore[index]
+    compiled = Compiled(
         signature=signature,
-        function=built.module["main"] if _runs_here(goal) else _refusal(cascade.name, goal),  # type: ignore[index]
+        function=function,
         explanation=explanation,
         target=str(goal),
         sources={"cascade": text, **{kind: _text(lambda: built, kind) for kind in _TEXTS}},
-        artifact=artifact,
+        artifact=make if artifact is None else lambda: artifact,
         roofline=_roofline(goal, signature),
     )
+    return compiled, artifact
+
+
+@lru_cache(maxsize=8)
+def _say_once(message: str) -> None:
+    _log.warning(message)
 
 
 def from_artifact(artifact: Artifact, machine: Target, again: Callable[[], Cascade] | None = None) -> Compiled:
@@ -84,7 +110,13 @@ def from_artifact(artifact: Artifact, machine: Target, again: Callable[[], Casca
     """
     sources: dict[str, str | Callable[[], str]] = dict(artifact.sources)
     if again is not None:
-        rebuild = lru_cache(maxsize=1)(lambda: _generate(again(), machine))
+
+        @lru_cache(maxsize=1)
+        def rebuild() -> Built:
+            from ..passes.pipeline import lower
+
+            return _generate(lower(again()), machine)
+
         sources |= {kind: _text(rebuild, kind) for kind in _TEXTS if kind not in sources}
     runs = artifact.arch == host_target().arch and artifact.features <= host_target().features
     if runs and any(feature.startswith("amx") for feature in artifact.features):
@@ -100,15 +132,14 @@ def from_artifact(artifact: Artifact, machine: Target, again: Callable[[], Casca
     )
 
 
-def _generate(cascade: Cascade, goal: Target) -> Built:
+def _generate(program: TileProgram, goal: Target) -> Built:
     from ..codegen.build import build as generate
-    from ..passes.pipeline import lower
 
     if goal.kind != "cpu":
         raise error("E1204", f"kernels for {goal} cannot be compiled yet", help='target="cpu"')
     if any(feature.startswith("amx") for feature in goal.features):
         request_tiles()
-    return generate(lower(cascade), goal)
+    return generate(program, goal)
 
 
 def _library(built: Built, name: str) -> bytes:

@@ -191,10 +191,11 @@ def _remove(path: Path) -> None:
 def _compiler_files() -> str:
     """Changes whenever a file of the compiler does, so that work on einfall itself never meets stale kernels."""
     root = Path(__file__).parents[1]
-    stamps = []
+    stamps: list[str] = []
     for folder in _COMPILER:
-        for path in sorted((root / folder).rglob("*")):
-            if path.suffix in (".py", ".lark", ".toml", ".json"):
-                status = path.stat()
-                stamps.append(f"{path.relative_to(root)}:{status.st_size}:{status.st_mtime_ns}")
-    return hashlib.sha256("\n".join(stamps).encode()).hexdigest()
+        for parent, _, names in os.walk(root / folder):
+            for name in names:
+                if name.endswith((".py", ".lark", ".toml", ".json")):
+                    status = Path(parent, name).stat()
+                    stamps.append(f"{parent[len(str(root)) :]}/{name}:{status.st_size}:{status.st_mtime_ns}")
+    return hashlib.sha256("\n".join(sorted(stamps)).encode()).hexdigest()

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from .. import __version__
-from ..ir.diagnostics import EinfallError, did_you_mean, error
+from ..ir.diagnostics import did_you_mean, error
 from ..ir.target import Target, TargetLike
 from ..runtime.artifact import Artifact
 from ..runtime.families import as_numpy
@@ -30,8 +28,6 @@ from .specialise import specialise
 
 if TYPE_CHECKING:
     from ..ir.cascade import Cascade
-
-_log = logging.getLogger("einfall")
 
 _MOST_IN_MEMORY = 256
 _memory: OrderedDict[str, Compiled] = OrderedDict()
@@ -162,28 +158,11 @@ def _from_cascade(
     if found is not None:
         disk.link(text_key, canonical_key)
         return from_artifact(found, goal, lambda: cascade)
-    compiled = build(cascade, text, fixed, goal, options)
-    if use_disk:
-        _remember(compiled, text_key, canonical_key)
+    compiled, artifact = build(cascade, text, fixed, goal, options, link=use_disk)
+    if artifact is not None:
+        disk.store(canonical_key, artifact)
+        disk.link(text_key, canonical_key)
     return compiled
-
-
-def _remember(compiled: Compiled, text_key: str, canonical_key: str) -> None:
-    """Keep a kernel on disk, if there is a linker to make a library of it."""
-    if compiled.artifact is None:
-        return
-    try:
-        artifact = compiled.artifact()
-    except EinfallError as failure:
-        _say_once(f"compiled kernels are not cached: {failure.diagnostics[0].message}")
-        return
-    disk.store(canonical_key, artifact)
-    disk.link(text_key, canonical_key)
-
-
-@lru_cache(maxsize=8)
-def _say_once(message: str) -> None:
-    _log.warning(message)
 
 
 def _relevant(options: Options) -> dict[str, Json]:

@@ -14,6 +14,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -142,6 +143,7 @@ class Artifact:
         return function
 
 
+@lru_cache(maxsize=4)
 def tool_versions(einfall: str) -> dict[str, str]:
     """The versions that decide whether a library can be loaded here."""
     found = {"einfall": einfall}

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from html import escape
 
 from ..ir.expr import Expr, sizes_of
+from ..ir.printer import expr_to_source
 from ..ir.sizes import evaluate
-from .signature import Json, expr_from_json, expr_json, expr_text
+from .signature import Json, expr_from_json, expr_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +91,7 @@ class Explanation:
         if self.decisions:
             lines += ["  decisions"]
             lines += [f"    {d.subject}: {d.chosen}, because {d.because} ({d.made_by})" for d in self.decisions]
-        lines += [f"  {name}: {expr_text(expr)}" for name, expr in self._counts().items()]
+        lines += [f"  {name}: {expr_to_source(expr)}" for name, expr in self._counts().items()]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -99,7 +100,9 @@ class Explanation:
             for d in self.decisions
         )
         groups = "".join(f"<li>{escape(', '.join(group))}</li>" for group in self.groups)
-        counts = "".join(f"<li>{name}: <code>{escape(expr_text(e))}</code></li>" for name, e in self._counts().items())
+        counts = "".join(
+            f"<li>{name}: <code>{escape(expr_to_source(e))}</code></li>" for name, e in self._counts().items()
+        )
         table = f"<table><tr><th>what</th><th>chosen</th><th>because</th></tr>{rows}</table>" if rows else ""
         einsums = escape("\n".join(self.einsums))
         head = f"<b>{escape(self.kernel)}</b><pre>{einsums}</pre>"

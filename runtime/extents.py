@@ -14,9 +14,10 @@ from functools import lru_cache
 from ..ir.diagnostics import Diagnostic, EinfallError, did_you_mean, error
 from ..ir.expr import Expr, Size, sizes_of
 from ..ir.index import expand_lets, solve_for
+from ..ir.printer import expr_to_source
 from ..ir.sizes import evaluate
 from ..ir.types import StorageType, value_type
-from .signature import LARGEST, Parameter, Signature, expr_text
+from .signature import LARGEST, Parameter, Signature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +135,7 @@ def value_of(expr: Expr, sizes: Mapping[str, int], what: str) -> int:
         return evaluate(expr, sizes)
     except (ZeroDivisionError, OverflowError, ValueError) as failure:
         values = ", ".join(f"{name} = {sizes[name]}" for name in sizes_of(expr))
-        raise error("E1006", f"`{what}` = {expr_text(expr)} has no value for {values} ({failure})") from None
+        raise error("E1006", f"`{what}` = {expr_to_source(expr)} has no value for {values} ({failure})") from None
 
 
 class _Sizes:
@@ -196,7 +197,7 @@ class _Sizes:
     def use(self, parameter: Parameter, axis: int, extent: Expr, actual: int) -> bool:
         """Learn from a dimension, or check it; False where it has too many unknowns to do either."""
         unknown = [name for name in sizes_of(extent) if name not in self.values]
-        written = expr_text(parameter.shape[axis])
+        written = expr_to_source(parameter.shape[axis])
         if not unknown:
             expected = value_of(extent, self.values, written)
             if expected == actual:
@@ -225,7 +226,7 @@ class _Sizes:
     def notes(self, *names: str | None) -> list[str]:
         wanted = dict.fromkeys(n for n in names if n is not None)
         return [
-            f"`{p.name}` is declared {p.dtype}[{', '.join(map(expr_text, p.shape))}], "
+            f"`{p.name}` is declared {p.dtype}[{', '.join(map(expr_to_source, p.shape))}], "
             f"its shape is {self.shapes[p.name]}"
             for p in self.signature.tensors
             if p.name in wanted and p.name in self.shapes
@@ -234,7 +235,7 @@ class _Sizes:
 
 def _check_rank(parameter: Parameter, shape: tuple[int, ...]) -> None:
     if len(shape) != len(parameter.shape):
-        wanted = f"{parameter.dtype}[{', '.join(map(expr_text, parameter.shape))}]"
+        wanted = f"{parameter.dtype}[{', '.join(map(expr_to_source, parameter.shape))}]"
         raise error(
             "E1003",
             f"`{parameter.name}` has {_count(len(parameter.shape), 'dimension')}, the argument has {len(shape)}",
@@ -262,7 +263,7 @@ def _shape(name: str, dtype: StorageType, shape: tuple[Expr, ...], values: Mappi
             names = ", ".join(f"{n} = {values[n]}" for n in sizes_of(shape[axis]))
             raise error(
                 "E1012",
-                f"axis {axis} of `{name}` would have the extent {expr_text(shape[axis])} = {extent}"
+                f"axis {axis} of `{name}` would have the extent {expr_to_source(shape[axis])} = {extent}"
                 + (f" for {names}" if names else ""),
             )
         total *= max(1, extent)

@@ -14,6 +14,7 @@ from typing import TypeAlias
 from ..ir.cascade import Cascade, Role
 from ..ir.expr import Cast, Const, Expr, Op, Select, Size, integer, size, sizes_of, substitute
 from ..ir.operators import FUNCTIONS
+from ..ir.printer import expr_to_source
 from ..ir.types import DTYPES, INDEX, QuantType, StorageType
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -208,27 +209,6 @@ def expr_from_json(data: Json) -> Expr:
             raise ValueError(f"not a size expression: {data!r}")
 
 
-def expr_text(expr: Expr) -> str:
-    """A size expression as one reads it, fully bracketed only where an operator is inside another."""
-    match expr:
-        case Const(value=value):
-            return str(value).lower() if isinstance(value, bool) else str(value)
-        case Size(name=name):
-            return name
-        case Op(op=name, args=args):
-            symbol = FUNCTIONS[name].symbol
-            parts = [f"({t})" if symbol and " " in t else t for t in map(expr_text, args)]
-            if symbol is None:
-                return f"{name}({', '.join(parts)})"
-            return f"{symbol}{parts[0]}" if len(parts) == 1 else f" {symbol} ".join(parts)
-        case Select(condition=condition, then=then, otherwise=otherwise):
-            return f"if {expr_text(condition)} then {expr_text(then)} else {expr_text(otherwise)}"
-        case Cast(value=value):
-            return expr_text(value)
-        case _:
-            return "?"
-
-
 def _in_order(lets: Mapping[str, Expr]) -> tuple[tuple[str, Expr], ...]:
     """Each definition after those that it uses."""
     order: dict[str, Expr] = {}
@@ -241,7 +221,7 @@ def _in_order(lets: Mapping[str, Expr]) -> tuple[tuple[str, Expr], ...]:
 
 
 def _declaration(name: str, dtype: StorageType, shape: tuple[Expr, ...]) -> str:
-    extents = f"[{', '.join(map(expr_text, shape))}]" if shape else ""
+    extents = f"[{', '.join(map(expr_to_source, shape))}]" if shape else ""
     return f"{name}: {dtype}{extents}"
 
 
