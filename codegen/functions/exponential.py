@@ -1,8 +1,8 @@
 """exp, exp2 and sigmoid: Cody and Waite's reduction to |r| <= ln2/2, a polynomial, and scaling in two steps.
 
 x = n*ln2 + r with n the nearest integer, e^x = 2^n * e^r (Cody and Waite, *Software Manual for the Elementary
-Functions*, 1980, chapter 6). n is rounded and made an integer by one addition of 1.5 * 2^mantissa, so that its bits need
-no conversion. 2^n is applied as two factors: one alone overflows for n = 128 and cannot reach the subnormals.
+Functions*, 1980, chapter 6). n is rounded and made an integer by one addition of 1.5 * 2^mantissa, so that its bits
+need no conversion. 2^n is applied as two factors: one alone overflows for n = 128 and cannot reach the subnormals.
 Coefficients: `tools/minimax.py`.
 """
 

@@ -45,7 +45,7 @@ _FORMATS = {
 
 def lanes_of(x: tirx.Expr) -> int:
     """The number of lanes of a TIR value, 1 for a scalar."""
-    return tvm_ffi.dtype(str(x.ty.dtype)).lanes
+    return int(tvm_ffi.dtype(str(x.ty.dtype)).lanes)
 
 
 def format_of(x: tirx.Expr) -> Binary:
