@@ -12,16 +12,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce as fold
-from itertools import islice, pairwise
+from itertools import pairwise
 
 import networkx as nx
 
-from .cascade import Cascade, Einsum, Role
+from .cascade import Cascade, Role
 from .diagnostics import EinfallError, error
-from .expr import Cast, Const, Expr, Op, Rank, Read, integer, op, rank, substitute, walk
-from .index import affine, at_most, constant_difference, equal, non_negative, simplify
+from .expr import Expr, integer, op, substitute
+from .flow import Dependence, Flows, indices_of, shifted_rank
+from .index import equal
 from .printer import index_to_source
-from .types import INDEX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,35 +47,14 @@ class Loop:
 
 Step = Straight | Loop
 
-_MOST_LIMITS = 64
-"""Bounds of one index that are tried: those of a sum are the products of its terms' bounds."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dependence:
-    """``reader`` uses what ``writer`` stores (indices of the cascade's Einsums).
-
-    ``read`` is None where both write overlapping points of one tensor and the later of the two must win.
-    """
-
-    writer: int
-    reader: int
-    tensor: str
-    read: Read | None
-
 
 def schedule(cascade: Cascade) -> tuple[Step, ...]:
     """The steps that compute a cascade, in order; deterministic, ready Einsums in source order.
 
     Raises E0601 for a cyclic dependence that no loop order satisfies.
     """
-    analysis = _Analysis(cascade)
-    return analysis.order(range(len(cascade.einsums)), analysis.dependences)
-
-
-def dependences(cascade: Cascade) -> tuple[Dependence, ...]:
-    """The dependences between Einsums, without those whose points provably never meet."""
-    return _Analysis(cascade).dependences
+    scheduler = _Scheduler(cascade)
+    return scheduler.order(range(len(cascade.einsums)), scheduler.flows.dependences)
 
 
 def einsums_of(step: Step) -> tuple[int, ...]:
@@ -85,18 +64,6 @@ def einsums_of(step: Step) -> tuple[int, ...]:
             return (index,)
         case Loop(body=body):
             return tuple(index for inner in body for index in einsums_of(inner))
-
-
-def generation_distance(cascade: Cascade, dependence: Dependence, dim: int) -> int | None:
-    """Generations between write and read along one dimension; None where that is not one number."""
-    if dependence.read is None:
-        return None
-    ours, theirs = cascade.einsums[dependence.writer].coords[dim], dependence.read.indices[dim]
-    v, u = _shifted(ours), _shifted(theirs)
-    if v is None or u is None:
-        return None
-    lets = {let.name: let.value for let in cascade.lets}
-    return constant_difference(op("sub", ours, rank(v)), op("sub", theirs, rank(u)), lets)
 
 
 def live_generations(cascade: Cascade, loop: Loop, tensor: str, outer: Sequence[Loop] = ()) -> tuple[int, int] | None:
@@ -109,101 +76,42 @@ def live_generations(cascade: Cascade, loop: Loop, tensor: str, outer: Sequence[
     """
     if cascade.by_name[tensor].role is Role.RESULT:
         return None
-    analysis = _Analysis(cascade)
+    scheduler = _Scheduler(cascade)
     writers = [i for i in loop.variables if cascade.einsums[i].target == tensor]
-    dims = {analysis.loop_dim(i, loop.variables[i]) for i in writers}
+    dims = {scheduler.loop_dim(i, loop.variables[i]) for i in writers}
     if len(dims) != 1 or (dim := dims.pop()) is None:
         return None
     kept = 1
-    for flow in analysis.dependences:
+    for flow in scheduler.flows.dependences:
         if flow.tensor != tensor or flow.read is None:
             continue
         if flow.reader not in loop.variables:
-            if not analysis.reads_end(flow, dim, loop, writers):
+            if not scheduler.reads_end(flow, dim, loop, writers):
                 return None
             continue
-        if _shifted(flow.read.indices[dim]) != loop.variables[flow.reader]:
+        if shifted_rank(flow.read.indices[dim]) != loop.variables[flow.reader]:
             return None
         if flow.writer in loop.variables:
-            low, high = analysis.distance(flow, loop.variables)
+            low, high = scheduler.flows.distance(flow, loop.variables)
             if low is None or low != high:
                 return None
-            if any(analysis.distance(flow, around.variables) != (0, 0) for around in outer):
+            if any(scheduler.flows.distance(flow, around.variables) != (0, 0) for around in outer):
                 return None
             kept = max(kept, abs(low) + 1)
     return dim, kept
 
 
-class _Analysis:
-    """The dependences of one cascade and the loops that satisfy them."""
+class _Scheduler:
+    """Orders the Einsums of one cascade."""
 
     def __init__(self, cascade: Cascade) -> None:
         self.cascade = cascade
-        self.lets = {let.name: let.value for let in cascade.lets}
-        self.writers: dict[str, list[int]] = {}
-        for i, einsum in enumerate(cascade.einsums):
-            self.writers.setdefault(einsum.target, []).append(i)
-        self.dependences = tuple(self._find())
-
-    def _find(self) -> Iterable[Dependence]:
-        einsums = self.cascade.einsums
-        for reader, einsum in enumerate(einsums):
-            for read in dict.fromkeys(einsum.reads()):
-                for writer in self.writers.get(read.tensor, ()):
-                    if self._meet(einsums[writer], einsum, read.indices):
-                        yield Dependence(writer=writer, reader=reader, tensor=read.tensor, read=read)
-        for tensor, writers in self.writers.items():
-            for k, first in enumerate(writers):
-                for second in writers[k + 1 :]:
-                    if self._meet(einsums[first], einsums[second], einsums[second].coords):
-                        yield Dependence(writer=first, reader=second, tensor=tensor, read=None)
-
-    def _meet(self, writer: Einsum, reader: Einsum, indices: tuple[Expr, ...]) -> bool:
-        """Whether the writer may store a point that the indices of the reader name."""
-        shifts: dict[tuple[str, str], int | None] = {}
-        for ours, theirs in zip(writer.coords, indices, strict=True):
-            if self._apart(ours, writer, theirs, reader) or self._apart(theirs, reader, ours, writer):
-                return False
-            if (v := _shifted(ours)) is not None and (u := _shifted(theirs)) is not None:
-                # Diagonal accesses such as S[t+1, t+1] against S[t, t+1] ask for two distances at once.
-                shift = self._minus(ours, v, theirs, u)
-                if shift is not None and shifts.setdefault((v, u), shift) != shift:
-                    return False
-        return True
-
-    def _apart(self, low: Expr, low_of: Einsum, high: Expr, high_of: Einsum) -> bool:
-        """Whether one index is provably always less than the other, each over its own rank variables."""
-        above, below = self._bound(low, low_of, above=True), self._bound(high, high_of, above=False)
-        if above is None or below is None:
-            return False
-        return at_most(op("add", above, integer(1)), below, self.lets)
-
-    def _bound(self, index: Expr, einsum: Einsum, *, above: bool) -> Expr | None:
-        """The greatest (least) value of an affine index over the ranges of its rank variables, over sizes."""
-        form = affine(index)
-        if form is None:
-            return None
-        total = form.constant
-        for name, coefficient in form.terms:
-            if non_negative(coefficient, self.lets):
-                at_end = above
-            elif non_negative(op("neg", coefficient), self.lets):
-                at_end = not above
-            else:
-                return None
-            if at_end:
-                last = op("sub", einsum.extent(name), integer(1))
-                total = op("add", total, op("mul", coefficient, last))
-        return total
-
-    def _minus(self, ours: Expr, v: str, theirs: Expr, u: str) -> int | None:
-        """The difference of the offsets of two indices ``v + a`` and ``u + b``."""
-        return constant_difference(op("sub", ours, rank(v)), op("sub", theirs, rank(u)), self.lets)
+        self.flows = Flows(cascade)
 
     def loop_dim(self, index: int, variable: str) -> int | None:
         """The dimension of an Einsum's target that its loop variable indexes."""
         coords = self.cascade.einsums[index].coords
-        dims = [d for d, coord in enumerate(coords) if _shifted(coord) == variable]
+        dims = [d for d, coord in enumerate(coords) if shifted_rank(coord) == variable]
         return dims[0] if len(dims) == 1 else None
 
     def reads_end(self, flow: Dependence, dim: int, loop: Loop, writers: list[int]) -> bool:
@@ -211,65 +119,9 @@ class _Analysis:
         assert flow.read is not None
         last = integer(0) if loop.reverse else op("sub", loop.extent, integer(1))
         ends = [substitute(self.cascade.einsums[w].coords[dim], ranks={loop.variables[w]: last}) for w in writers]
-        if all(equal(flow.read.indices[dim], end, self.lets) for end in ends):
+        if all(equal(flow.read.indices[dim], end, self.flows.lets) for end in ends):
             return True
         return flow.writer not in loop.variables and self.cascade.einsums[flow.reader].initialiser
-
-    def distance(self, flow: Dependence, variables: Mapping[int, str]) -> tuple[int | None, int | None]:
-        """Least and greatest number of generations from write to read along one loop; None where unbounded.
-
-        A point that the writer stores at generation v is read at generation v + distance.
-        """
-        if flow.writer not in variables or flow.reader not in variables:
-            return None, None
-        v, u = variables[flow.writer], variables[flow.reader]
-        reader = self.cascade.einsums[flow.reader]
-        low: int | None = None
-        high: int | None = None
-        coords = self.cascade.einsums[flow.writer].coords
-        for ours, theirs in zip(coords, _indices(flow, reader), strict=True):
-            if _shifted(ours) != v:
-                continue
-            if _shifted(theirs) == u:
-                exact = self._minus(ours, v, theirs, u)
-                return exact, exact
-            # v + c = index, so the distance u - v is u + c - index.
-            start = op("add", rank(u), op("sub", ours, rank(v)))
-            for limit in islice(self._limits(theirs, reader, above=True), _MOST_LIMITS):
-                gap = constant_difference(start, limit, self.lets)
-                low = gap if low is None else low if gap is None else max(low, gap)
-            for limit in islice(self._limits(theirs, reader, above=False), _MOST_LIMITS):
-                gap = constant_difference(start, limit, self.lets)
-                high = gap if high is None else high if gap is None else min(high, gap)
-        return low, high
-
-    def _limits(self, index: Expr, einsum: Einsum, *, above: bool) -> Iterable[Expr]:
-        """Expressions that an index never exceeds (or falls below) at the points that its Einsum uses.
-
-        They come from the conditions (``where j <= i``, ``where parent[i] < i``), from a // c ≤ a for a ≥ 0, and
-        from ``min`` and ``max``.
-        """
-        yield index
-        match index:
-            case Op(op="add" | "sub" as name, args=(a, b)):
-                for left in self._limits(a, einsum, above=above):
-                    for right in self._limits(b, einsum, above=above == (name == "add")):
-                        yield op(name, left, right)
-            case Op(op="floordiv", args=(a, Const(value=int(divisor)))) if above and divisor > 0:
-                low = self._bound(a, einsum, above=False)
-                if low is not None and non_negative(low, self.lets):
-                    yield a
-            case Op(op=name, args=args) if name == ("min" if above else "max"):
-                for argument in args:
-                    yield from self._limits(argument, einsum, above=above)
-            case Rank() | Read():
-                for condition in (*einsum.point_filter, *einsum.output_filter):
-                    yield from _limits_from(condition, index, above=above)
-            case Cast(value=value) if index.dtype.is_integer and value.dtype.is_integer:
-                if index.dtype.bits >= value.dtype.bits and index.dtype.is_signed:
-                    yield from self._limits(value, einsum, above=above)
-            case _:
-                return
 
     def order(self, einsums: Iterable[int], edges: Iterable[Dependence]) -> tuple[Step, ...]:
         """Steps for a set of Einsums under the dependences among them that no surrounding loop satisfies."""
@@ -295,7 +147,7 @@ class _Analysis:
 
     def _initialisers_first(self, graph: nx.DiGraph[int]) -> None:
         """Initialisers precede what continues their tensor, wherever the dependences leave the choice."""
-        for writers in self.writers.values():
+        for writers in self.flows.writers.values():
             for first in writers:
                 for second in writers:
                     if first not in graph or second not in graph or not self.cascade.einsums[first].initialiser:
@@ -305,7 +157,7 @@ class _Analysis:
 
     def _loop(self, component: list[int], edges: tuple[Dependence, ...]) -> Loop:
         for variables in self._candidates(component, edges):
-            spans = [self.distance(e, variables) for e in edges]
+            spans = [self.flows.distance(e, variables) for e in edges]
             forward = all(low is not None and low >= 0 for low, _ in spans)
             backward = all(high is not None and high <= 0 for _, high in spans)
             if not (forward or backward) or all(low == high == 0 for low, high in spans):
@@ -343,13 +195,13 @@ class _Analysis:
     def _own_ranks(self, einsum: int) -> tuple[str, ...]:
         """The output ranks that index a dimension of the target directly, in order."""
         coords = self.cascade.einsums[einsum].coords
-        shifted = dict.fromkeys(v for v in map(_shifted, coords) if v is not None)
+        shifted = dict.fromkeys(v for v in map(shifted_rank, coords) if v is not None)
         return tuple(v for v in shifted if v not in self.cascade.einsums[einsum].reduced)
 
     def _hand_on(self, chosen: dict[int, str], edges: tuple[Dependence, ...]) -> tuple[int, str] | None:
         for e in edges:
             if e.writer in chosen and e.reader not in chosen:
-                for v, u in self._aligned(e):
+                for v, u in self.flows.aligned(e):
                     if v == chosen[e.writer] and u in self._own_ranks(e.reader):
                         return e.reader, u
         return None
@@ -357,23 +209,16 @@ class _Analysis:
     def _hand_back(self, chosen: dict[int, str], edges: tuple[Dependence, ...]) -> tuple[int, str] | None:
         for e in edges:
             if e.reader in chosen and e.writer not in chosen:
-                for v, u in self._aligned(e):
+                for v, u in self.flows.aligned(e):
                     if u == chosen[e.reader] and v in self._own_ranks(e.writer):
                         return e.writer, v
         return None
-
-    def _aligned(self, flow: Dependence) -> Iterable[tuple[str, str]]:
-        """The pairs of a writer's and a reader's rank variable that index one dimension."""
-        coords = self.cascade.einsums[flow.writer].coords
-        for ours, theirs in zip(coords, _indices(flow, self.cascade.einsums[flow.reader]), strict=True):
-            if (v := _shifted(ours)) is not None and (u := _shifted(theirs)) is not None:
-                yield v, u
 
     def _extent(self, variables: Mapping[int, str]) -> Expr:
         extents: list[Expr] = []
         for i, v in variables.items():
             extent = self.cascade.einsums[i].extent(v)
-            if not any(equal(extent, other, self.lets) for other in extents):
+            if not any(equal(extent, other, self.flows.lets) for other in extents):
                 extents.append(extent)
         return fold(lambda a, b: op("max", a, b), extents)
 
@@ -392,7 +237,7 @@ class _Analysis:
         for hop, place in zip(hops, places[1:], strict=True):
             reader = einsums[hop.reader]
             span = (hop.read.span if hop.read is not None else None) or reader.origin.span
-            used = _place(hop.tensor, _indices(hop, reader))
+            used = _place(hop.tensor, indices_of(hop, reader))
             notes.append(f"`{place}` reads `{used}`" + (f" at {span}" if span is not None else ""))
         first = einsums[cycle[0]]
         return error(
@@ -410,47 +255,6 @@ class _Analysis:
         for successor in sorted(graph.successors(start)):
             if nx.has_path(graph, successor, start):
                 yield nx.shortest_path(graph, successor, start)
-
-
-_FLIPPED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq"}
-
-
-def _limits_from(condition: Expr, atom: Expr, *, above: bool) -> Iterable[Expr]:
-    """The bounds of ``atom`` that one condition states."""
-    match condition:
-        case Op(op="and", args=args):
-            for part in args:
-                yield from _limits_from(part, atom, above=above)
-        case Op(op=name, args=(a, b)) if name in _FLIPPED:
-            for left, right, relation in ((a, b, name), (b, a, _FLIPPED[name])):
-                if not left.dtype.is_integer:
-                    continue
-                # left - right = atom + rest, so that atom is bounded by -rest.
-                left, right, own = _as_index(left), _as_index(right), _as_index(atom)
-                rest = simplify(op("sub", op("sub", left, right), own))
-                if own in walk(rest):
-                    continue
-                if above and relation in ("lt", "le", "eq"):
-                    yield op("sub", integer(-1 if relation == "lt" else 0), rest)
-                elif not above and relation in ("gt", "ge", "eq"):
-                    yield op("sub", integer(1 if relation == "gt" else 0), rest)
-        case _:
-            return
-
-
-def _as_index(expr: Expr) -> Expr:
-    return expr if expr.dtype == INDEX else Cast(value=expr, dtype=INDEX)
-
-
-def _indices(flow: Dependence, reader: Einsum) -> tuple[Expr, ...]:
-    return reader.coords if flow.read is None else flow.read.indices
-
-
-def _shifted(index: Expr) -> str | None:
-    """``v`` where an index is ``v + c`` for a rank variable v and a c over sizes."""
-    form = affine(index)
-    shifted = None if form is None else form.shifted_rank
-    return None if shifted is None else shifted[0]
 
 
 def _place(tensor: str, indices: tuple[Expr, ...]) -> str:

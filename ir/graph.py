@@ -5,7 +5,7 @@ from __future__ import annotations
 import networkx as nx
 
 from .cascade import Cascade
-from .dependence import dependences, generation_distance
+from .flow import dependences, generation_distance
 
 TensorNode = tuple[str, str]
 EinsumNode = tuple[str, int]

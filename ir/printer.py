@@ -37,7 +37,7 @@ _INFIX: dict[str, tuple[int, int, int]] = {
 
 def expr_to_source(expr: Expr) -> str:
     """An expression in the notation of the language, without the conversions that it makes by itself."""
-    return _text(surface(expr).expr)
+    return verbatim(surface(expr).expr)
 
 
 def index_to_source(expr: Expr) -> str:
@@ -51,13 +51,14 @@ _SHIFTED = re.compile(r"([A-Za-z_]\w*'*) ([+-]) (\d+)")
 
 def _index(expr: Expr) -> str:
     """Simple indices are written tight: ``RM[m1+1, p]``, ``I[2*p + r - 1]``."""
-    text = _text(expr)
+    text = verbatim(expr)
     if _AFFINE.fullmatch(text) is None:
         return text
     return _SHIFTED.sub(r"\1\2\3", text) if _SHIFTED.fullmatch(text) else text.replace(" * ", "*")
 
 
-def _text(expr: Expr) -> str:
+def verbatim(expr: Expr) -> str:
+    """An expression with all of its conversions, well typed or not."""
     return _print(expr)[0]
 
 
@@ -81,9 +82,9 @@ def _print(expr: Expr) -> tuple[str, int]:
             symbol = FUNCTIONS[name].symbol
             return f"{_at(a, left)} {symbol} {_at(b, right)}", level
         case Op(op=name, args=args):
-            return f"{name}({', '.join(_text(a) for a in args)})", _ATOM
+            return f"{name}({', '.join(verbatim(a) for a in args)})", _ATOM
         case Select(condition=condition, then=then, otherwise=otherwise):
-            parts = (_text(condition), _text(then), _text(otherwise))
+            parts = (verbatim(condition), verbatim(then), verbatim(otherwise))
             return f"if {parts[0]} then {parts[1]} else {parts[2]}", _IF
         case Default(value=value, default=default):
             fallback, level = _print(default)
@@ -91,9 +92,9 @@ def _print(expr: Expr) -> tuple[str, int]:
             text = fallback if is_signed_atom else f"({fallback})"
             return f"{_at(value, _DEFAULT)} ?? {text}", _DEFAULT
         case Cast(value=value):
-            return f"cast({expr.dtype}, {_text(value)})", _ATOM
+            return f"cast({expr.dtype}, {verbatim(value)})", _ATOM
         case Bitcast(value=value):
-            return f"bitcast({expr.dtype}, {_text(value)})", _ATOM
+            return f"bitcast({expr.dtype}, {verbatim(value)})", _ATOM
         case _:
             raise TypeError(f"no expression: {expr!r}")
 
@@ -179,7 +180,7 @@ def _types(cascade: Cascade) -> Iterator[str]:
 
 
 def _check(kernel: str, check: Check) -> str:
-    values = (f"{name} = {_text(Const(value=value, dtype=F64))}" for name, value in check.values)
+    values = (f"{name} = {verbatim(Const(value=value, dtype=F64))}" for name, value in check.values)
     return f"check {kernel}({', '.join(values)})"
 
 
@@ -199,7 +200,7 @@ def _parts(cascade: Cascade, einsum: Einsum) -> tuple[str, str, str]:
     conditions = [*einsum.output_filter, *einsum.point_filter]
     if conditions:
         clauses.append("where " + " and ".join(_at(surface(c).expr, _NOT) for c in conditions))
-    return target, _text(value.expr), "  ".join(clauses)
+    return target, verbatim(value.expr), "  ".join(clauses)
 
 
 def _value(tensor: Tensor, einsum: Einsum, *, several: bool) -> Surface:

@@ -25,7 +25,7 @@ from .expr import (
 )
 from .index import is_injective
 from .operators import FUNCTIONS, REDUCTIONS
-from .printer import expr_to_source
+from .printer import verbatim
 from .types import BOOL, INDEX
 
 
@@ -97,10 +97,13 @@ def _einsum(cascade: Cascade, einsum: Einsum) -> Iterator[str]:
     yield from _reduction(einsum)
     for condition in (*einsum.point_filter, *einsum.output_filter):
         if condition.dtype != BOOL:
-            yield f"the condition {expr_to_source(condition)} is of type {condition.dtype}"
+            yield f"the condition {verbatim(condition)} is of type {condition.dtype}"
     for condition in einsum.output_filter:
         if set(ranks_of(condition)) & set(einsum.reduced):
-            yield f"the output condition {expr_to_source(condition)} mentions a reduced rank"
+            yield f"the output condition {verbatim(condition)} mentions a reduced rank"
+    for condition in einsum.point_filter:
+        if not set(ranks_of(condition)) & set(einsum.reduced):
+            yield f"the point condition {verbatim(condition)} mentions no reduced rank"
     yield from _coordinates(cascade, einsum, output)
 
 
@@ -112,7 +115,7 @@ def _reduction(einsum: Einsum) -> Iterator[str]:
             yield "a scatter has no reduction"
     elif einsum.reduction not in REDUCTIONS:
         yield f"unknown reduction `{einsum.reduction}`"
-    elif not einsum.reduced:
+    elif not einsum.reduced and not einsum.scatter:
         yield f"the reduction `{einsum.reduction}` has no ranks"
 
 
@@ -125,14 +128,14 @@ def _coordinates(cascade: Cascade, einsum: Einsum, output: list[str]) -> Iterato
         yield f"{len(einsum.coords)} coordinates for {len(tensor.shape)} dimensions"
     for coord in einsum.coords:
         if not coord.dtype.is_integer:
-            yield f"the coordinate {expr_to_source(coord)} is of type {coord.dtype}"
+            yield f"the coordinate {verbatim(coord)} is of type {coord.dtype}"
     if einsum.scatter:
         return
     for coord in einsum.coords:
         if set(ranks_of(coord)) & set(einsum.reduced):
-            yield f"the coordinate {expr_to_source(coord)} mentions a reduced rank, but this is no scatter"
+            yield f"the coordinate {verbatim(coord)} mentions a reduced rank, but this is no scatter"
         if reads_of(coord):
-            yield f"the coordinate {expr_to_source(coord)} depends on data, but this is no scatter"
+            yield f"the coordinate {verbatim(coord)} depends on data, but this is no scatter"
     used = {name for coord in einsum.coords for name in ranks_of(coord)}
     for name in output:
         if name not in used:
@@ -144,13 +147,13 @@ def _coordinates(cascade: Cascade, einsum: Einsum, output: list[str]) -> Iterato
 
 
 def _expression(cascade: Cascade, expr: Expr, ranks: set[str], sizes: set[str]) -> Iterator[str]:
-    yield from _sizes_known(expr, sizes, expr_to_source(expr))
+    yield from _sizes_known(expr, sizes, verbatim(expr))
     for name in ranks_of(expr):
         if name not in ranks:
-            yield f"rank `{name}` in {expr_to_source(expr)} is not bound"
+            yield f"rank `{name}` in {verbatim(expr)} is not bound"
     for node in walk(expr):
         for message in _node(cascade, node):
-            yield f"in {expr_to_source(node)}: {message}"
+            yield f"in {verbatim(node)}: {message}"
 
 
 def _node(cascade: Cascade, node: Expr) -> Iterator[str]:
@@ -196,7 +199,7 @@ def _read(cascade: Cascade, name: str, indices: tuple[Expr, ...], node: Expr) ->
         yield f"is of type {node.dtype}, the tensor of {tensor.value}"
     for index in indices:
         if not index.dtype.is_integer:
-            yield f"the index {expr_to_source(index)} is of type {index.dtype}"
+            yield f"the index {verbatim(index)} is of type {index.dtype}"
 
 
 def _operator(name: str, args: tuple[Expr, ...], node: Expr) -> Iterator[str]:
