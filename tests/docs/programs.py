@@ -1,7 +1,7 @@
 """The programs in the Markdown files of the project, and what their comments say about them.
 
-A fenced block ```ecs must compile; ```ecs error=E0501 must be refused with exactly that code. In the first kind, a comment
-`# X = [1, 2], N = 2 => Y = [3, 4]` below the kernel gives arguments (and sizes) and the results that they lead to.
+A fenced block ```ecs must compile; ```ecs error=E0501 must be refused with exactly that code. In the first kind, a
+comment `# X = [1, 2], N = 2 => Y = [3, 4]` below the kernel gives arguments (and sizes) and what they lead to.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-_BLOCK = re.compile(r"^```ecs(?: error=(E\d{4}))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```ecs(?: file=\S+)?(?: error=(E\d{4}))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _EXAMPLE = re.compile(r"^# (.* = .*) => (.*)$", re.MULTILINE)
 _KERNEL = re.compile(r"^kernel (\w+)", re.MULTILINE)
 _NUMBERS = {"inf": math.inf, "nan": math.nan, "true": True, "false": False}
