@@ -207,7 +207,10 @@ class ComputeEmitter:
             coordinate = broadcast(coordinate, count, lanes_of(coordinate))
         match value:
             case Op(op="mul", args=(a, b)) if (
-                acc.reduction == "+" and self.context.fused and computed(value.dtype) == computed(acc.dtype)
+                acc.reduction == "+"
+                and acc.dtype.is_float
+                and self.context.fused
+                and computed(value.dtype) == computed(acc.dtype)
             ):
                 factors = [at.value(a), at.value(b)]
                 x, y = (broadcast(f, count, lanes_of(f)) for f in factors)

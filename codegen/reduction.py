@@ -67,7 +67,7 @@ class Accumulator:
             self._put(statements, self.best, tirx.Select(better, coordinate, best), 0)
             self._put(statements, self.state, tirx.Select(better, value, now), copy)
             return
-        if product is not None and self.dtype.is_float:
+        if product is not None:
             combined = tirx.call_llvm_pure_intrin(str(now.ty.dtype), "llvm.fma", product[0], product[1], now)
         else:
             combined = self.combine(now, select_bool(value, self.lanes) if self.dtype.is_bool else value)

@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import tvm_ffi
 from tvm import tirx
 
 from .operand import Epilogue, Operand, Site
 from .statements import Statements, ceil_div, index, minimum
-from .vector import first_lanes, fma, lane_type, load_aligned, load_masked, splat, store_masked, widen, zeros
+from .vector import first_lanes, fma, lane_type, load_aligned, load_masked, prefetch, splat, store_masked, widen, zeros
 
 Tile = Sequence[Sequence[tirx.Expr]]
 """The values of a register tile: `tile[row][vector]`."""
@@ -66,6 +67,16 @@ class Place:
     col: tirx.Expr
     rows: tirx.Expr
     cols: tirx.Expr
+
+
+def emit_prefetch_tile(s: Statements, *, c: Operand, place: Place, rows: int, cols: int) -> None:
+    """Asks for the lines of C that a tile will be written to: they arrive while the sums are made."""
+    if not c.rows_contiguous:
+        return
+    line = 64 // (tvm_ffi.dtype(c.dtype).bits // 8)
+    with s.loop("i", rows) as i:
+        for j in range(0, cols, line):
+            s.evaluate(prefetch(c.buffer, c.at(place.row + i, place.col + j), write=True))
 
 
 def emit_store_tile(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.tirx.stmt import ForKind
 
-from .fma import Place, emit_rank_one_updates, emit_store_tile
+from .fma import Place, emit_prefetch_tile, emit_rank_one_updates, emit_store_tile
 from .operand import Epilogue, Operand
 from .packing import columns_capacity, emit_pack_columns, emit_pack_rows, rows_capacity
 from .plan import GemmPlan
@@ -119,7 +119,7 @@ class _Product:
     def emit(self, s: Statements, *, row: tirx.Expr, height: tirx.Expr, col: tirx.Expr, width: tirx.Expr) -> None:
         """The `height` × `width` elements of C from (row, col) on, neither of them negative."""
         plan = self.plan
-        packed_a = s.allocate("packed_a", (rows_capacity(plan, self.a),), self.dtype)
+        packed_a = s.allocate("packed_a", (rows_capacity(plan),), self.dtype)
         packed_b = s.allocate("packed_b", (columns_capacity(plan),), self.dtype)
         col_blocks, nc = _balanced(s, "col", width, plan.nc, plan.nr)
         depth_blocks, kc = _balanced(s, "depth", self.k, plan.kc, 1)
@@ -142,6 +142,13 @@ class _Product:
                 with s.loop("col_tile", ceil_div(cols, plan.nr)) as jr:
                     b_base = s.bind("b_base", columns.base(jr))
                     with s.loop("row_tile", ceil_div(rows, plan.mr)) as ir:
+                        place = Place(
+                            row=s.bind("tile_row", row + first_row + ir * plan.mr),
+                            col=s.bind("tile_col", col + first_col + jr * plan.nr),
+                            rows=s.bind("tile_rows", rows - ir * plan.mr),
+                            cols=s.bind("tile_cols", cols - jr * plan.nr),
+                        )
+                        emit_prefetch_tile(s, c=self.c, place=place, rows=plan.mr, cols=plan.nr)
                         a_base = s.bind("a_base", packed.base(ir))
                         tile = emit_rank_one_updates(
                             s,
@@ -159,12 +166,7 @@ class _Product:
                             s,
                             tile,
                             c=self.c,
-                            place=Place(
-                                row=s.bind("tile_row", row + first_row + ir * plan.mr),
-                                col=s.bind("tile_col", col + first_col + jr * plan.nr),
-                                rows=s.bind("tile_rows", rows - ir * plan.mr),
-                                cols=s.bind("tile_cols", cols - jr * plan.nr),
-                            ),
+                            place=place,
                             lanes=plan.lanes,
                             dtype=self.dtype,
                             add=True if self.accumulate else pc > 0,

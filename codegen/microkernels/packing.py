@@ -1,9 +1,8 @@
 """Packing: blocks of the operands of a matrix product copied to where the register tile reads them best.
 
-The operand that feeds vectors (B) becomes panels of nr columns, each a dense kc × nr matrix. The operand that feeds
-broadcasts (A) becomes rows with a fixed stride when k is contiguous in it (a broadcast needs no particular neighbour,
-and a copy of rows is cheaper than a transposition), or panels of mr interleaved rows when its columns are contiguous.
-Narrow types are widened.
+The operand that feeds vectors (B) becomes panels of nr columns, the operand that feeds broadcasts (A) panels of mr rows;
+in both, step after step of k follows in memory, so that the register tile reads two ascending streams. Where k is the
+contiguous direction of an operand, squares of it are transposed in registers. Narrow types are widened.
 """
 
 from __future__ import annotations
@@ -39,16 +38,9 @@ class PackedColumns:
     vector: Callable[[tirx.Expr, int, tirx.Expr], tirx.Expr]
 
 
-def row_stride(plan: GemmPlan) -> int:
-    """Elements between packed rows of A: an odd number of vectors, so that rows fall into different sets of L1."""
-    vectors = -(-plan.kc // plan.lanes)
-    return (vectors + 1 - vectors % 2) * plan.lanes
-
-
-def rows_capacity(plan: GemmPlan, a: Operand) -> int:
-    """Elements of the buffer that holds a packed block of A."""
-    per_row = -(-plan.kc // plan.lanes) * plan.lanes if a.columns_contiguous else row_stride(plan)
-    return plan.mc * per_row
+def rows_capacity(plan: GemmPlan) -> int:
+    """Elements of the buffer that holds a packed block of A; the last panel may run over by a chunk of lanes."""
+    return plan.mc * plan.kc + plan.lanes * (plan.mr + 1)
 
 
 def columns_capacity(plan: GemmPlan) -> int:
@@ -68,55 +60,44 @@ def emit_pack_rows(
     plan: GemmPlan,
     dtype: str,
 ) -> PackedRows:
-    """Copies A[row : row + rows, start : start + depth]; rows beyond the last repeat it up to a multiple of mr."""
-    if a.columns_contiguous:
-        return _pack_interleaved(
-            s, a=a, target=target, row=row, rows=rows, start=start, depth=depth, plan=plan, dtype=dtype
-        )
-    stride, lanes = row_stride(plan), plan.lanes
-    with s.loop("row", round_up(rows, plan.mr)) as i:
-        source = s.bind("source", a.at(row + minimum(i, rows - 1), start))
-        if a.rows_contiguous:
-            with s.loop("chunk", ceil_div(depth, lanes)) as chunk:
-                mask = first_lanes(depth - chunk * lanes, lanes)
-                value = load_masked(a.buffer, source + chunk * lanes, mask, dtype, lanes)
-                s.store(target, tirx.Ramp(i * stride + chunk * lanes, index(1), lanes), value)
-        else:
-            with s.loop("p", depth) as p:
-                s.store(target, i * stride + p, load_scalar(a.buffer, source + p * a.col_stride, dtype))
-    return PackedRows(
-        buffer=target,
-        base=lambda panel: panel * (plan.mr * stride),
-        element=lambda base, i, p: tirx.BufferLoad(target, [base + i * stride + p]),
-    )
-
-
-def _pack_interleaved(
-    s: Statements,
-    *,
-    a: Operand,
-    target: tirx.Buffer,
-    row: tirx.Expr,
-    rows: tirx.Expr,
-    start: tirx.Expr,
-    depth: tirx.Expr,
-    plan: GemmPlan,
-    dtype: str,
-) -> PackedRows:
+    """Copies A[row : row + rows, start : start + depth] as panels of mr interleaved rows; rows beyond the last are
+    harmless."""
     mr, lanes = plan.mr, plan.lanes
     with s.loop("panel", ceil_div(rows, mr)) as panel:
         inside = s.bind("inside", minimum(rows - panel * mr, mr))
-        with s.loop("p", depth) as p:
-            source = s.bind("source", a.at(row + panel * mr, start + p))
-            for first in range(0, mr, lanes):
-                value = load_masked(a.buffer, source + first, first_lanes(inside - first, lanes), dtype, lanes)
-                kept = first_lanes(min(lanes, mr - first), lanes)
-                s.evaluate(store_masked(target, (panel * depth + p) * mr + first, kept, value))
+        first = s.bind("first", row + panel * mr)
+        if a.columns_contiguous:
+            with s.loop("p", depth) as p:
+                source = s.bind("source", a.at(first, start + p))
+                for i in range(0, mr, lanes):
+                    value = load_masked(a.buffer, source + i, first_lanes(inside - i, lanes), dtype, lanes)
+                    _emit_keep(s, target, (panel * depth + p) * mr + i, value, mr - i, lanes)
+        elif a.rows_contiguous:
+            # Panels ascend, so that what a last chunk writes beyond its panel is overwritten by the next panel.
+            with s.loop("chunk", ceil_div(depth, lanes)) as chunk:
+                step = s.bind("step", chunk * lanes)
+                mask = first_lanes(depth - step, lanes)
+                for i in range(0, mr, lanes):
+                    square = []
+                    for j in range(i, i + lanes):
+                        at = a.at(first + minimum(min(j, mr - 1), inside - 1), start + step)
+                        square.append(s.bind(f"row_{j}", load_masked(a.buffer, at, mask, dtype, lanes)))
+                    for p, value in enumerate(_emit_transpose(s, square)):
+                        _emit_keep(s, target, (panel * depth + step + p) * mr + i, value, mr - i, lanes)
+        else:
+            with s.loop("p", depth) as p, s.loop("i", mr) as i:
+                at = a.at(first + minimum(i, inside - 1), start + p)
+                s.store(target, (panel * depth + p) * mr + i, load_scalar(a.buffer, at, dtype))
     return PackedRows(
         buffer=target,
         base=lambda panel: panel * depth * mr,
         element=lambda base, i, p: tirx.BufferLoad(target, [base + p * mr + i]),
     )
+
+
+def _emit_keep(s: Statements, target: tirx.Buffer, at: tirx.Expr, value: tirx.Expr, width: int, lanes: int) -> None:
+    """Stores the first `width` lanes of a vector, or all of them."""
+    s.evaluate(store_masked(target, at, first_lanes(min(lanes, width), lanes), value))
 
 
 def emit_pack_columns(

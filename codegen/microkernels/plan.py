@@ -98,7 +98,7 @@ def plan_gemm(
         mc=mc,
         nc=nc,
         threads=facts.threads,
-        unroll=1,
+        unroll=4,
         skinny=4,
         fused=facts.has_fma,
     )

@@ -73,6 +73,13 @@ def store_masked(buffer: tirx.Buffer, at: tirx.Expr, mask: tirx.Expr, value: tir
     return tirx.call_llvm_intrin("void", "llvm.masked.store", value, address, mask)
 
 
+def prefetch(buffer: tirx.Buffer, at: tirx.Expr, *, write: bool = False) -> tirx.Expr:
+    """A call that asks for the cache line of an element, which need not exist, in all levels."""
+    address = tirx.address_of(tirx.BufferLoad(buffer, [at]))
+    intent, locality, data = (tirx.IntImm("int32", value) for value in (int(write), 3, 1))
+    return tirx.call_llvm_intrin("void", "llvm.prefetch", address, intent, locality, data)
+
+
 def load_aligned(buffer: tirx.Buffer, at: tirx.Expr, lanes: int) -> tirx.Expr:
     """A whole vector of one of our own buffers."""
     return tirx.BufferLoad(buffer, [tirx.Ramp(as_index(at), index(1), lanes) if lanes > 1 else at])
