@@ -166,6 +166,8 @@ class Flows:
             case Rank() | Read():
                 for condition in (*einsum.point_filter, *einsum.output_filter):
                     yield from _limits_from(condition, index, above=above)
+            case Cast() if above and (whole := _unwrapped(index)) is not None:
+                yield whole
             case Cast(value=value) if index.dtype.is_integer and value.dtype.is_integer:
                 if index.dtype.bits >= value.dtype.bits and index.dtype.is_signed:
                     yield from self._limits(value, einsum, above=above)
@@ -194,6 +196,8 @@ def _limits_from(condition: Expr, atom: Expr, *, above: bool) -> Iterable[Expr]:
                 if not left.dtype.is_integer:
                     continue
                 # left - right = atom + rest, so that atom is bounded by -rest.
+                if above and (whole := _unwrapped(right)) is not None:
+                    right = whole
                 left, right, own = _as_index(left), _as_index(right), _as_index(atom)
                 rest = simplify(op("sub", op("sub", left, right), own))
                 if own in walk(rest):
@@ -204,6 +208,18 @@ def _limits_from(condition: Expr, atom: Expr, *, above: bool) -> Iterable[Expr]:
                     yield op("sub", integer(1 if relation == "gt" else 0), rest)
         case _:
             return
+
+
+def _unwrapped(expr: Expr) -> Rank | None:
+    """The rank variable that a cast to a signed type brings to the type of ``parent[i]`` in ``parent[i] < i``.
+
+    It bounds the cast from above: wrapping makes an i ≥ 0 less, never more.
+    """
+    match expr:
+        case Cast(value=Rank() as variable) if expr.dtype.is_integer and expr.dtype.is_signed:
+            return variable
+        case _:
+            return None
 
 
 def _as_index(expr: Expr) -> Expr:

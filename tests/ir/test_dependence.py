@@ -150,6 +150,20 @@ def test_a_one_pass_attention_is_one_loop() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("body", "loop"),
+    [
+        ("P[n] = L[n, m] * Y[m]    where m < n\nY[n] = X[n] - P[n]", ["n < N", "P[n]", "Y[n]"]),
+        ("Y[n] = X[n] + (Y[I[n]] ?? 0)    where I[n] < n", ["n < N", "Y[n]"]),
+        ("S[0] = 1\nS[n+1] = S[n // 2] + X[n]\nY[n] = S[n+1]", ["n < N", "S[n+1]"]),
+        ("S[0] = 1\nS[n+1] = S[min(n, I[n])] + X[n]\nY[n] = S[n+1]", ["n < N", "S[n+1]"]),
+    ],
+)
+def test_conditions_bound_what_a_recurrence_reads(body: str, loop: list[object]) -> None:
+    # A triangular solve, a tree whose parents come first, a heap, any earlier generation.
+    assert loop in order(body, "(X: f32[N], L: f32[N, N], I: i32[N]) -> (Y: f32[N])")
+
+
 def test_generations_that_a_loop_must_keep() -> None:
     assert kept(LSTM, LSTM_SIGNATURE) == [{"C": (0, 2), "G": (0, 1), "H": (0, 2)}]
     # Y reads every generation of S; the inner loop of a table needs the row before.
