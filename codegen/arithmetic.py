@@ -62,7 +62,9 @@ def wrap(value: tirx.Expr, dtype: DType) -> tirx.Expr:
     return (value << cut) >> cut
 
 
-def _wide(operation: Callable[[tirx.Expr, tirx.Expr], tirx.Expr], a: tirx.Expr, b: tirx.Expr, dtype: DType) -> tirx.Expr:
+def _wide(
+    operation: Callable[[tirx.Expr, tirx.Expr], tirx.Expr], a: tirx.Expr, b: tirx.Expr, dtype: DType
+) -> tirx.Expr:
     held = computed(dtype)
     if held not in ("int32", "uint32"):
         return operation(a, b)
@@ -222,8 +224,10 @@ def apply(name: str, args: list[tirx.Expr], dtype: DType, bind: Bind) -> tirx.Ex
         case "div":
             return _divide(*args, dtype)
         case "neg":
-            return functions.negate(args[0]) if dtype.is_float else subtract(
-                literal(0, computed(dtype), lanes_of(args[0])), args[0], dtype
+            return (
+                functions.negate(args[0])
+                if dtype.is_float
+                else subtract(literal(0, computed(dtype), lanes_of(args[0])), args[0], dtype)
             )
         case "floordiv":
             return wrap(_floor_divide(*args, dtype, bind), dtype)

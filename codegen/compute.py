@@ -195,9 +195,7 @@ class ComputeEmitter:
         self._loops(s, compute.reduced, variables, (), take)
         return self._convert(at, acc.result(), acc.result_type)
 
-    def _take(
-        self, s: Statements, at: Evaluator, acc: Accumulator, where: tirx.Expr | None, copy: int = 0
-    ) -> None:
+    def _take(self, s: Statements, at: Evaluator, acc: Accumulator, where: tirx.Expr | None, copy: int = 0) -> None:
         value = self.compute.value
         count = acc.lanes
         coordinate = None
@@ -255,9 +253,7 @@ class ComputeEmitter:
 
         self._guarded(s, at, variables, body)
 
-    def _fold_block(
-        self, s: Statements, acc: Accumulator, lanes: Lanes, variables: Variables, copy: int
-    ) -> None:
+    def _fold_block(self, s: Statements, acc: Accumulator, lanes: Lanes, variables: Variables, copy: int) -> None:
         at = self.context.evaluator(s, variables, lanes)
         where = at.condition(self.compute.filter)
         if where is not None:
@@ -351,4 +347,3 @@ def _load(view: View, position: tirx.Expr, lanes: Lanes | None) -> tirx.Expr:
 def _positive(value: tirx.Expr) -> tirx.Expr | bool:
     known = constant(value)
     return value > 0 if known is None else known > 0
-

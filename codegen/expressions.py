@@ -75,9 +75,7 @@ class Evaluator:
 
     def at(self, lanes: Lanes | None, **variables: tirx.Expr) -> Evaluator:
         """An evaluator for other points, writing to the same statements."""
-        return Evaluator(
-            self.statements, self.views, self.sizes, {**self.variables, **variables}, lanes, self.scalars
-        )
+        return Evaluator(self.statements, self.views, self.sizes, {**self.variables, **variables}, lanes, self.scalars)
 
     def bind(self, value: tirx.Expr) -> tirx.Expr:
         """Computes a value once, however often it is used."""

@@ -53,9 +53,9 @@ class _Lowering:
         numbers = [tirx.Var(t.name, _scalar_type(t.value)) for t in scalars]
         s = self.statements
         self._lets(cascade)
-        arguments = [
-            self._argument(b) for b in self.program.buffers if b.scope in (Scope.INPUT, Scope.OUTPUT)
-        ]
+        for let in self.program.derived:
+            self.sizes[let.name] = s.bind(let.name, as_index(self._size(let.value, {})))
+        arguments = [self._argument(b) for b in self.program.buffers if b.scope in (Scope.INPUT, Scope.OUTPUT)]
         for tensor, number in zip(scalars, numbers, strict=True):
             held = computed(tensor.value)
             value = number if str(number.ty.dtype) == held else tirx.Cast(held, number)
@@ -88,7 +88,9 @@ class _Lowering:
         held = argument(buffer.dtype)
         size = max(1, buffer.dtype.bits // 8)
         declared = tirx.decl_buffer(shape, held, name=buffer.name, strides=strides, data_alignment=size)
-        flat = tirx.decl_buffer((index(1 << 40),), stored(buffer.dtype), name=f"{buffer.name}_flat", data_alignment=size)
+        flat = tirx.decl_buffer(
+            (index(1 << 40),), stored(buffer.dtype), name=f"{buffer.name}_flat", data_alignment=size
+        )
         self.statements.add(tirx.DeclBuffer(flat, data=declared.data))
         typed = None
         if buffer.dtype.name == "bf16":
@@ -136,11 +138,18 @@ class _Lowering:
                 self._loop(s, node, variables, serial=serial)
 
     def _loop(self, s: Statements, node: Loop, variables: Variables, *, serial: bool) -> None:
-        extent = as_index(self.context.evaluator(s, variables).value(node.extent))
+        at = self.context.evaluator(s, variables)
+        total = extent = s.bind("extent", as_index(at.value(node.extent)))
+        inner = [s.bind("extent", as_index(at.value(r.extent))) for r in node.inner]
+        for further in inner:
+            total = s.bind("total", total * further)
         kind = ForKind.PARALLEL if node.parallel and not serial else ForKind.SERIAL
-        with s.loop(node.variable, extent, kind=kind) as step:
-            at = s.bind(node.variable, extent - 1 - step) if node.reverse else step
-            inside = {**variables, node.variable: at}
+        with s.loop(node.variable, total, kind=kind) as step:
+            inside = dict(variables)
+            for r, further in zip(reversed(node.inner), reversed(inner), strict=True):
+                inside[r.name] = s.bind(r.name, tirx.truncmod(step, further))
+                step = s.bind("rest", tirx.truncdiv(step, further))
+            inside[node.variable] = s.bind(node.variable, extent - 1 - step) if node.reverse else step
             for buffer in node.buffers:
                 self._allocate(s, buffer, inside)
             self._nodes(s, node.body, inside, serial=serial or node.parallel)

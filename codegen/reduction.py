@@ -145,4 +145,3 @@ class Accumulator:
 
 def _ramp(lanes: int, start: int = 0) -> tirx.Expr:
     return index(start) if lanes == 1 else tirx.Ramp(index(start), index(1), lanes)
-

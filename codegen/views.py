@@ -102,9 +102,7 @@ def store_vector(view: View, at: tirx.Expr, value: tirx.Expr, lanes: int, mask: 
     address = tirx.address_of(tirx.BufferLoad(view.flat, [at]))
     raw = encode(value, view.dtype, lanes)
     return tirx.Evaluate(
-        tirx.call_llvm_intrin(
-            "void", "llvm.masked.store", raw, address, full_mask(lanes) if mask is None else mask
-        )
+        tirx.call_llvm_intrin("void", "llvm.masked.store", raw, address, full_mask(lanes) if mask is None else mask)
     )
 
 

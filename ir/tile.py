@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
-from .cascade import Cascade, Origin, RankExtent
+from .cascade import Cascade, Let, Origin, RankExtent
 from .expr import Expr
 from .types import DType
 
@@ -111,12 +111,14 @@ class Fill:
 class Loop:
     """``body`` for each value of ``variable``, 0 … extent - 1 (from the end when ``reverse``).
 
-    ``buffers`` are allocated anew in every iteration (of a parallel loop: in every thread).
+    ``buffers`` are allocated anew in every iteration (of a parallel loop: in every thread). ``inner`` are further
+    variables that the loop runs through for each value of the first: one flat iteration, so that threads share it evenly.
     """
 
     variable: str
     extent: Expr
     body: tuple[Node, ...]
+    inner: tuple[RankExtent, ...] = ()
     parallel: bool = False
     reverse: bool = False
     buffers: tuple[Buffer, ...] = ()
@@ -135,11 +137,15 @@ Node = Compute | Fill | Loop | When
 
 @dataclass(frozen=True, kw_only=True)
 class TileProgram:
-    """A whole kernel. ``cascade`` keeps the signature (parameters, results, sizes, lets) and the mathematics."""
+    """A whole kernel. ``cascade`` keeps the signature (parameters, results, sizes, lets) and the mathematics.
+
+    ``derived`` are sizes that the passes introduced (the rows of a tile), computed once at the start of a call.
+    """
 
     cascade: Cascade
     buffers: tuple[Buffer, ...]
     body: tuple[Node, ...]
+    derived: tuple[Let, ...] = ()
     decisions: tuple[Decision, ...] = ()
 
     @property

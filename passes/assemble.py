@@ -1,33 +1,46 @@
-"""Cascade to tile program: buffers for all tensors, one Compute (or a few) for each Einsum, loops for iterative ranks.
+"""Cascade to tile program: buffers for all tensors, groups of Einsums in shared loops, loops for iterative ranks.
 
 Requires: a verified cascade. Guarantees: the program computes what the cascade says, with absence explicit; loops carry only
-ranks that the dependences force to be sequential, and independent ranks of a recurrence are spread over threads around it.
+ranks that the dependences force to be sequential; what one group passes along internally is no larger than its tiles.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
-from ..ir.cascade import Cascade, Einsum, Origin, RankExtent, Role, Tensor
+from ..ir.cascade import Cascade, Let, RankExtent, Role, Tensor
 from ..ir.dependence import Loop as Sequential
 from ..ir.dependence import Step, Straight, einsums_of, schedule
 from ..ir.diagnostics import error
-from ..ir.expr import Const, Expr, Op, Rank, Read, Select, integer, op, rank, ranks_of, real, substitute
+from ..ir.expr import Expr, Read, integer, op, rank, size, substitute, walk
 from ..ir.index import equal
-from ..ir.operators import REDUCTIONS
-from ..ir.tile import Buffer, Compute, Decision, Fill, Loop, MatrixProduct, Method, Node, Scope, TileProgram, When
+from ..ir.tile import Buffer, Compute, Decision, Fill, Loop, Node, Scope, TileProgram, When
 from ..ir.types import BOOL, F32, DType, QuantType
 from . import contraction
-from .independent import independent_ranks
+from .grouping import Group, MergedLoop, form_groups
+from .independent import Independent
 from .methods import choose
-from .presence import FALSE, TRUE, Explicit, PresenceAnalysis, Stored, conjunction
+from .placement import Local, Placement, local_shape, local_tensors
+from .presence import PresenceAnalysis, Stored
+from .realise import Surroundings, Workspace, compute_of, finite_flag, mask_of, nodes_of, scatter
+from .tighten import conjuncts, tighten
 
-CHUNK = 64
-"""Points of an independent rank that one task of a recurrence carries through all steps: a few vectors."""
+ROWS_OF_A_PRODUCT = 128
+"""Points of the cut rank in one tile, where a matrix product is done tile by tile: its operand is packed anew for each."""
+
+STEPS_TOGETHER = 64
+"""Points of the cut rank that one task carries through a recurrence: a few vectors."""
+
+TILE_ELEMENTS = 1 << 16
+"""Elements of all tiles of a thread together: a quarter of a megabyte of f32, within its L2 cache."""
+
+LONGEST_RUN = 4096
+"""Points of one task when the only rank of a group is the one that fills the vectors."""
 
 
 def assemble(cascade: Cascade) -> TileProgram:
-    """The tile program of a cascade, every Einsum on its own.
+    """The tile program of a cascade.
 
     Raises EinfallError E1204 for quantised storage, which no code generator reads yet.
     """
@@ -40,19 +53,29 @@ class _Assembly:
         self.presence = PresenceAnalysis(cascade)
         self.steps = schedule(cascade)
         self.explicit = self.presence.run(self.steps)
-        self.buffers: dict[str, Buffer] = {}
+        self.workspace = Workspace()
         self.first: list[Node] = []
+        self.derived: list[Let] = []
         self.decisions: list[Decision] = []
+        self.flags: dict[str, str] = {}
+        self.names = 0
 
     def program(self) -> TileProgram:
         for tensor in self.cascade.tensors:
             if tensor.role is not Role.SCALAR:
                 self._tensor(tensor)
-        body = [node for step in self.steps for node in self._step(step, {})]
+        masks = {t for t, p in self.presence.presence.items() if isinstance(p, Stored)}
+        alone = frozenset(i for i, e in enumerate(self.cascade.einsums) if e.scatter or e.target in masks)
+        body: list[Node] = []
+        for group in form_groups(self.cascade, self.steps, alone):
+            body += self._group(group, frozenset(masks))
+        inside = {b.name for node in body for b in _loop_buffers(node)}
+        kept = tuple(b for b in self.workspace.buffers.values() if b.name not in inside)
         return TileProgram(
             cascade=self.cascade,
-            buffers=tuple(self.buffers.values()),
+            buffers=kept,
             body=(*self.first, *body),
+            derived=tuple(self.derived),
             decisions=tuple(self.decisions),
         )
 
@@ -64,262 +87,310 @@ class _Assembly:
                 "E1204",
                 f"`{tensor.name}` has the quantised type `{tensor.dtype}`, which cannot be compiled yet",
                 span=tensor.origin.span,
-                help="dequantise it before the call and declare it as f32; `einfall.interpret` is bound by the same limit",
+                help="dequantise it before the call and declare it as f32",
             )
         scope = {Role.RESULT: Scope.OUTPUT, Role.LOCAL: Scope.WORKSPACE}.get(tensor.role, Scope.INPUT)
         # An unannotated 16-bit intermediate states a minimum precision only: f32 saves its rounding.
         small = tensor.role is Role.LOCAL and not tensor.annotated and tensor.value.is_float and tensor.value.bits < 32
-        self._buffer(tensor.name, F32 if small else tensor.value, tensor.shape, scope)
+        self.workspace.add(tensor.name, F32 if small else tensor.value, tensor.shape, scope)
         presence = self.presence.presence.get(tensor.name)
-        if isinstance(presence, Stored):
-            self._buffer(presence.mask, BOOL, tensor.shape, Scope.WORKSPACE)
-        writers = self.cascade.writers(tensor.name)
-        if isinstance(presence, Stored) and writers:
+        if isinstance(presence, Stored) and self.cascade.writers(tensor.name):
+            self.workspace.add(presence.mask, BOOL, tensor.shape)
             self.first.append(Fill(target=presence.mask, value=False))
             self.first.append(Fill(target=tensor.name, value=_zero(tensor.value)))
 
-    def _buffer(self, name: str, dtype: DType, shape: tuple[Expr, ...], scope: Scope) -> str:
-        self.buffers[name] = Buffer(name=name, dtype=dtype, shape=shape, scope=scope)
-        return name
+    def _finite(self, tensor: str) -> str | None:
+        """The flag that tells whether a float argument has only finite elements; made on first demand."""
+        declared = self.cascade.by_name.get(tensor)
+        if declared is None or declared.role not in (Role.INPUT, Role.CONST) or not declared.value.is_float:
+            return None
+        if tensor not in self.flags:
+            name = self.workspace.add(f"{tensor}.finite", BOOL, ())
+            self.flags[tensor] = name
+            self.first.append(finite_flag(name, tensor, declared.shape, declared.value))
+        return self.flags[tensor]
 
     def _decide(self, subject: str, chosen: str, because: str) -> None:
-        self.decisions.append(Decision(made_by="assemble", subject=subject, chosen=chosen, because=because))
+        self.decisions.append(Decision(made_by="group", subject=subject, chosen=chosen, because=because))
+
+    def _fresh(self, name: str) -> str:
+        self.names += 1
+        return f"{name}.{self.names}"
+
+    # -- groups ------------------------------------------------------------------------------------------------------
+
+    def _group(self, group: Group, masks: frozenset[str]) -> list[Node]:
+        members = group.members
+        if not group.classes or (len(members) == 1 and isinstance(group.steps[0], Straight)):
+            return [node for step in group.steps for node in self._step(step, Placement(), serial=False)]
+        whole, cut = self._around(group)
+        fixed: dict[int, dict[str, Expr]] = {i: {} for i in members}
+        loops: list[RankExtent] = []
+        for found in whole:
+            name = self._fresh(found.variables[members[0]])
+            loops.append(RankExtent(name=name, extent=found.extent))
+            for i in members:
+                fixed[i][found.variables[i]] = rank(name)
+        local = local_tensors(self.cascade, members, whole, cut, group.sequence, masks)
+        points = self._points(group, cut, local)
+        tile = self._fresh(cut.variables[members[0]])
+        loops.append(RankExtent(name=tile, extent=op("ceildiv", cut.extent, points)))
+        start = op("mul", rank(tile), points)
+        placement = Placement(
+            fixed=fixed,
+            cut={i: (cut.variables[i], start, points, cut.extent) for i in members},
+            locals=local,
+        )
+        self._remember(group, whole, cut, local)
+        buffers = self._tiles(local, points)
+        body: list[Node] = []
+        if group.sequence is None:
+            for step in group.steps:
+                body += self._step(step, placement, serial=True, buffers=buffers)
+        else:
+            body = self._sequence(group.sequence, placement, buffers)
+        first, *inner = loops
+        return [
+            Loop(
+                variable=first.name,
+                extent=first.extent,
+                inner=tuple(inner),
+                body=tuple(body),
+                parallel=True,
+                buffers=tuple(buffers),
+            )
+        ]
+
+    def _around(self, group: Group) -> tuple[list[Independent], Independent]:
+        """The independent ranks that the loops go through whole, and the one that is cut into tiles.
+
+        The rank that most Einsums vectorise stays inside, if there is another.
+        """
+        wanted = Counter(
+            chosen.vector for i in group.members for chosen in (choose(compute_of(self.explicit[i])),) if chosen.vector
+        )
+        classes = list(group.classes)
+        if len(classes) > 1:
+            votes = [sum(wanted[v] for v in set(c.variables.values())) for c in classes]
+            if max(votes) * 2 > len(group.members):
+                del classes[votes.index(max(votes))]
+        *whole, cut = classes
+        return whole, cut
+
+    def _points(self, group: Group, cut: Independent, local: dict[str, Local]) -> Expr:
+        """The points of the cut rank in one tile: a fixed number, or what a thread's tiles leave room for."""
+        lanes = [choose(compute_of(self.explicit[i])).vector == cut.variables[i] for i in group.members]
+        if (
+            any(isinstance(step, Sequential) for step in group.steps)
+            and group.sequence is not None
+            and not any(self._is_product(i) for i in group.members)
+        ):
+            return integer(STEPS_TOGETHER)
+        if all(lanes):
+            return integer(LONGEST_RUN)
+        largest = ROWS_OF_A_PRODUCT if any(self._is_product(i) for i in group.members) else STEPS_TOGETHER
+        row: Expr = integer(1)
+        for name, held in local.items():
+            extents = [
+                e
+                for d, e in enumerate(self.cascade.by_name[name].shape)
+                if d not in held.dropped and d not in (held.cut, held.generation)
+            ]
+            total: Expr = integer(1)
+            for extent in extents:
+                total = op("mul", total, extent)
+            row = op("add", row, total)
+        room = op("floordiv", integer(TILE_ELEMENTS), op("max", row, integer(1)))
+        least = 16 if largest == ROWS_OF_A_PRODUCT else 1
+        name = self._fresh("tile")
+        value = op("min", integer(largest), op("max", integer(least), room))
+        self.derived.append(Let(name=name, value=value))
+        return size(name)
+
+    def _is_product(self, member: int) -> bool:
+        einsum = self.cascade.einsums[member]
+        if einsum.reduction != "+" or not einsum.accumulator.is_float or einsum.scatter:
+            return False
+        roles = contraction.split(einsum.value, einsum.reduced, einsum.output_ranks, einsum.accumulator)
+        return roles is not None and (
+            contraction.assign(roles, einsum.coords, einsum.output_ranks, einsum.reduced) is not None
+        )
+
+    def _tiles(self, local: dict[str, Local], points: Expr) -> list[Buffer]:
+        made = []
+        for name, held in local.items():
+            buffer = self.workspace.buffers[name]
+            tile = Buffer(
+                name=name, dtype=buffer.dtype, shape=local_shape(buffer.shape, held, points), scope=Scope.TILE
+            )
+            self.workspace.buffers[name] = tile
+            made.append(tile)
+            if held.following is not None:
+                made.append(replace(tile, name=held.following))
+                self.workspace.buffers[held.following] = made[-1]
+        return made
+
+    def _remember(self, group: Group, whole: list[Independent], cut: Independent, local: dict[str, Local]) -> None:
+        first = group.members[0]
+        names = dict.fromkeys(self.cascade.einsums[i].target for i in group.members)
+        ranks = [*(c.variables[first] for c in whole), f"tiles of {cut.variables[first]}"]
+        inside = f"; {', '.join(local)} never leave their thread's tile" if local else ""
+        merged = group.sequence
+        if merged is not None:
+            inside = f", then one loop over {merged.variables[merged.body[0]]}{inside}"
+        self._decide(
+            ", ".join(names),
+            f"one loop over {', '.join(ranks)}{inside}",
+            f"no dependence among them crosses {', '.join(c.variables[first] for c in (*whole, cut))}",
+        )
+
+    def _sequence(self, merged: MergedLoop, placement: Placement, buffers: list[Buffer]) -> list[Node]:
+        """The merged loop of a group, what comes before and after it, and the hand-over of its states."""
+        before = [n for i in merged.before for n in self._einsum(i, placement, serial=True, buffers=buffers)]
+        variable = self._fresh(merged.variables[merged.body[0]])
+        fixed = {i: dict(v) for i, v in placement.fixed.items()}
+        for i in merged.body:
+            fixed[i][merged.variables[i]] = rank(variable)
+        inner = replace(placement, fixed=fixed)
+        body = [n for i in merged.body for n in self._einsum(i, inner, serial=True, buffers=buffers)]
+        for name, held in placement.locals.items():
+            if held.following is not None:
+                body.append(self._copy(name, held.following))
+        loop = Loop(variable=variable, extent=merged.extent, reverse=merged.reverse, body=tuple(body))
+        after = [n for i in merged.after for n in self._einsum(i, placement, serial=True, buffers=buffers)]
+        return [*before, loop, *after]
+
+    def _copy(self, target: str, source: str) -> Compute:
+        buffer = self.workspace.buffers[target]
+        names = [f"d{d}" for d in range(len(buffer.shape))]
+        coords = tuple(rank(n) for n in names)
+        return choose(
+            Compute(
+                target=target,
+                indices=coords,
+                value=Read(tensor=source, indices=coords, dtype=buffer.dtype),
+                ranks=tuple(RankExtent(name=n, extent=e) for n, e in zip(names, buffer.shape, strict=True)),
+                accumulator=buffer.dtype,
+            )
+        )
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
-    def _step(self, step: Step, fixed: dict[int, dict[str, Expr]]) -> list[Node]:
+    def _step(
+        self, step: Step, placement: Placement, *, serial: bool, buffers: list[Buffer] | None = None
+    ) -> list[Node]:
         match step:
             case Straight(einsum=i):
-                return self._einsum(i, fixed.get(i, {}), in_loop=bool(fixed))
+                return self._einsum(i, placement, serial=serial, buffers=buffers)
             case Sequential():
-                return self._sequential(step, fixed)
+                return self._sequential(step, placement, serial=serial, buffers=buffers)
 
-    def _sequential(self, step: Sequential, fixed: dict[int, dict[str, Expr]]) -> list[Node]:
-        """A loop over an iterative rank; ranks that no dependence crosses go around it, over threads."""
+    def _sequential(
+        self, step: Sequential, placement: Placement, *, serial: bool, buffers: list[Buffer] | None
+    ) -> list[Node]:
+        """A loop over an iterative rank as the schedule has it."""
         members = einsums_of(step)
         variable = self._fresh(step.variables[members[0]])
-        inside = {i: dict(fixed.get(i, {})) for i in members}
+        fixed = {i: dict(placement.fixed.get(i, {})) for i in members}
         for i, name in step.variables.items():
-            inside[i][name] = rank(variable)
-        independent = [] if fixed else independent_ranks(self.cascade, step)
-        chunked = {}
-        around: list[tuple[str, Expr]] = []
-        if independent:
-            *whole, last = independent
-            for ranks in whole:
-                name = self._fresh(next(iter(ranks.values())))
-                around.append((name, self.cascade.einsums[members[0]].extent(ranks[members[0]])))
-                for i in members:
-                    inside[i][ranks[i]] = rank(name)
-            name = self._fresh(next(iter(last.values())))
-            extent = self.cascade.einsums[members[0]].extent(last[members[0]])
-            around.append((name, op("ceildiv", extent, integer(CHUNK))))
-            chunked = {i: (last[i], name, extent) for i in members}
-            names = ", ".join(next(iter(r.values())) for r in independent)
-            self._decide(
-                variable, f"steps of `{step.variables[members[0]]}` inside, `{names}` outside over threads",
-                "no dependence of the loop crosses these ranks",
-            )
+            fixed[i][name] = rank(variable)
+        inner = replace(placement, fixed={**placement.fixed, **fixed})
         body: list[Node] = []
-        self._chunked, outer_chunks = chunked, getattr(self, "_chunked", {})
-        for inner in step.body:
-            nodes = self._step(inner, inside)
-            for i in einsums_of(inner):
-                own = self.cascade.einsums[i].extent(step.variables[i])
-                if not equal(own, step.extent, self.presence.lets):
-                    nodes = [When(condition=op("lt", rank(variable), own), body=tuple(nodes))]
-                    break
+        for part in step.body:
+            nodes = self._step(part, inner, serial=serial, buffers=buffers)
+            shorter = [
+                own
+                for i in einsums_of(part)
+                if not equal(own := self.cascade.einsums[i].extent(step.variables[i]), step.extent, self.presence.lets)
+            ]
+            if shorter:
+                nodes = [When(condition=op("lt", rank(variable), shorter[0]), body=tuple(nodes))]
             body += nodes
-        self._chunked = outer_chunks
-        node: Node = Loop(variable=variable, extent=step.extent, reverse=step.reverse, body=tuple(body))
-        for position, (name, extent) in reversed(list(enumerate(around))):
-            node = Loop(variable=name, extent=extent, body=(node,), parallel=position == 0)
-        return [node]
-
-    def _fresh(self, name: str) -> str:
-        self._loops = getattr(self, "_loops", 0) + 1
-        return f"{name}.{self._loops}"
+        return [Loop(variable=variable, extent=step.extent, reverse=step.reverse, body=tuple(body))]
 
     # -- Einsums -----------------------------------------------------------------------------------------------------
 
-    def _einsum(self, index: int, fixed: dict[str, Expr], *, in_loop: bool) -> list[Node]:
+    def _einsum(self, index: int, placement: Placement, *, serial: bool, buffers: list[Buffer] | None) -> list[Node]:
         explicit = self.explicit[index]
-        compute = self._fixed(index, self._compute(explicit), fixed)
+        einsum = explicit.einsum
+        own_tile = einsum.target in placement.locals
+        compute = tighten(self._placed(index, compute_of(explicit), placement), outputs=own_tile)
         nodes: list[Node] = []
         if explicit.mask is not None:
-            nodes.append(choose(self._fixed(index, self._mask(explicit, explicit.mask), fixed)))
-        if explicit.einsum.scatter:
-            return [*nodes, *self._scatter(explicit.einsum, compute, in_loop=in_loop)]
-        return [*nodes, *self._contraction(index, compute)]
+            nodes.append(choose(self._placed(index, mask_of(explicit, explicit.mask), placement)))
+        if einsum.scatter:
+            filled, combined = scatter(self.workspace, einsum, compute)
+            if placement.fixed:  # inside a loop: the target collects over all its generations
+                self.first += filled
+                return [*nodes, *combined]
+            return [*nodes, *filled, *combined]
+        around = Surroundings(buffers=self.workspace.buffers, zeros=self._zeros(index, placement), finite=self._finite)
+        made, extra = nodes_of(compute, around, own_tile=own_tile)
+        for buffer in extra:
+            if buffers is not None and serial:
+                whole = replace(buffer, shape=self.workspace.buffers[compute.target].shape) if own_tile else buffer
+                buffers.append(self._tile_sum(whole, placement, index))
+            else:
+                self.workspace.buffers[buffer.name] = replace(
+                    buffer, shape=self.workspace.buffers[compute.target].shape, scope=Scope.WORKSPACE
+                )
+        return [*nodes, *made]
 
-    def _compute(self, explicit: Explicit) -> Compute:
-        einsum = explicit.einsum
-        reduction = einsum.reduction
-        condition, filtered = explicit.condition, explicit.filter
-        if reduction is None:
-            condition, filtered = conjunction([condition, filtered]), TRUE
-        return Compute(
-            target=einsum.target,
-            indices=einsum.coords,
-            value=explicit.value,
-            ranks=einsum.ranks,
-            reduction=reduction,
-            reduced=einsum.reduced if reduction is not None else (),
-            filter=None if filtered == TRUE else filtered,
-            condition=None if condition == TRUE else condition,
-            scatter=einsum.scatter,
-            accumulator=einsum.accumulator,
-            origin=einsum.origin,
-        )
+    def _tile_sum(self, buffer: Buffer, placement: Placement, index: int) -> Buffer:
+        """A tile for the wide sums of a contraction; its extents may not depend on the place of the tile."""
+        cut = placement.cut.get(index)
+        shape = tuple(cut[2] if cut is not None and _mentions(extent, cut[1]) else extent for extent in buffer.shape)
+        return replace(buffer, shape=shape)
 
-    def _mask(self, explicit: Explicit, mask: str) -> Compute:
-        einsum = explicit.einsum
-        present = [explicit.condition] if einsum.reduction is not None else [explicit.condition, explicit.filter]
-        return Compute(
-            target=mask,
-            indices=einsum.coords,
-            value=conjunction(present),
-            ranks=tuple(r for r in einsum.ranks if r.name not in einsum.reduced),
-            accumulator=BOOL,
-            origin=einsum.origin,
-        )
+    def _zeros(self, index: int, placement: Placement) -> dict[str, frozenset[Expr]]:
+        """By tensor that an Einsum reads: the conditions outside which it holds zeros."""
+        einsum = self.cascade.einsums[index]
+        extents = {r.name: r.extent for r in einsum.ranks}
+        found: dict[str, frozenset[Expr]] = {}
+        for read in einsum.reads():
+            writers = self.cascade.writers(read.tensor)
+            if writers and all(w.reduction is None and not w.scatter for w in writers):
+                present = self._put(self.presence.present(read, extents), index, placement)
+                found[read.tensor] = frozenset(conjuncts(present))
+        return found
 
-    def _fixed(self, index: int, compute: Compute, fixed: dict[str, Expr]) -> Compute:
-        """``compute`` with the ranks that surrounding loops hold replaced by the loops' variables."""
-        ranks = dict(fixed)
+    def _put(self, expr: Expr, index: int, placement: Placement) -> Expr:
+        return substitute(placement.localise(expr, index), ranks=placement.ranks(index))
+
+    def _placed(self, index: int, compute: Compute, placement: Placement) -> Compute:
+        """``compute`` as it looks inside the loops and tiles of ``placement``."""
+        fixed = placement.fixed.get(index, {})
+        target, indices = compute.target, compute.indices
+        if target in placement.locals:
+            target, indices = placement.place(target, indices, index)
         extents = {r.name: r.extent for r in compute.ranks}
-        chunk = getattr(self, "_chunked", {}).get(index)
-        if chunk is not None:
-            name, outer, extent = chunk
-            start = op("mul", rank(outer), integer(CHUNK))
-            ranks[name] = op("add", start, rank(name))
-            extents[name] = op("min", integer(CHUNK), op("sub", extent, start))
-
-        def put(expr: Expr) -> Expr:
-            return substitute(expr, ranks=ranks)
-
+        if index in placement.cut:
+            variable, start, points, extent = placement.cut[index]
+            extents[variable] = op("min", points, op("sub", extent, start))
         return replace(
             compute,
-            indices=tuple(put(i) for i in compute.indices),
-            value=put(compute.value),
-            filter=None if compute.filter is None else put(compute.filter),
-            condition=None if compute.condition is None else put(compute.condition),
-            ranks=tuple(
-                RankExtent(name=r.name, extent=extents[r.name]) for r in compute.ranks if r.name not in fixed
-            ),
+            target=target,
+            indices=tuple(self._put(i, index, placement) for i in indices),
+            value=self._put(compute.value, index, placement),
+            filter=None if compute.filter is None else self._put(compute.filter, index, placement),
+            condition=None if compute.condition is None else self._put(compute.condition, index, placement),
+            ranks=tuple(RankExtent(name=r.name, extent=extents[r.name]) for r in compute.ranks if r.name not in fixed),
         )
 
-    # -- scatter -----------------------------------------------------------------------------------------------------
 
-    def _scatter(self, einsum: Einsum, compute: Compute, *, in_loop: bool) -> list[Node]:
-        """Fill with the identity, then combine; sums of small floats go through a buffer of the accumulator's type."""
-        assert einsum.reduction is not None
-        held = self.buffers[einsum.target]
-        identity = REDUCTIONS[einsum.reduction].identity(einsum.accumulator)
-        if held.dtype == einsum.accumulator or in_loop:
-            fill = Fill(target=einsum.target, value=_representable(identity, held.dtype))
-            if in_loop:
-                self.first.append(fill)
-                return [choose(compute)]
-            return [fill, choose(compute)]
-        total = self._buffer(f"{einsum.target}.sum", einsum.accumulator, held.shape, Scope.WORKSPACE)
-        names = [f"d{d}" for d in range(len(held.shape))]
-        coords = tuple(rank(n) for n in names)
-        copy = Compute(
-            target=einsum.target,
-            indices=coords,
-            value=Read(tensor=total, indices=coords, dtype=einsum.accumulator),
-            ranks=tuple(RankExtent(name=n, extent=e) for n, e in zip(names, held.shape, strict=True)),
-            accumulator=einsum.accumulator,
-        )
-        return [Fill(target=total, value=identity), choose(replace(compute, target=total)), choose(copy)]
-
-    # -- contractions ------------------------------------------------------------------------------------------------
-
-    def _contraction(self, index: int, compute: Compute) -> list[Node]:
-        """``compute`` on the matrix-product micro-kernel where it is one, else with the method that suits it."""
-        generic = choose(compute)
-        target = self.buffers[compute.target]
-        if compute.reduction != "+" or compute.accumulator.name not in ("f32", "f64") or compute.scatter:
-            return [generic]
-        roles = contraction.split(compute.value, compute.reduced, compute.output_ranks, compute.accumulator)
-        if roles is None:
-            return [generic]
-        product = contraction.assign(roles, compute.indices, compute.output_ranks, compute.reduced)
-        if product is None or _tiny(compute, product):
-            return [generic]
-        if compute.filter is not None or not (contraction.is_plain(product.left) and contraction.is_plain(product.right)):
-            return [generic]
-        used = [r for r in compute.output_ranks if r in (product.rows, product.columns)]
-        others = len(compute.reduced) > 1
-        epilogue = [("mul" if k == "mul" else "div", f) for k, f in product.scale]
-        finishing = compute.condition is not None or (
-            bool(epilogue) and (others or not all(contraction.fits_epilogue(f) for _, f in epilogue))
-        )
-        needs_buffer = target.dtype != compute.accumulator
-        name = compute.target
-        ranks = tuple(r for r in compute.ranks if r.name in compute.output_ranks)
-        coords = compute.indices
-        if needs_buffer and not self._whole(compute):
-            return [generic]
-        if needs_buffer:
-            name = self._buffer(f"{compute.target}.sum{index}", compute.accumulator, target.shape, Scope.WORKSPACE)
-        scale = () if finishing else product.scale
-        main = replace(
-            generic,
-            target=name,
-            condition=None,
-            method=Method.CONTRACTION,
-            vector=None,
-            parallel=tuple(r for r in compute.output_ranks if r not in used),
-            product=replace(product, scale=scale),
-        )
-        if not finishing and not needs_buffer:
-            return [main]
-        value: Expr = Read(tensor=name, indices=coords, dtype=compute.accumulator)
-        for kind, factor in product.scale if finishing else ():
-            value = Op(op=kind, args=(value, _as_type(factor, compute.accumulator)), dtype=compute.accumulator)
-        finish = Compute(
-            target=compute.target,
-            indices=coords,
-            value=value,
-            ranks=ranks,
-            condition=compute.condition,
-            accumulator=compute.accumulator,
-            origin=compute.origin,
-        )
-        return [main, choose(finish)]
-
-    def _whole(self, compute: Compute) -> bool:
-        """Whether the coordinates are plain ranks, so that a buffer of the target's shape holds the sums."""
-        return all(isinstance(i, Rank) for i in compute.indices)
+def _mentions(expr: Expr, part: Expr) -> bool:
+    return any(node == part for node in walk(expr))
 
 
-def _as_type(expr: Expr, dtype: DType) -> Expr:
-    from ..ir.expr import Cast
-
-    return expr if expr.dtype == dtype else Cast(value=expr, dtype=dtype)
-
-
-def _tiny(compute: Compute, product: MatrixProduct) -> bool:
-    """Whether fixed extents are too small for packing and register tiles to pay."""
-    points = 1
-    for name in (product.rows, product.columns, product.inner):
-        extent = integer(1) if name is None else compute.extent(name)
-        if not isinstance(extent, Const):
-            return False
-        points *= int(extent.value)
-    return points < 512
+def _loop_buffers(node: Node) -> tuple[Buffer, ...]:
+    match node:
+        case Loop(buffers=buffers, body=body):
+            return (*buffers, *(b for inner in body for b in _loop_buffers(inner)))
+        case When(body=body):
+            return tuple(b for inner in body for b in _loop_buffers(inner))
+        case _:
+            return ()
 
 
 def _zero(dtype: DType) -> int | float | bool:
     return False if dtype.is_bool else 0.0 if dtype.is_float else 0
-
-
-def _representable(value: int | float | bool, dtype: DType) -> int | float | bool:
-    if dtype.is_float or dtype.is_bool:
-        return value
-    return int(max(dtype.minimum, min(dtype.maximum, value)))
-
-
-__all__ = ["CHUNK", "FALSE", "Origin", "Select", "assemble", "ranks_of", "real"]

@@ -31,15 +31,15 @@ def factors(value: Expr, accumulator: DType) -> list[tuple[str, Expr]]:
             return [*factors(a, accumulator), *factors(b, accumulator)]
         case Op(op="div", args=(a, b)) if value.dtype.is_float:
             return [*factors(a, accumulator), ("div", b)]
-        case Cast(value=inner) if inner.dtype.is_float and value.dtype.is_float and inner.dtype.bits <= value.dtype.bits:
+        case Cast(value=inner) if (
+            inner.dtype.is_float and value.dtype.is_float and inner.dtype.bits <= value.dtype.bits
+        ):
             return factors(inner, accumulator)
         case _:
             return [("mul", value)]
 
 
-def split(
-    value: Expr, reduced: tuple[str, ...], outputs: tuple[str, ...], accumulator: DType
-) -> Roles | None:
+def split(value: Expr, reduced: tuple[str, ...], outputs: tuple[str, ...], accumulator: DType) -> Roles | None:
     """The factors of a sum over ``reduced`` in two groups that meet in a reduced rank, each with its own output ranks."""
     inside: list[Expr] = []
     scale: list[tuple[str, Expr]] = []
@@ -70,7 +70,9 @@ def _one(like: Expr) -> Const:
 def _product(parts: list[Expr]) -> Expr:
     result = parts[0]
     for part in parts[1:]:
-        result = Op(op="mul", args=(result, part), dtype=result.dtype if result.dtype.bits >= part.dtype.bits else part.dtype)
+        result = Op(
+            op="mul", args=(result, part), dtype=result.dtype if result.dtype.bits >= part.dtype.bits else part.dtype
+        )
     return result
 
 
@@ -81,7 +83,9 @@ def is_plain(expr: Expr) -> bool:
     return all(affine(i) is not None and not reads_of(i) for i in expr.indices)
 
 
-def assign(roles: Roles, target: tuple[Expr, ...], outputs: tuple[str, ...], reduced: tuple[str, ...]) -> MatrixProduct | None:
+def assign(
+    roles: Roles, target: tuple[Expr, ...], outputs: tuple[str, ...], reduced: tuple[str, ...]
+) -> MatrixProduct | None:
     """Gives every rank its role in the matrix product; None where there is none worth a micro-kernel."""
     left, right = set(ranks_of(roles.left)), set(ranks_of(roles.right))
     inner = [r for r in reduced if r in left and r in right]

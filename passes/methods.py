@@ -121,9 +121,9 @@ def _fold_share(compute: Compute, rank: str) -> float:
 
 def _shares_nothing(compute: Compute, rank: str) -> bool:
     """Whether the target's place or the filter differ from lane to lane in a way that vectors cannot express."""
-    data_dependent = any(
-        rank in ranks_of(i) and not _is_direct(i, rank) for i in compute.indices
-    ) or rank not in {r for i in compute.indices for r in ranks_of(i)}
+    data_dependent = any(rank in ranks_of(i) and not _is_direct(i, rank) for i in compute.indices) or rank not in {
+        r for i in compute.indices for r in ranks_of(i)
+    }
     return data_dependent or (compute.filter is not None and rank in ranks_of(compute.filter))
 
 

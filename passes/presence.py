@@ -219,9 +219,7 @@ class PresenceAnalysis:
         presence = self.presence.get(einsum.target)
         if einsum.scatter:
             shape = self.cascade.by_name[einsum.target].shape
-            inside = [
-                c for x, n in zip(einsum.coords, shape, strict=True) for c in guard(x, n, extents, self.lets)
-            ]
+            inside = [c for x, n in zip(einsum.coords, shape, strict=True) for c in guard(x, n, extents, self.lets)]
             points = [*outputs, *points, coords, *(self.guarded(c, extents) for c in inside)]
             outputs = []
         return Explicit(
@@ -260,9 +258,7 @@ class PresenceAnalysis:
             case _:
                 old = children(expr)
                 new = tuple(self.guarded(c, extents) for c in old)
-                return (
-                    expr if all(a is b for a, b in zip(old, new, strict=True)) else with_children(expr, new)
-                )
+                return expr if all(a is b for a, b in zip(old, new, strict=True)) else with_children(expr, new)
 
     def present(self, expr: Expr, extents: Mapping[str, Expr]) -> Expr:
         """The condition under which ``expr`` is not absent."""
@@ -274,9 +270,7 @@ class PresenceAnalysis:
                 chosen = first
                 if first != second:
                     decided = self.guarded(condition, extents)
-                    chosen = disjunction(
-                        conjunction([decided, first]), conjunction([op("not", decided), second])
-                    )
+                    chosen = disjunction(conjunction([decided, first]), conjunction([op("not", decided), second]))
                 return conjunction([self.present(condition, extents), chosen])
             case Default(value=value, default=default):
                 return disjunction(self.present(value, extents), self.present(default, extents))

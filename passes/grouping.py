@@ -1,0 +1,281 @@
+"""Groups Einsums that share their outer loops, so that what passes between them stays in a thread's cache.
+
+A group is a run of consecutive steps with at least one independent rank in common (``independent.py``): the group becomes
+one parallel loop over tiles of those ranks. Within it the loops over one iterative rank merge, and the Einsums that feed them
+tile by tile join them (the online form of attention: one loop over the tiles of the keys).
+
+Requires: a schedule. Guarantees: the order of dependent Einsums is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from ..ir.cascade import Cascade, Einsum
+from ..ir.dependence import Loop, Step, Straight, einsums_of
+from ..ir.expr import Const, Expr, Op, Rank, ranks_of
+from ..ir.index import affine, equal
+from . import contraction
+from .independent import Independent, independent_classes
+
+DEEPEST_SHARED = 512
+"""The largest inner extent of a product whose right operand every tile packs anew: beyond it packing costs too much."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergedLoop:
+    """A merged loop: the variable of each Einsum of its body, in order, and what comes before and after it."""
+
+    variables: Mapping[int, str] = field(hash=False)
+    dims: Mapping[str, int] = field(hash=False)
+    extent: Expr
+    reverse: bool
+    before: tuple[int, ...]
+    body: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Steps that share the independent ranks ``classes``; ``sequence`` is their merged loop, if they have one."""
+
+    steps: tuple[Step, ...]
+    classes: tuple[Independent, ...]
+    sequence: MergedLoop | None = None
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        return tuple(i for step in self.steps for i in einsums_of(step))
+
+
+def form_groups(cascade: Cascade, steps: tuple[Step, ...], alone: frozenset[int]) -> list[Group]:
+    """The groups in order. Einsums of ``alone`` (scatters, stored masks) keep to themselves."""
+    groups: list[Group] = []
+    steps = _initialisers_late(cascade, steps)
+    current: list[Step] = []
+    classes: list[Independent] = []
+    for step in steps:
+        members = einsums_of(step)
+        joined: list[Independent] = []
+        if current and not alone & set(members):
+            joined = _joint(cascade, [*current, step])
+        if joined and _worth(cascade, [*current, step], joined):
+            current.append(step)
+            classes = joined
+            continue
+        if current:
+            groups.append(_finished(cascade, current, classes))
+        current = [step]
+        classes = [] if alone & set(members) else _joint(cascade, current)
+    if current:
+        groups.append(_finished(cascade, current, classes))
+    return groups
+
+
+def _initialisers_late(cascade: Cascade, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """The steps with every initialiser moved to just before the first step that touches its tensor."""
+    waiting: list[Step] = []
+    ordered: list[Step] = []
+    for step in steps:
+        members = einsums_of(step)
+        touched = {cascade.einsums[i].target for i in members}
+        touched |= {r.tensor for i in members for r in cascade.einsums[i].reads()}
+        ready = [w for w in waiting if cascade.einsums[einsums_of(w)[0]].target in touched]
+        if isinstance(step, Straight) and cascade.einsums[step.einsum].initialiser:
+            waiting.append(step)
+            continue
+        waiting = [w for w in waiting if w not in ready]
+        ordered += [*ready, step]
+    return (*ordered, *waiting)
+
+
+def _joint(cascade: Cascade, steps: Sequence[Step]) -> list[Independent]:
+    members = [i for step in steps for i in einsums_of(step)]
+    iterative = {(i, v) for step in steps for i, v in _loop_variables(step)}
+    found = independent_classes(cascade, members)
+    return [c for c in found if not any((i, v) in iterative for i, v in c.variables.items())]
+
+
+def _loop_variables(step: Step) -> Iterator[tuple[int, str]]:
+    """The (Einsum, variable) pairs of a step's loops, inner ones included."""
+    if isinstance(step, Loop):
+        yield from step.variables.items()
+        for inner in step.body:
+            yield from _loop_variables(inner)
+
+
+def _finished(cascade: Cascade, steps: list[Step], classes: list[Independent]) -> Group:
+    group = Group(steps=tuple(steps), classes=tuple(classes))
+    return replace(group, sequence=_merged(cascade, group))
+
+
+# -- what is worth sharing -------------------------------------------------------------------------------------------
+
+
+def _worth(cascade: Cascade, steps: Sequence[Step], classes: Sequence[Independent]) -> bool:
+    """Whether every contraction of the group keeps its efficiency when it is done tile by tile."""
+    members = [i for step in steps for i in einsums_of(step)]
+    for i in members:
+        product = _product(cascade.einsums[i])
+        if product is None:
+            continue
+        right, inner, rows = product
+        names = {c.variables[i] for c in classes}
+        if rows is None or rows not in names:
+            continue
+        extent = cascade.einsums[i].extent(inner)
+        small = isinstance(extent, Const) and int(extent.value) <= DEEPEST_SHARED
+        sequential = any(isinstance(s, Loop) for s in steps) and _varies_with_loop(cascade, steps, i, right)
+        if not small and not sequential and not names & set(ranks_of(right)):
+            return False
+    return True
+
+
+def _varies_with_loop(cascade: Cascade, steps: Sequence[Step], member: int, right: Expr) -> bool:
+    loops = [s for s in steps if isinstance(s, Loop)]
+    members = [i for step in steps for i in einsums_of(step)]
+    aligned = _align(cascade, members, loops[0])
+    return aligned is not None and aligned[0].get(member) in ranks_of(right)
+
+
+def _product(einsum: Einsum) -> tuple[Expr, str, str | None] | None:
+    """(right operand, inner rank, row rank) where the Einsum is a matrix product."""
+    if einsum.reduction != "+" or not einsum.accumulator.is_float or einsum.scatter:
+        return None
+    roles = contraction.split(einsum.value, einsum.reduced, einsum.output_ranks, einsum.accumulator)
+    if roles is None:
+        return None
+    made = contraction.assign(roles, einsum.coords, einsum.output_ranks, einsum.reduced)
+    return None if made is None else (made.right, made.inner, made.rows)
+
+
+# -- one loop out of several -----------------------------------------------------------------------------------------
+
+
+def _merged(cascade: Cascade, group: Group) -> MergedLoop | None:
+    """The loops of a group as one, with the Einsums that feed it; None where there is none or order forbids it."""
+    loops = [s for s in group.steps if isinstance(s, Loop)]
+    if not loops or any(isinstance(inner, Loop) for loop in loops for inner in loop.body):
+        return None
+    if any(loop.reverse != loops[0].reverse for loop in loops):
+        return None
+    aligned = _align(cascade, group.members, loops[0])
+    if aligned is None:
+        return None
+    variables, dims = aligned
+    lets = {let.name: let.value for let in cascade.lets}
+    for loop in loops:
+        if not equal(loop.extent, loops[0].extent, lets) or any(
+            variables.get(i) != v for i, v in loop.variables.items()
+        ):
+            return None
+    forced = {i for loop in loops for i in loop.variables}
+    variables = {i: v for i, v in variables.items() if i in forced or _may_join(cascade, i, v, dims)}
+    if any(not equal(cascade.einsums[i].extent(v), loops[0].extent, lets) for i, v in variables.items()):
+        return None
+    return _ordered(cascade, group.members, variables, dims, loops[0])
+
+
+def _align(cascade: Cascade, members: Sequence[int], loop: Loop) -> tuple[dict[int, str], dict[str, int]] | None:
+    """The variable of the loop's rank in every Einsum that has one, and the dimension of every tensor that it indexes."""
+    written = {cascade.einsums[i].target for i in members}
+    variables = dict(loop.variables)
+    dims: dict[str, int] = {}
+    changed = True
+    while changed:
+        changed = False
+        for i in members:
+            einsum = cascade.einsums[i]
+            places = [(einsum.target, einsum.coords), *((r.tensor, r.indices) for r in einsum.reads())]
+            for tensor, indices in places:
+                if tensor not in written:
+                    continue
+                if i in variables and tensor not in dims:
+                    at = [d for d, index in enumerate(indices) if shifted(index) == variables[i]]
+                    if len(at) == 1:
+                        dims[tensor] = at[0]
+                        changed = True
+                if i not in variables and tensor in dims:
+                    name = shifted(indices[dims[tensor]])
+                    if name is not None and name in einsum.output_ranks:
+                        variables[i] = name
+                        changed = True
+    return variables, dims
+
+
+def shifted(index: Expr) -> str | None:
+    """``v`` where an index is ``v`` or ``v + constant``."""
+    match index:
+        case Rank(name=name):
+            return name
+        case Op(op="add" | "sub", args=(Rank(name=name), Const())):
+            return name
+        case _:
+            return None
+
+
+def offset(index: Expr) -> int:
+    """The constant of an index ``v + constant``."""
+    form = affine(index)
+    assert form is not None and isinstance(form.constant, Const)
+    return int(form.constant.value)
+
+
+def _may_join(cascade: Cascade, member: int, variable: str, dims: Mapping[str, int]) -> bool:
+    """Whether an Einsum that is no part of a recurrence may be done generation by generation without loss.
+
+    A contraction must stay a matrix product, and both operands must change with the loop: else the tile loses the reuse of
+    the fixed operand that the whole product has.
+    """
+    einsum = cascade.einsums[member]
+    if variable in einsum.reduced or einsum.scatter:
+        return False
+    product = _product(einsum)
+    if product is None:
+        return True
+    right, inner, rows = product
+    return rows is not None and inner != variable and rows != variable and variable in ranks_of(right)
+
+
+def _ordered(
+    cascade: Cascade, members: Sequence[int], variables: Mapping[int, str], dims: Mapping[str, int], loop: Loop
+) -> MergedLoop | None:
+    body = [i for i in members if i in variables]
+    targets = {cascade.einsums[i].target: i for i in body if not cascade.einsums[i].initialiser}
+    after: set[str] = set()
+    before_ids: list[int] = []
+    after_ids: list[int] = []
+    for i in members:
+        if i in variables:
+            if any(r.tensor in after for r in cascade.einsums[i].reads()):
+                return None
+            continue
+        einsum = cascade.einsums[i]
+        if any(r.tensor in targets or r.tensor in after for r in einsum.reads()):
+            after.add(einsum.target)
+            after_ids.append(i)
+        else:
+            before_ids.append(i)
+    position = {i: n for n, i in enumerate(body)}
+    for i in body:
+        for r in cascade.einsums[i].reads():
+            if r.tensor not in targets:
+                continue
+            writer = targets[r.tensor]
+            if r.tensor not in dims or shifted(r.indices[dims[r.tensor]]) != variables[i]:
+                return None
+            distance = offset(cascade.einsums[writer].coords[dims[r.tensor]]) - offset(r.indices[dims[r.tensor]])
+            if loop.reverse:
+                distance = -distance
+            if distance < 0 or (distance == 0 and position[writer] >= position[i]):
+                return None
+    return MergedLoop(
+        variables=dict(variables),
+        dims=dict(dims),
+        extent=loop.extent,
+        reverse=loop.reverse,
+        before=tuple(before_ids),
+        body=tuple(body),
+        after=tuple(after_ids),
+    )

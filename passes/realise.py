@@ -1,0 +1,230 @@
+"""One explicit Einsum as Computes: scatters, masks, and matrix products where they are worth a micro-kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from ..ir.cascade import Einsum, RankExtent
+from ..ir.expr import Cast, Const, Expr, Op, Rank, Read, integer, op, rank, real
+from ..ir.operators import REDUCTIONS
+from ..ir.tile import Buffer, Compute, Fill, MatrixProduct, Method, Node, Scope, When
+from ..ir.types import BOOL, DType
+from . import contraction
+from .methods import choose
+from .presence import TRUE, Explicit, conjunction
+from .tighten import conjuncts, is_bound
+
+
+def compute_of(explicit: Explicit) -> Compute:
+    """The Compute that does an Einsum as it stands."""
+    einsum = explicit.einsum
+    condition, filtered = explicit.condition, explicit.filter
+    if einsum.reduction is None:
+        condition, filtered = conjunction([condition, filtered]), TRUE
+    return Compute(
+        target=einsum.target,
+        indices=einsum.coords,
+        value=explicit.value,
+        ranks=einsum.ranks,
+        reduction=einsum.reduction,
+        reduced=einsum.reduced if einsum.reduction is not None else (),
+        filter=None if filtered == TRUE else filtered,
+        condition=None if condition == TRUE else condition,
+        scatter=einsum.scatter,
+        accumulator=einsum.accumulator,
+        origin=einsum.origin,
+    )
+
+
+def mask_of(explicit: Explicit, mask: str) -> Compute:
+    """The Compute that stores which points of the target are present."""
+    einsum = explicit.einsum
+    present = [explicit.condition] if einsum.reduction is not None else [explicit.condition, explicit.filter]
+    return Compute(
+        target=mask,
+        indices=einsum.coords,
+        value=conjunction(present),
+        ranks=tuple(r for r in einsum.ranks if r.name not in einsum.reduced),
+        accumulator=BOOL,
+        origin=einsum.origin,
+    )
+
+
+class Workspace:
+    """The buffers of a program; passes add their own."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[str, Buffer] = {}
+
+    def add(self, name: str, dtype: DType, shape: tuple[Expr, ...], scope: Scope = Scope.WORKSPACE) -> str:
+        """Adds a buffer under a name of its own and gives the name."""
+        free, n = name, 1
+        while free in self.buffers:
+            n += 1
+            free = f"{name}{n}"
+        self.buffers[free] = Buffer(name=free, dtype=dtype, shape=shape, scope=scope)
+        return free
+
+
+def scatter(workspace: Workspace, einsum: Einsum, compute: Compute) -> tuple[list[Node], list[Node]]:
+    """(what fills the target with the identity, what combines); sums of small floats go through a wider buffer."""
+    assert einsum.reduction is not None
+    held = workspace.buffers[einsum.target]
+    identity = REDUCTIONS[einsum.reduction].identity(einsum.accumulator)
+    if held.dtype == einsum.accumulator or not held.dtype.is_float:
+        return [Fill(target=einsum.target, value=_representable(identity, held.dtype))], [choose(compute)]
+    total = workspace.add(f"{einsum.target}.sum", einsum.accumulator, held.shape)
+    names = [f"d{d}" for d in range(len(held.shape))]
+    coords = tuple(rank(n) for n in names)
+    copy = Compute(
+        target=einsum.target,
+        indices=coords,
+        value=Read(tensor=total, indices=coords, dtype=einsum.accumulator),
+        ranks=tuple(RankExtent(name=n, extent=e) for n, e in zip(names, held.shape, strict=True)),
+        accumulator=einsum.accumulator,
+    )
+    return [Fill(target=total, value=identity)], [choose(replace(compute, target=total)), choose(copy)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a Compute may rely on: ``buffers`` by name; ``zeros``, the conditions under whose negation a tensor holds 0;
+    ``finite``, which names the flag that tells whether all elements of a tensor are finite (None: it has none)."""
+
+    buffers: Mapping[str, Buffer]
+    zeros: Mapping[str, frozenset[Expr]]
+    finite: Callable[[str], str | None]
+
+
+def nodes_of(compute: Compute, around: Surroundings, *, own_tile: bool) -> tuple[list[Node], list[Buffer]]:
+    """``compute`` on the matrix-product micro-kernel where it is one, else with the method that suits it.
+
+    ``own_tile`` tells that the target is a tile whose absent points nobody reads. A filter that only masks the left operand,
+    which holds zeros there, is left to the zeros when all of the right operand is finite. Also gives the buffers that are
+    needed at this place.
+    """
+    buffers = around.buffers
+    generic = choose(compute)
+    product = _product(compute)
+    if product is None:
+        return [generic], []
+    flag = None
+    if compute.filter is not None:
+        flag = around.finite(_tensor(product.right)) if _masked_left(compute, product, around.zeros) else None
+        if flag is None:
+            return [generic], []
+    target = buffers[compute.target]
+    condition = None if own_tile else compute.condition
+    others = len(compute.reduced) > 1
+    finishing = condition is not None or (
+        bool(product.scale) and (others or not all(contraction.fits_epilogue(f) for _, f in product.scale))
+    )
+    wide = target.dtype != compute.accumulator
+    extra: list[Buffer] = []
+    name = compute.target
+    if wide:
+        if not all(isinstance(i, Rank) for i in compute.indices):
+            return [generic], []
+        shape = tuple(compute.extent(i.name) for i in compute.indices if isinstance(i, Rank))
+        extra.append(Buffer(name=f"{name}.sum", dtype=compute.accumulator, shape=shape, scope=Scope.TILE))
+        name = extra[0].name
+    outputs = compute.output_ranks
+    main: Node = replace(
+        generic,
+        target=name,
+        filter=None,
+        condition=None,
+        method=Method.CONTRACTION,
+        vector=None,
+        parallel=tuple(r for r in outputs if r not in (product.rows, product.columns)),
+        product=replace(product, scale=() if finishing else product.scale),
+    )
+    main_nodes: list[Node] = [main]
+    if flag is not None:
+        finite = Read(tensor=flag, indices=(), dtype=BOOL)
+        slow = replace(compute, target=name, condition=None)
+        if finishing:
+            slow = replace(slow, value=_unscaled(product, compute.accumulator))
+        main_nodes = [When(condition=finite, body=(main,)), When(condition=op("not", finite), body=(choose(slow),))]
+    if not finishing and not wide:
+        return main_nodes, extra
+    value: Expr = Read(tensor=name, indices=compute.indices, dtype=compute.accumulator)
+    for kind, factor in product.scale if finishing else ():
+        typed = factor if factor.dtype == compute.accumulator else Cast(value=factor, dtype=compute.accumulator)
+        value = Op(op=kind, args=(value, typed), dtype=compute.accumulator)
+    finish = Compute(
+        target=compute.target,
+        indices=compute.indices,
+        value=value,
+        ranks=tuple(r for r in compute.ranks if r.name in outputs),
+        condition=condition,
+        accumulator=compute.accumulator,
+        origin=compute.origin,
+    )
+    return [*main_nodes, choose(finish)], extra
+
+
+def _product(compute: Compute) -> MatrixProduct | None:
+    """The matrix product that ``compute`` is, with plain operands, large enough for a micro-kernel."""
+    if compute.reduction != "+" or compute.accumulator.name not in ("f32", "f64") or compute.scatter:
+        return None
+    roles = contraction.split(compute.value, compute.reduced, compute.output_ranks, compute.accumulator)
+    if roles is None or not (contraction.is_plain(roles.left) and contraction.is_plain(roles.right)):
+        return None
+    product = contraction.assign(roles, compute.indices, compute.output_ranks, compute.reduced)
+    return None if product is None or _tiny(compute, product) else product
+
+
+def _unscaled(product: MatrixProduct, dtype: DType) -> Expr:
+    return Op(op="mul", args=(product.left, product.right), dtype=dtype)
+
+
+def _tensor(expr: Expr) -> str:
+    assert isinstance(expr, Read)
+    return expr.tensor
+
+
+def _masked_left(compute: Compute, product: MatrixProduct, zeros: Mapping[str, frozenset[Expr]]) -> bool:
+    """Whether the filter only repeats conditions outside which the left operand is zero."""
+    if product.rows is None or product.columns is None:
+        return False
+    ranks = {r.name for r in compute.ranks}
+    return all(
+        c in zeros.get(_tensor(product.left), frozenset()) and not is_bound(c, ranks) for c in conjuncts(compute.filter)
+    )
+
+
+def _tiny(compute: Compute, product: MatrixProduct) -> bool:
+    """Whether fixed extents are too small for packing and register tiles to pay."""
+    points = 1
+    for name in (product.rows, product.columns, product.inner):
+        extent = integer(1) if name is None else compute.extent(name)
+        if not isinstance(extent, Const):
+            return False
+        points *= int(extent.value)
+    return points < 512
+
+
+def finite_flag(name: str, tensor: str, shape: tuple[Expr, ...], dtype: DType) -> Compute:
+    """Sets ``name`` to whether all elements of a float tensor are finite."""
+    names = [f"d{d}" for d in range(len(shape))]
+    element = Read(tensor=tensor, indices=tuple(rank(n) for n in names), dtype=dtype)
+    bounded = op("lt", Op(op="abs", args=(element,), dtype=dtype), real(float("inf"), dtype))
+    return choose(
+        Compute(
+            target=name,
+            indices=(),
+            value=bounded,
+            ranks=tuple(RankExtent(name=n, extent=e) for n, e in zip(names, shape, strict=True)),
+            reduction="and",
+            reduced=tuple(names),
+            accumulator=BOOL,
+        )
+    )
+
+
+def _representable(value: int | float | bool, dtype: DType) -> int | float | bool:
+    if dtype.is_float or dtype.is_bool:
+        return value
+    return int(max(dtype.minimum, min(dtype.maximum, value)))
