@@ -35,7 +35,7 @@ class Row:
     def rate(self) -> str:
         """What einfall reaches: GFLOP/s where arithmetic dominates, else GB/s."""
         seconds = self.timings["einfall"].median
-        if self.case.flops:
+        if self.case.flops > 4 * self.case.traffic:
             return f"{self.case.flops / seconds / 1e9:.0f} GFLOP/s"
         return f"{self.case.traffic / seconds / 1e9:.1f} GB/s"
 

@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(default_threads())
         torch.set_grad_enabled(False)
     machine = host_target()
+    facts = _facts(machine)
     found: list[Row] = []
     failed = False
     for i, case in enumerate(chosen, 1):
@@ -70,11 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             failed = True
             console.print(f"{case.name}: {failure}", style="red", markup=False)
         gc.collect()
-    facts = _facts(machine)
     Console(width=None if sys.stdout.isatty() else 140).print(table(found, facts))
     for row in found:
         for name in row.wrong:
             console.print(f"{row.case.name}: differs from {name} by {row.difference[name]:.1e}", style="red")
+    if busy := _others(float(str(facts["load"]))):
+        console.print(busy, style="red", soft_wrap=True)
     if machine.measured is None:
         console.print("`einfall doctor --measure` adds the share of the machine's limits", style="dim")
     if options.json:
@@ -110,6 +112,13 @@ def _keep_freed_memory() -> None:
         allocator.mallopt(trim_threshold, -1)
 
 
+def _others(load: float) -> str:
+    """A warning where other work kept the cores from us; ``load`` is the load average before the first workload."""
+    if load <= 0.3 * default_threads():
+        return ""
+    return f"other work was running (load average {load}): threads waited for one another, these times mean little"
+
+
 def _measure(case: Case, machine: Target, seconds: float) -> Row:
     from cases import difference
     from interleaved import interleave
@@ -142,6 +151,7 @@ def _facts(machine: Target) -> dict[str, object]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "torch": None if torch is None else torch.__version__,
+        "load": round(os.getloadavg()[0], 1),
         "date": datetime.now(timezone.utc).isoformat(timespec="minutes"),
     }
 
