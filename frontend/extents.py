@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain, count
 
 from ..ir.diagnostics import Diagnostics
 from ..ir.expr import Expr, integer, op
@@ -208,27 +209,30 @@ class Extents:
                 last = op("add", last, op("mul", coefficient, most))
             if all(non_negative(coefficient) for _, coefficient in form.terms):
                 return expr_to_source(simplify(op("add", last, integer(1))))
-        return next(name for name in ("V", "U", "L", "R", "N1", "N2", "V'") if name not in self.taken)
+        names = chain("VULR", (f"N{i}" for i in count(1)))
+        fresh = next(name for name in names if name not in self.taken)
+        return f"{fresh} + {index.offset}" if index.offset else fresh
 
     def _check_extents(self, info: EinsumInfo) -> None:
         if info.broken:
             return
-        for name in sorted(info.variables):
-            bounds = [bound for other, bound in (*self._right(info), *self._left(info)) if other == name]
-            if not bounds:
-                self._unbounded(info, name)
-                continue
-            info.extents[name] = bounds[0].extent
-            for other in bounds[1:]:
-                if not equal(bounds[0].extent, other.extent, self.lets):
+        bounds: dict[str, list[Bound]] = {}
+        for name, bound in (*self._right(info), *self._left(info)):
+            bounds.setdefault(name, []).append(bound)
+        for name, (first, *others) in bounds.items():
+            info.extents[name] = first.extent
+            for other in others:
+                if not equal(first.extent, other.extent, self.lets):
                     info.broken = info.target.broken = True
                     self.diagnostics.add(
                         "E0301",
-                        f"`{name}` ranges over {bounds[0].describe()} and {other.describe()}",
+                        f"`{name}` ranges over {first.describe()} and {other.describe()}",
                         span=other.span,
-                        help=self._mismatch_help(bounds[0], other),
+                        help=self._mismatch_help(first, other),
                     )
-                    break
+                    return
+        for name in sorted(info.variables - bounds.keys()):
+            self._unbounded(info, name)
         if not info.broken:
             self._check_constants(info)
 

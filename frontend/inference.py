@@ -37,12 +37,12 @@ def infer_types(scope: KernelScope, infos: list[EinsumInfo], diagnostics: Diagno
 
 def _solve(scope: KernelScope, infos: list[EinsumInfo], diagnostics: Diagnostics) -> None:
     open_tensors = {info.target.name: info.target for info in infos if info.target.dtype is None}
-    for _ in range(_ROUNDS if len(infos) > 1 or open_tensors else 0):
-        if not _round(scope, infos, open_tensors):
-            break
-    for target in open_tensors.values():
-        if target.dtype is None:
-            target.dtype = _default(target, infos)
+    _join_rounds(scope, infos, open_tensors)
+    undecided = [target for target in open_tensors.values() if target.dtype is None]
+    for target in undecided:
+        target.dtype = _default(target, infos)
+    if undecided:
+        _join_rounds(scope, infos, open_tensors)  # a cycle that starts with whole numbers may go on with reals
     for info in infos:
         if info.broken:
             continue
@@ -53,6 +53,12 @@ def _solve(scope: KernelScope, infos: list[EinsumInfo], diagnostics: Diagnostics
             info.broken = info.target.broken = True
         except ReportedError:
             info.broken = info.target.broken = True
+
+
+def _join_rounds(scope: KernelScope, infos: list[EinsumInfo], open_tensors: dict[str, TensorInfo]) -> None:
+    for _ in range(_ROUNDS if open_tensors else 0):
+        if not _round(scope, infos, open_tensors):
+            return
 
 
 def _round(scope: KernelScope, infos: list[EinsumInfo], open_tensors: dict[str, TensorInfo]) -> bool:
@@ -115,4 +121,5 @@ def _default(target: TensorInfo, infos: list[EinsumInfo]) -> DType | None:
     if not values:
         target.broken = True
         return None
-    return I32 if all(v.weak and v.dtype != REAL for v in values) else F32
+    weak = [v for v in values if v.weak]
+    return I32 if weak and all(v.dtype != REAL for v in weak) else F32
