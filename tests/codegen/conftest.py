@@ -40,7 +40,8 @@ def elementwise() -> Callable[..., Callable[..., Array]]:
             at = tirx.Ramp(i * lanes, index(1), lanes) if lanes > 1 else i
             statements.store(result, at, f(*(tirx.BufferLoad(a, [at]) for a in arrays), statements.share))
         function = tirx.PrimFunc([*arrays, result], statements.finish())
-        module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
+        function = function.with_attr("global_symbol", "main").with_attr("tirx.noalias", True)
+        module = tvm.IRModule({"main": function})
         kernel = tvm.compile(module, target=tvm.target.Target(target), tir_pipeline=pipeline.NAME)
 
         def run(*values: Array) -> Array:

