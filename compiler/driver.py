@@ -19,9 +19,11 @@ from ..runtime.families import as_numpy
 from ..runtime.kernel import Compiled, Kernel
 from ..runtime.results import result_tuple
 from ..runtime.signature import Json, Signature
+from ..runtime.threads import checked_threads
 from . import cache as disk
 from .building import build, from_artifact
 from .host import host_target, resolve_target
+from .internal import reporting_defects
 from .options import NAMES, Options
 from .program import Program, Source, read_program
 from .specialise import specialise
@@ -53,6 +55,8 @@ def compile(
     Raises EinfallError with every mistake of the program (E01 to E07), E1001 and E1012 for wrong sizes, E11xx for files
     and options, E12xx for targets.
     """
+    if threads is not None:
+        checked_threads(threads)
     options = Options.checked({n: v for n, v in sizes_and_options.items() if n in NAMES})
     sizes = {name: value for name, value in sizes_and_options.items() if name not in NAMES}
     program = read_program(source)
@@ -84,7 +88,8 @@ def interpret(
     arguments = {name: as_numpy(name, value) for name, value in named.items() if name in parameters}
     specialise(cascade, {name: value for name, value in named.items() if name not in parameters})  # checks them
     sizes = {name: int(np.asarray(value)) for name, value in named.items() if name not in parameters}
-    found = run(cascade, arguments, sizes=sizes, mode=mode)
+    with reporting_defects(f"interpreting `{cascade.name}`"), np.errstate(all="ignore"):
+        found = run(cascade, arguments, sizes=sizes, mode=mode)
     values = [found[r.name] for r in cascade.results]
     return values[0] if len(values) == 1 else result_tuple(cascade.name, [r.name for r in cascade.results])(*values)
 
@@ -125,8 +130,9 @@ def _find_or_build(
     if found is not None:
         compiled = from_artifact(found, goal, lambda: _cascade(program, kernel, sizes))
     else:
-        cascade = _cascade(program, kernel, sizes)
-        compiled = _from_cascade(cascade, goal, sizes, options, text_key, use_disk=use_disk)
+        with reporting_defects(f"compiling {program.file}"):
+            cascade = _cascade(program, kernel, sizes)
+            compiled = _from_cascade(cascade, goal, sizes, options, text_key, use_disk=use_disk)
     if options.cache:
         with _lock:
             _memory[text_key] = compiled

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias, Union
 from ..ir.diagnostics import EinfallError, did_you_mean, error
 from ..runtime.artifact import SUFFIX, read_file
 from ..runtime.kernel import Kernel
+from .internal import reporting_defects
 
 if TYPE_CHECKING:
     from ..ir.cascade import Cascade
@@ -33,7 +34,8 @@ class Program:
         from ..frontend import load
 
         try:
-            return load(self.text, self.file)
+            with reporting_defects(f"reading {self.file}"):
+                return load(self.text, self.file)
         except EinfallError as failure:
             raise failure.with_source(self.file, self.text) from None
 

@@ -23,7 +23,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 
 
 class EcsFile(pytest.File):
-    """One program. Its mistakes are a failing test named after the file."""
+    """One program. Its mistakes are one failing test."""
 
     def collect(self) -> Iterator[pytest.Item]:
         from .testing import cases
@@ -31,14 +31,14 @@ class EcsFile(pytest.File):
         try:
             found = cases(self.path)
         except EinfallError as failure:
-            yield BrokenProgram.from_parent(self, name=self.path.name, failure=failure)
+            yield BrokenProgram.from_parent(self, name="program", failure=failure)
             return
         for case in found:
             yield CheckItem.from_parent(self, name=case.name, case=case)
 
 
 class BrokenProgram(pytest.Item):
-    """Stands for a program that has errors."""
+    """Stands for the checks of a program that has errors."""
 
     def __init__(self, *, failure: EinfallError, **rest: object) -> None:
         super().__init__(**rest)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from ..ir.diagnostics import Diagnostic, EinfallError, error
 from ..ir.target import TargetLike
 from .checking import Comparison, compare
 from .driver import compile
+from .internal import reporting_defects
 from .program import Program, read_program_file
 from .samples import sample_arguments
 
@@ -125,7 +126,8 @@ def run(case: Case, *, target: TargetLike = "cpu", symbolic: bool = False, seed:
         arguments = sample_arguments(case.cascade, case.sizes, seed, scalars=case.scalars)
         found = results_of(kernel(**arguments, **case.sizes))
         end = time.perf_counter()
-        comparison = compare(case.cascade, arguments, found, sizes=case.sizes)
+        with reporting_defects(f"checking {case.name}"):
+            comparison = compare(case.cascade, arguments, found, sizes=case.sizes)
     except EinfallError as failure:
         shown = failure.with_source(case.program.file, case.program.text)
         return Outcome(case=case, comparison=None, failure=shown, compile_time=middle - start, run_time=0.0)

@@ -69,12 +69,7 @@ def resolve(
     missing = [name for name in signature.sizes if name not in values]
     if missing:
         raise _undetermined(signature, missing)
-    for name, expr in signature.lets:
-        values[name] = value_of(expr, values, name)
-    _check_requires(signature, values)
-    results = tuple(_shape(r.name, r.dtype, r.shape, values) for r in signature.results)
-    for parameter in signature.tensors:
-        _shape(parameter.name, parameter.dtype, parameter.shape, values)
+    values, results = check_sizes(signature, values)
     workspace = value_of(signature.workspace, values, "workspace")
     if workspace > physical_memory():
         raise error(
@@ -88,6 +83,20 @@ def resolve(
         shapes=results,
         workspace=workspace,
     )
+
+
+def check_sizes(signature: Signature, values: Mapping[str, int]) -> tuple[dict[str, int], tuple[tuple[int, ...], ...]]:
+    """(all sizes with those that ``let`` defines, the shapes of the results) for values of all free sizes.
+
+    Raises EinfallError E0701 for a violated ``require``, E1006, E1012 and E1013 for tensors that cannot exist.
+    """
+    sizes = dict(values)
+    for name, expr in signature.lets:
+        sizes[name] = value_of(expr, sizes, name)
+    _check_requires(signature, sizes)
+    for parameter in signature.tensors:
+        _shape(parameter.name, parameter.dtype, parameter.shape, sizes)
+    return sizes, tuple(_shape(r.name, r.dtype, r.shape, sizes) for r in signature.results)
 
 
 def known_sizes(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 
 from ... import __version__
 from ...ir.diagnostics import EinfallError, error
+from ..internal import defect
 from . import kernels, programs, reference, testing
 from .output import errors_json, out_json, report
-from .parser import Parser, UsageError
+from .parser import Parser, UsageError, parse
 
 _FINE, _MISTAKE, _USAGE, _INTERNAL, _INTERRUPTED, _PIPE = 0, 1, 2, 70, 130, 141
 
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(given: Sequence[str]) -> int:
     as_json = "--json" in given
     try:
-        options = _parser().parse_args(given)
+        options = parse(_parser(), given)
         code: int = options.run(options)
         return code
     except SystemExit as end:  # --help and --version
@@ -60,7 +60,7 @@ def _run(given: Sequence[str]) -> int:
     except BrokenPipeError:
         raise
     except Exception as failure:
-        return _failed(_internal(failure), as_json, _INTERNAL)
+        return _failed(defect(failure, "running this command"), as_json, _INTERNAL)
 
 
 def _failed(failure: EinfallError, as_json: bool, code: int) -> int:
@@ -69,17 +69,6 @@ def _failed(failure: EinfallError, as_json: bool, code: int) -> int:
     else:
         report(failure)
     return code
-
-
-def _internal(failure: Exception) -> EinfallError:
-    if os.environ.get("EINFALL_DEBUG", "") not in ("", "0"):
-        traceback.print_exception(failure, file=sys.stderr)
-    first = next(iter(str(failure).strip().splitlines()), "")
-    return error(
-        "E9001",
-        f"einfall failed with an internal error: {type(failure).__name__}: {first[:200]}",
-        help="please report this with the program; EINFALL_DEBUG=1 shows where it happened",
-    )
 
 
 def _parser() -> Parser:

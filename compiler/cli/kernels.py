@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -13,16 +14,17 @@ from ...ir.cascade import Cascade
 from ...ir.diagnostics import error
 from ...runtime.artifact import SUFFIX
 from ...runtime.benchmark import Benchmark
-from ...runtime.extents import known_sizes
+from ...runtime.extents import check_sizes, known_sizes
 from ...runtime.kernel import Kernel
 from ...runtime.signature import Signature
+from ...runtime.threads import checked_threads
 from ..checking import Comparison, compare
 from ..program import Program, read_program_file
 from ..samples import sample_arguments
 from ..testing import results_of
 from .output import console, log, out, out_json
-from .parser import Subparsers, add_command, add_kernel, add_target
-from .values import pair, pairs, read_arrays, sizes_of, sort_arguments, store_arrays
+from .parser import Subparsers, add_command, add_kernel, add_pairs, add_target
+from .values import pairs, read_arrays, sizes_of, sort_arguments, store_arrays
 
 _MOST_POINTS = 200_000_000
 """Operations that the interpreter is asked for by default: some seconds."""
@@ -39,7 +41,7 @@ def register(commands: Subparsers) -> None:
         "einfall compile attention.ecs --target cpu:x86-64-v3 -o portable.efk",
     )
     compile.add_argument("file", type=Path, metavar="FILE")
-    compile.add_argument("sizes", nargs="*", type=pair, metavar="SIZE=N", help="sizes to fix; the others stay symbolic")
+    add_pairs(compile, "sizes", metavar="SIZE=N", help="sizes to fix; the others stay symbolic")
     compile.add_argument("-o", "--output", type=Path, metavar=f"OUT{SUFFIX}", help="where to save the kernel")
     add_kernel(compile)
     add_target(compile)
@@ -53,9 +55,7 @@ def register(commands: Subparsers) -> None:
         "einfall run attention.efk --inputs qkv.npz -o result.npz",
     )
     run.add_argument("file", type=Path, metavar="FILE", help=f"an .ecs program or a saved kernel ({SUFFIX})")
-    run.add_argument(
-        "values", nargs="*", type=pair, metavar="NAME=VALUE", help="a .npy file, a number or a size for each argument"
-    )
+    add_pairs(run, "values", metavar="NAME=VALUE", help="a .npy file, a number or a size for each argument")
     run.add_argument("--inputs", type=Path, metavar="FILE.npz", help="arrays by name")
     run.add_argument(
         "--random",
@@ -118,8 +118,12 @@ class _Call:
 
 
 def _run(options: argparse.Namespace) -> int:
-    kernel, cascade = _kernel(options)
-    call = _call(kernel, cascade, options)
+    if options.output:
+        _check_output(options.output)
+    cascade, make = _program(options)
+    arrays, sizes, known = _arguments(cascade, options)
+    kernel = make()
+    call = _Call(kernel=kernel, cascade=cascade, arguments=arrays, given=sizes, sizes=known)
     results = results_of(kernel(**call.arguments, **call.given))
     comparison = _comparison(call, results, options.check)
     bench = kernel.benchmark(**call.arguments, **call.given, seconds=0.3) if options.bench else None
@@ -132,19 +136,24 @@ def _run(options: argparse.Namespace) -> int:
     return 0 if comparison is None or comparison.passed else 1
 
 
-def _kernel(options: argparse.Namespace) -> tuple[Kernel, Cascade]:
-    """The compiled kernel and what it computes."""
+def _program(options: argparse.Namespace) -> tuple[Cascade, Callable[[], Kernel]]:
+    """What is to be computed, and how to get its kernel: the arguments are looked at before that takes time."""
     from ..driver import compile, load
 
+    threads = None if options.threads is None else checked_threads(options.threads)
     if options.file.suffix == SUFFIX:
-        kernel = load(options.file, threads=options.threads)
-        return kernel, Program(text=kernel.source("cascade"), file=str(options.file)).select(None)
+        kernel = load(options.file, threads=threads)
+        return Program(text=kernel.source("cascade"), file=str(options.file)).select(None), lambda: kernel
     program = read_program_file(options.file)
     cascade = program.select(options.kernel)
-    return compile(program.text, kernel=cascade.name, target=options.target, threads=options.threads), cascade
+    return cascade, lambda: compile(program.text, kernel=cascade.name, target=options.target, threads=threads)
 
 
-def _call(kernel: Kernel, cascade: Cascade, options: argparse.Namespace) -> _Call:
+_Arguments: TypeAlias = "dict[str, np.ndarray | int | float | bool]"
+
+
+def _arguments(cascade: Cascade, options: argparse.Namespace) -> tuple[_Arguments, dict[str, int], dict[str, int]]:
+    """(arguments, sizes that were given, all sizes that are known)."""
     arrays, scalars, sizes = sort_arguments(cascade, options.values)
     if options.inputs is not None:
         arrays = {**read_arrays(options.inputs), **arrays}
@@ -155,28 +164,30 @@ def _call(kernel: Kernel, cascade: Cascade, options: argparse.Namespace) -> _Cal
     arrays = store_arrays(cascade, arrays)
     if options.random is not None:
         sizes = {**_random_sizes(cascade, options.random), **sizes}
-    shapes = {name: array.shape for name, array in arrays.items() if cascade.by_name[name].shape}
-    known = known_sizes(Signature.of(cascade), shapes, sizes)
-    arguments: dict[str, np.ndarray | int | float | bool] = {**arrays, **scalars}
+    signature = Signature.of(cascade)
+    known = known_sizes(signature, {n: a.shape for n, a in arrays.items() if cascade.by_name[n].shape}, sizes)
+    found: _Arguments = {**arrays, **scalars}
     if options.random is not None:
         missing = [name for name in cascade.sizes if name not in known]
         if missing:
-            wanted = f"size{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
             raise error(
                 "E1005",
-                f"random arguments of `{cascade.name}` need the {wanted}",
+                f"random arguments of `{cascade.name}` need the size{'s' if len(missing) > 1 else ''} "
+                f"{', '.join(missing)}",
                 help=f"--random {','.join(f'{name}=…' for name in cascade.sizes)}",
             )
-        arguments = {**sample_arguments(cascade, known, options.seed, scalars=scalars), **arguments}
-    elif not arrays and any(p.shape for p in cascade.parameters):
-        needed = [p.name for p in cascade.parameters]
+        check_sizes(signature, known)
+        return {**sample_arguments(cascade, known, options.seed, scalars=scalars), **found}, sizes, known
+    needed = [p.name for p in cascade.parameters if p.name not in found]
+    if needed:
+        files = [f"{n}={n.lower()}.npy" if cascade.by_name[n].shape else f"{n}=1.0" for n in needed]
         raise error(
             "E1002",
             f"`{cascade.name}` needs {', '.join(f'`{n}`' for n in needed)}",
-            notes=[str(kernel.signature)],
-            help="give files, such as " + " ".join(f"{n}={n.lower()}.npy" for n in needed) + ", or --random",
+            notes=[str(signature)],
+            help=f"give {' '.join(files)}, or --random",
         )
-    return _Call(kernel=kernel, cascade=cascade, arguments=arguments, given=sizes, sizes=known)
+    return found, sizes, known
 
 
 def _random_sizes(cascade: Cascade, given: list[tuple[str, str]]) -> dict[str, int]:
@@ -201,13 +212,15 @@ def _comparison(call: _Call, results: list[np.ndarray], wanted: bool | None) -> 
     return compare(call.cascade, call.arguments, results, sizes=call.sizes)
 
 
-def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    single = path.suffix == ".npy" and len(arrays) == 1
-    if not single and path.suffix != ".npz":
+def _check_output(path: Path) -> None:
+    if path.suffix not in (".npy", ".npz"):
         raise error("E1107", f"{path}: results are written as .npz, or as .npy if there is one", help="-o result.npz")
+
+
+def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
     try:
         with path.open("wb") as file:
-            if single:
+            if path.suffix == ".npy" and len(arrays) == 1:
                 np.save(file, next(iter(arrays.values())), allow_pickle=False)
             else:
                 np.savez(file, **arrays)  # type: ignore[arg-type]

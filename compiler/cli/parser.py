@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn, Protocol
 
 from ...ir.diagnostics import did_you_mean
+from .values import pair
 
 
 class UsageError(Exception):
@@ -33,6 +34,31 @@ class Parser(argparse.ArgumentParser):
             known = _options(self)
             hint = did_you_mean(wrong.partition("=")[0], known)
         raise UsageError(message, self.format_usage().strip(), hint)
+
+
+def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of a command line. NAME=VALUE pairs may stand anywhere (argparse takes them only before options).
+
+    Raises :class:`UsageError`.
+    """
+    options, rest = parser.parse_known_args(arguments)
+    wanted = getattr(options, "pairs", None)
+    if wanted is not None:
+        for text in [each for each in rest if "=" in each and not each.startswith("-")]:
+            rest.remove(text)
+            try:
+                getattr(options, wanted).append(pair(text))
+            except argparse.ArgumentTypeError as failure:
+                parser.error(str(failure))
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return options
+
+
+def add_pairs(parser: argparse.ArgumentParser, dest: str, *, metavar: str, help: str) -> None:
+    """NAME=VALUE arguments, gathered in ``dest``."""
+    parser.add_argument(dest, nargs="*", type=pair, metavar=metavar, help=help)
+    parser.set_defaults(pairs=dest)
 
 
 def _options(parser: argparse.ArgumentParser) -> list[str]:
