@@ -10,7 +10,7 @@ import tvm_ffi
 from tvm import tirx
 
 from .operand import Epilogue, Operand, Site
-from .statements import Statements, ceil_div, index, minimum
+from .statements import Statements, both, ceil_div, index, minimum, negation
 from .vector import first_lanes, fma, lane_type, load_aligned, load_masked, prefetch, splat, store_masked, widen, zeros
 
 Tile = Sequence[Sequence[tirx.Expr]]
@@ -100,9 +100,9 @@ def emit_store_tile(
     width = len(tile[0]) * lanes
     direct: bool | tirx.Expr = c.rows_contiguous and c.dtype == dtype
     if direct:
-        direct = tirx.And(place.rows >= len(tile), place.cols >= width)
+        direct = both(place.rows >= len(tile), place.cols >= width)
         if epilogue is not None:
-            direct = tirx.And(direct, tirx.Not(_condition(last)))
+            direct = both(direct, negation(last))
         direct = s.bind("direct", direct)
     with s.when(direct):
         for i, values in enumerate(tile):
@@ -111,7 +111,7 @@ def emit_store_tile(
                 held = _held(c, at + v * lanes, lanes, dtype, add)
                 whole = first_lanes(lanes, lanes)
                 s.evaluate(store_masked(c.buffer, at + v * lanes, whole, value if held is None else value + held))
-    with s.when(tirx.Not(_condition(direct))):
+    with s.when(negation(direct)):
         scratch = s.allocate("scratch", (len(tile) * width,), dtype, scope="local")
         for i, values in enumerate(tile):
             for v, value in enumerate(values):
@@ -125,11 +125,7 @@ def emit_store_tile(
                 count=s.bind("count", place.cols - v * lanes),
             )
             value = load_aligned(scratch, i * width + v * lanes, lanes)
-            _emit_store_vector(s, value, c=c, site=site, dtype=dtype, add=add, last=last, epilogue=epilogue)
-
-
-def _condition(flag: bool | tirx.Expr) -> tirx.Expr:
-    return tirx.IntImm("bool", int(flag)) if isinstance(flag, bool) else flag
+            emit_store_vector(s, value, c=c, site=site, dtype=dtype, add=add, last=last, epilogue=epilogue)
 
 
 def _held(c: Operand, at: tirx.Expr, lanes: int, dtype: str, add: bool | tirx.Expr) -> tirx.Expr | None:
@@ -140,7 +136,7 @@ def _held(c: Operand, at: tirx.Expr, lanes: int, dtype: str, add: bool | tirx.Ex
     return load_masked(c.buffer, at, first_lanes(count, lanes), dtype, lanes)
 
 
-def _emit_store_vector(
+def emit_store_vector(
     s: Statements,
     value: tirx.Expr,
     *,

@@ -14,10 +14,11 @@ from tvm import tirx
 from tvm.tirx.stmt import ForKind
 
 from .fma import Place, emit_prefetch_tile, emit_rank_one_updates, emit_store_tile
+from .gemv import SkinnyProduct, is_skinny
 from .operand import Epilogue, Operand
 from .packing import columns_capacity, emit_pack_columns, emit_pack_rows, rows_capacity
 from .plan import GemmPlan
-from .statements import Statements, ceil_div, constant, index, maximum, minimum, round_up
+from .statements import Statements, both, ceil_div, condition, constant, index, maximum, minimum, negation, round_up
 
 
 def emit_gemm(
@@ -46,17 +47,19 @@ def emit_gemm(
     s = Statements()
     m, n, k = (s.bind(name, size) for name, size in (("m", m), ("n", n), ("k", k)))
     product = _Product(a=a, b=b, c=c, k=k, dtype=dtype, accumulate=accumulate, plan=plan, epilogue=epilogue)
-    if not parallel or plan.threads == 1:
-        product.emit(s, row=index(0), height=m, col=index(0), width=n)
-        return s.finish()
-    rows, cols = _emit_cut(s, m, n, plan)
-    across = s.bind("across", maximum(ceil_div(n, cols), 1))
-    with s.loop("task", plan.threads, kind=ForKind.PARALLEL) as task:
-        row = s.bind("row", tirx.truncdiv(task, across) * rows)
-        col = s.bind("col", tirx.truncmod(task, across) * cols)
-        with s.when(row < m):
-            height, width = minimum(rows, m - row), minimum(cols, n - col)
-            product.emit(s, row=row, height=s.bind("height", height), col=col, width=s.bind("width", width))
+    wide = condition(True)
+    for x, y, z, rows, cols, finish in (
+        (a, b, c, m, n, epilogue),
+        (b.transposed(), a.transposed(), c.transposed(), n, m, None if epilogue is None else _flip(epilogue)),
+    ):
+        few = is_skinny(rows, y, plan)
+        with s.when(both(wide, few)):
+            SkinnyProduct(
+                a=x, b=y, c=z, m=rows, n=cols, k=k, dtype=dtype, accumulate=accumulate, plan=plan, epilogue=finish
+            ).emit(s, parallel=parallel)  # fmt: skip
+        wide = s.bind("wide", both(wide, negation(few)))
+    with s.when(wide):
+        product.emit_tasks(s, m, n, parallel=parallel)
     return s.finish()
 
 
@@ -115,6 +118,22 @@ class _Product:
     accumulate: bool
     plan: GemmPlan
     epilogue: Epilogue | None
+
+    def emit_tasks(self, s: Statements, m: tirx.Expr, n: tirx.Expr, *, parallel: bool) -> None:
+        """All of C, in one piece or as a parallel loop over a grid of rectangles."""
+        plan = self.plan
+        if not parallel or plan.threads == 1:
+            self.emit(s, row=index(0), height=m, col=index(0), width=n)
+            return
+        rows, cols = _emit_cut(s, m, n, plan)
+        across = s.bind("across", maximum(ceil_div(n, cols), 1))
+        with s.loop("task", plan.threads, kind=ForKind.PARALLEL) as task:
+            row = s.bind("row", tirx.truncdiv(task, across) * rows)
+            col = s.bind("col", tirx.truncmod(task, across) * cols)
+            with s.when(row < m):
+                height = s.bind("height", minimum(rows, m - row))
+                width = s.bind("width", minimum(cols, n - col))
+                self.emit(s, row=row, height=height, col=col, width=width)
 
     def emit(self, s: Statements, *, row: tirx.Expr, height: tirx.Expr, col: tirx.Expr, width: tirx.Expr) -> None:
         """The `height` × `width` elements of C from (row, col) on, neither of them negative."""

@@ -1,6 +1,6 @@
 """Packing: blocks of the operands of a matrix product copied to where the register tile reads them best.
 
-The operand that feeds vectors (B) becomes panels of nr columns, the operand that feeds broadcasts (A) panels of mr rows;
+The operand that feeds vectors (B) becomes panels of nr columns, the one that feeds broadcasts (A) panels of mr rows;
 in both, step after step of k follows in memory, so that the register tile reads two ascending streams. Where k is the
 contiguous direction of an operand, squares of it are transposed in registers. Narrow types are widened.
 """

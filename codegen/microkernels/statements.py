@@ -50,6 +50,28 @@ def maximum(a: tirx.Expr | int, b: tirx.Expr | int) -> tirx.Expr:
     return tirx.max(as_index(a), as_index(b))
 
 
+def condition(flag: tirx.Expr | bool) -> tirx.Expr:
+    """`flag` as an expression."""
+    return tirx.IntImm("bool", int(flag)) if isinstance(flag, bool) else flag
+
+
+def both(a: tirx.Expr | bool, b: tirx.Expr | bool) -> tirx.Expr:
+    """Conjunction, folded where one side is a literal."""
+    a, b = condition(a), condition(b)
+    if (known := constant(a)) is not None:
+        return b if known else a
+    if (known := constant(b)) is not None:
+        return a if known else b
+    return tirx.And(a, b)
+
+
+def negation(flag: tirx.Expr | bool) -> tirx.Expr:
+    """Not, folded for a literal."""
+    flag = condition(flag)
+    known = constant(flag)
+    return tirx.Not(flag) if known is None else condition(not known)
+
+
 def as_index(value: tirx.Expr | int) -> tirx.Expr:
     """`value` as an int64 expression."""
     if isinstance(value, int):

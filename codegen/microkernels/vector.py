@@ -22,6 +22,10 @@ def lane_type(dtype: str, lanes: int) -> str:
     return dtype if lanes == 1 else f"{dtype}x{lanes}"
 
 
+def lanes_of(value: tirx.Expr) -> int:
+    return int(tvm_ffi.dtype(str(value.ty.dtype)).lanes)
+
+
 def splat(value: tirx.Expr, lanes: int) -> tirx.Expr:
     return value if lanes == 1 else tirx.Broadcast(value, lanes)
 
@@ -44,13 +48,23 @@ def first_lanes(count: tirx.Expr | int, lanes: int) -> tirx.Expr:
 
 def widen(value: tirx.Expr, dtype: str) -> tirx.Expr:
     """A scalar or vector of any floating type in `dtype`, which is at least as wide."""
-    source = str(value.ty.dtype)
-    lanes = tvm_ffi.dtype(source).lanes
-    return value if source == lane_type(dtype, lanes) else tirx.Cast(lane_type(dtype, lanes), value)
+    wanted = lane_type(dtype, lanes_of(value))
+    return value if str(value.ty.dtype) == wanted else tirx.Cast(wanted, value)
 
 
 def load_scalar(buffer: tirx.Buffer, at: tirx.Expr, dtype: str) -> tirx.Expr:
-    return widen(tirx.BufferLoad(buffer, [at]), dtype)
+    """The element at `at`, or the elements at a vector of indices, in `dtype`."""
+    value = tirx.BufferLoad(buffer, [at])
+    if str(buffer.dtype) == "bfloat16":
+        value = _from_bfloat16_bits(tirx.call_intrin(lane_type("uint16", lanes_of(value)), "tirx.reinterpret", value))
+    return widen(value, dtype)
+
+
+def _from_bfloat16_bits(bits: tirx.Expr) -> tirx.Expr:
+    """float32 from its upper half. TVM 0.27 converts the bits as integers where a cast from bfloat16 is bound."""
+    lanes = lanes_of(bits)
+    word = tirx.Cast(lane_type("uint32", lanes), bits) << splat(tirx.IntImm("uint32", 16), lanes)
+    return tirx.reinterpret(lane_type("float32", lanes), word)
 
 
 def load_masked(buffer: tirx.Buffer, at: tirx.Expr, mask: tirx.Expr, dtype: str, lanes: int) -> tirx.Expr:
@@ -61,9 +75,8 @@ def load_masked(buffer: tirx.Buffer, at: tirx.Expr, mask: tirx.Expr, dtype: str,
     value = tirx.call_llvm_pure_intrin(
         lane_type(storage, lanes), "llvm.masked.load", address, mask, zeros(storage, lanes)
     )
-    if source == "bfloat16":  # the upper half of a float32
-        bits = tirx.Cast(lane_type("uint32", lanes), value) << splat(tirx.IntImm("uint32", 16), lanes)
-        value = tirx.reinterpret(lane_type("float32", lanes), bits)
+    if source == "bfloat16":
+        value = _from_bfloat16_bits(value)
     return widen(value, dtype)
 
 
