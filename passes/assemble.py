@@ -208,13 +208,7 @@ class _Assembly:
         return size(name)
 
     def _is_product(self, member: int) -> bool:
-        einsum = self.cascade.einsums[member]
-        if einsum.reduction != "+" or not einsum.accumulator.is_float or einsum.scatter:
-            return False
-        roles = contraction.split(einsum.value, einsum.reduced, einsum.output_ranks, einsum.accumulator)
-        return roles is not None and (
-            contraction.assign(roles, einsum.coords, einsum.output_ranks, einsum.reduced) is not None
-        )
+        return contraction.product_of(self.cascade.einsums[member]) is not None
 
     def _tiles(self, local: dict[str, Local], points: Expr) -> list[Buffer]:
         made = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..ir.cascade import Einsum
 from ..ir.expr import Cast, Const, Expr, Op, Rank, Read, op, ranks_of, reads_of
 from ..ir.index import affine
 from ..ir.tile import MatrixProduct
@@ -117,3 +118,11 @@ def fits_epilogue(expr: Expr) -> bool:
     return all(
         len(r.indices) <= 1 and all(isinstance(i, Rank) or not ranks_of(i) for i in r.indices) for r in reads_of(expr)
     )
+
+
+def product_of(einsum: Einsum) -> MatrixProduct | None:
+    """The matrix product that an Einsum is, its operands perhaps still to be computed; None where it is none."""
+    if einsum.reduction != "+" or not einsum.accumulator.is_float or einsum.scatter:
+        return None
+    roles = split(einsum.value, einsum.reduced, einsum.output_ranks, einsum.accumulator)
+    return None if roles is None else assign(roles, einsum.coords, einsum.output_ranks, einsum.reduced)

@@ -52,42 +52,41 @@ class Group:
 def form_groups(cascade: Cascade, steps: tuple[Step, ...], alone: frozenset[int]) -> list[Group]:
     """The groups in order. Einsums of ``alone`` (scatters, stored masks) keep to themselves."""
     groups: list[Group] = []
-    steps = _initialisers_late(cascade, steps)
     current: list[Step] = []
     classes: list[Independent] = []
-    for step in steps:
-        members = einsums_of(step)
+    for unit in _units(cascade, steps):
+        members = [i for step in unit for i in einsums_of(step)]
         joined: list[Independent] = []
         if current and not alone & set(members):
-            joined = _joint(cascade, [*current, step])
-        if joined and _worth(cascade, [*current, step], joined):
-            current.append(step)
+            joined = _joint(cascade, [*current, *unit])
+        if joined and _worth(cascade, [*current, *unit], joined):
+            current += unit
             classes = joined
             continue
         if current:
             groups.append(_finished(cascade, current, classes))
-        current = [step]
+        current = unit
         classes = [] if alone & set(members) else _joint(cascade, current)
     if current:
         groups.append(_finished(cascade, current, classes))
     return groups
 
 
-def _initialisers_late(cascade: Cascade, steps: tuple[Step, ...]) -> tuple[Step, ...]:
-    """The steps with every initialiser moved to just before the first step that touches its tensor."""
+def _units(cascade: Cascade, steps: tuple[Step, ...]) -> Iterator[list[Step]]:
+    """The steps one by one, each initialiser together with the first step that touches its tensor."""
     waiting: list[Step] = []
-    ordered: list[Step] = []
     for step in steps:
+        if isinstance(step, Straight) and cascade.einsums[step.einsum].initialiser:
+            waiting.append(step)
+            continue
         members = einsums_of(step)
         touched = {cascade.einsums[i].target for i in members}
         touched |= {r.tensor for i in members for r in cascade.einsums[i].reads()}
         ready = [w for w in waiting if cascade.einsums[einsums_of(w)[0]].target in touched]
-        if isinstance(step, Straight) and cascade.einsums[step.einsum].initialiser:
-            waiting.append(step)
-            continue
         waiting = [w for w in waiting if w not in ready]
-        ordered += [*ready, step]
-    return (*ordered, *waiting)
+        yield [*ready, step]
+    for step in waiting:
+        yield [step]
 
 
 def _joint(cascade: Cascade, steps: Sequence[Step]) -> list[Independent]:
@@ -117,37 +116,26 @@ def _worth(cascade: Cascade, steps: Sequence[Step], classes: Sequence[Independen
     """Whether every contraction of the group keeps its efficiency when it is done tile by tile."""
     members = [i for step in steps for i in einsums_of(step)]
     for i in members:
-        product = _product(cascade.einsums[i])
+        product = contraction.product_of(cascade.einsums[i])
         if product is None:
             continue
-        right, inner, rows = product
         names = {c.variables[i] for c in classes}
-        if rows is None or rows not in names:
-            continue
-        extent = cascade.einsums[i].extent(inner)
+        extent = cascade.einsums[i].extent(product.inner)
         small = isinstance(extent, Const) and int(extent.value) <= DEEPEST_SHARED
-        sequential = any(isinstance(s, Loop) for s in steps) and _varies_with_loop(cascade, steps, i, right)
-        if not small and not sequential and not names & set(ranks_of(right)):
-            return False
+        for operand in (product.left, product.right):
+            alone = not names & set(ranks_of(operand))
+            if alone and not small and not _varies_with_loop(cascade, steps, i, operand):
+                return False
     return True
 
 
-def _varies_with_loop(cascade: Cascade, steps: Sequence[Step], member: int, right: Expr) -> bool:
+def _varies_with_loop(cascade: Cascade, steps: Sequence[Step], member: int, operand: Expr) -> bool:
     loops = [s for s in steps if isinstance(s, Loop)]
+    if not loops:
+        return False
     members = [i for step in steps for i in einsums_of(step)]
     aligned = _align(cascade, members, loops[0])
-    return aligned is not None and aligned[0].get(member) in ranks_of(right)
-
-
-def _product(einsum: Einsum) -> tuple[Expr, str, str | None] | None:
-    """(right operand, inner rank, row rank) where the Einsum is a matrix product."""
-    if einsum.reduction != "+" or not einsum.accumulator.is_float or einsum.scatter:
-        return None
-    roles = contraction.split(einsum.value, einsum.reduced, einsum.output_ranks, einsum.accumulator)
-    if roles is None:
-        return None
-    made = contraction.assign(roles, einsum.coords, einsum.output_ranks, einsum.reduced)
-    return None if made is None else (made.right, made.inner, made.rows)
+    return aligned is not None and aligned[0].get(member) in ranks_of(operand)
 
 
 # -- one loop out of several -----------------------------------------------------------------------------------------
@@ -171,7 +159,7 @@ def _merged(cascade: Cascade, group: Group) -> MergedLoop | None:
         ):
             return None
     forced = {i for loop in loops for i in loop.variables}
-    variables = {i: v for i, v in variables.items() if i in forced or _may_join(cascade, i, v, dims)}
+    variables = {i: v for i, v in variables.items() if i in forced or _may_join(cascade, i, v, {c.variables[i] for c in group.classes})}
     if any(not equal(cascade.einsums[i].extent(v), loops[0].extent, lets) for i, v in variables.items()):
         return None
     return _ordered(cascade, group.members, variables, dims, loops[0])
@@ -222,20 +210,25 @@ def offset(index: Expr) -> int:
     return int(form.constant.value)
 
 
-def _may_join(cascade: Cascade, member: int, variable: str, dims: Mapping[str, int]) -> bool:
+def _may_join(cascade: Cascade, member: int, variable: str, tiled: set[str]) -> bool:
     """Whether an Einsum that is no part of a recurrence may be done generation by generation without loss.
 
-    A contraction must stay a matrix product, and both operands must change with the loop: else the tile loses the reuse of
-    the fixed operand that the whole product has.
+    A contraction must stay a matrix product, and each operand must change with the loop or be cut to a tile (``tiled`` are
+    the group's variables): else every generation reads all of an operand that the whole product reads once.
     """
     einsum = cascade.einsums[member]
     if variable in einsum.reduced or einsum.scatter:
         return False
-    product = _product(einsum)
+    product = contraction.product_of(einsum)
     if product is None:
         return True
-    right, inner, rows = product
-    return rows is not None and inner != variable and rows != variable and variable in ranks_of(right)
+    local = tiled | {variable}
+    return (
+        product.rows is not None
+        and product.columns is not None
+        and variable not in (product.inner, product.rows, product.columns)
+        and all(local & set(ranks_of(operand)) for operand in (product.left, product.right))
+    )
 
 
 def _ordered(
