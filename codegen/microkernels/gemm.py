@@ -53,13 +53,16 @@ def emit_gemm(
         (b.transposed(), a.transposed(), c.transposed(), n, m, None if epilogue is None else _flip(epilogue)),
     ):
         few = is_skinny(rows, y, plan)
+        if constant(both(wide, few)) == 0:
+            continue
         with s.when(both(wide, few)):
             SkinnyProduct(
                 a=x, b=y, c=z, m=rows, n=cols, k=k, dtype=dtype, accumulate=accumulate, plan=plan, epilogue=finish
             ).emit(s, parallel=parallel)  # fmt: skip
         wide = s.bind("wide", both(wide, negation(few)))
-    with s.when(wide):
-        product.emit_tasks(s, m, n, parallel=parallel)
+    if constant(wide) != 0:
+        with s.when(wide):
+            product.emit_tasks(s, m, n, parallel=parallel)
     return s.finish()
 
 

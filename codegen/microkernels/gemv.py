@@ -39,7 +39,7 @@ CHAINS = 2
 
 def is_skinny(m: tirx.Expr | int, b: Operand, plan: GemmPlan) -> bool | tirx.Expr:
     """Whether m rows are so few that B should not be packed: a literal, or a condition for run time."""
-    if not (b.rows_contiguous or b.columns_contiguous):
+    if plan.skinny == 0 or not (b.rows_contiguous or b.columns_contiguous):
         return False
     known = constant(m)
     return m <= plan.skinny if known is None else known <= plan.skinny
@@ -101,9 +101,7 @@ class SkinnyProduct:
             with s.loop("p_tail", self.k - turns * STREAMS) as rest:
                 update(turns * STREAMS + rest, 1, col, cols, vectors)
             with s.loop("i", self.m) as i, s.loop("v", vectors) as v:
-                self._emit_store(
-                    s, load_aligned(sums, i * STRIP + v * lanes, lanes), i, col + v * lanes, cols - v * lanes
-                )
+                self._emit_store(s, load_aligned(sums, i * STRIP + v * lanes, lanes), i, col + v * lanes, cols - v * lanes)
 
     def _emit_dots(self, s: Statements, first: tirx.Expr, width: tirx.Expr) -> None:
         lanes, dtype = self.plan.lanes, self.dtype

@@ -53,7 +53,7 @@ class GemmPlan:
     unroll: int
     """Steps of k in one turn of the innermost loop."""
     skinny: int
-    """Products with at most so many rows or columns go over the large operand once, unpacked."""
+    """Products with at most so many rows or columns go over the large operand once, unpacked; 0: none."""
     fused: bool
     """Whether a · b + c is rounded once."""
 
@@ -63,9 +63,7 @@ class GemmPlan:
         return self.nv * self.lanes
 
 
-def plan_gemm(
-    facts: CpuFacts, dtype: str, m: int | None = None, n: int | None = None, k: int | None = None
-) -> GemmPlan:
+def plan_gemm(facts: CpuFacts, dtype: str, m: int | None = None, n: int | None = None, k: int | None = None) -> GemmPlan:
     """The plan for C[m, n] = A[m, k] · B[k, n] accumulated in `dtype` ("float32" or "float64"); None is a size known
     at run time.
 

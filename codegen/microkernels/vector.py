@@ -72,9 +72,7 @@ def load_masked(buffer: tirx.Buffer, at: tirx.Expr, mask: tirx.Expr, dtype: str,
     source = str(buffer.dtype)
     storage = _NARROW_STORAGE.get(source, source)
     address = tirx.address_of(tirx.BufferLoad(buffer, [at]))
-    value = tirx.call_llvm_pure_intrin(
-        lane_type(storage, lanes), "llvm.masked.load", address, mask, zeros(storage, lanes)
-    )
+    value = tirx.call_llvm_pure_intrin(lane_type(storage, lanes), "llvm.masked.load", address, mask, zeros(storage, lanes))
     if source == "bfloat16":
         value = _from_bfloat16_bits(value)
     return widen(value, dtype)
