@@ -49,15 +49,14 @@ def _kernel_text() -> str:
 
 
 def _explain(console: Console, kernel: ef.Kernel) -> None:
-    """How the Einsums were grouped, the decisions, and the work."""
+    """The decisions and the work."""
     explanation = kernel.explain()
-    console.print("computed together: " + "; ".join(", ".join(group) for group in explanation.groups))
-    for choice in explanation.decisions[:8]:
-        console.print(f"  {choice.subject}: {choice.chosen}, because {choice.because}", highlight=False)
+    for choice in explanation.decisions:
+        console.print(f"{choice.subject}: {choice.chosen}, because {choice.because}", highlight=False)
     work = explanation.at(H=HEADS, P=LENGTH, M=LENGTH, E=WIDTH, F=WIDTH)
     console.print(
         f"for {LENGTH} queries and keys: {work['flops'] / 1e9:.2f} GFLOP, {work['traffic'] / 1e6:.1f} MB in and out, "
-        f"{work['workspace'] / 1e6:.1f} MB of scratch memory"
+        f"{work['workspace'] / 1e6:.1f} MB of shared scratch memory"
     )
 
 
@@ -109,9 +108,7 @@ def _time(console: Console, kernel: ef.Kernel) -> None:
             name,
         ]
         table.add_row(*cells, style="bold" if name == "einfall" else "")
-    console.print(
-        f"{HEADS} heads, {LENGTH} queries and keys, width {WIDTH}, f32, {kernel.threads} threads, medians in turns"
-    )
+    console.print(f"{HEADS} heads, {LENGTH} queries and keys, width {WIDTH}, f32, {kernel.threads} threads, medians in turns")
     console.print(table)
 
 
