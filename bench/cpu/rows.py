@@ -21,9 +21,7 @@ def cases() -> Iterator[Case]:
         )
     size = 4096
     for name, make in (("layernorm", _layernorm), ("rmsnorm", _rmsnorm), ("gelu (erf)", _gelu)):
-        yield Case(
-            name=f"{name} {size}²", make=partial(make, size), traffic=8.0 * size * size, quick=name == "layernorm"
-        )
+        yield Case(name=f"{name} {size}²", make=partial(make, size), traffic=8.0 * size * size, quick=name == "layernorm")
     yield Case(name=f"variance {size}²", make=partial(_variance, size), traffic=4.0 * size * size)
     yield Case(name="cross-entropy 2048×32768", make=_cross_entropy, traffic=4.0 * 2048 * 32768)
 
