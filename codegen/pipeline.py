@@ -27,7 +27,6 @@ def einfall() -> tuple[tvm.transform.Pass, object, object]:
     @tvm.transform.module_pass(opt_level=0)
     def lower(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         steps = [
-            tirx.transform.FlattenBuffer(),
             tirx.transform.BF16ComputeLegalize(),
             tirx.transform.VectorizeLoop(True),
             tirx.transform.UnrollLoop(),
