@@ -24,7 +24,9 @@ class ScalarOperator:
     commutative: bool = False
     distributes_over: tuple[str, ...] = ()  # as x op (y + z) = (x op y) + (x op z)
     inverse: str | None = None  # the operator that undoes it
+    distributes_if_positive: tuple[str, ...] = ()  # as above, for x > 0 (of "div": for a positive divisor)
     monotone: int = 0  # +1 increasing, -1 decreasing in its first argument everywhere
+    exponential: bool = False  # turns sums into products
     flops: int = 1
 
 
@@ -49,6 +51,7 @@ def _functions() -> dict[str, ScalarOperator]:
             associative=True,
             commutative=True,
             distributes_over=("add", "sub"),
+            distributes_if_positive=("max", "min"),
             inverse="div",
         ),
         s(
@@ -58,6 +61,7 @@ def _functions() -> dict[str, ScalarOperator]:
             real_valued=True,
             inverse="mul",
             distributes_over=("add", "sub"),
+            distributes_if_positive=("max", "min"),
             flops=4,
         ),
         s(name="floordiv", arity=2, symbol="//", flops=4),
@@ -94,8 +98,8 @@ def _functions() -> dict[str, ScalarOperator]:
         s(name="bitand", arity=2, symbol="&", integers_only=True, associative=True, commutative=True),
         s(name="shl", arity=2, symbol="<<", integers_only=True),
         s(name="shr", arity=2, symbol=">>", integers_only=True),
-        s(name="exp", arity=1, real_valued=True, inverse="log", monotone=1, flops=12),
-        s(name="exp2", arity=1, real_valued=True, inverse="log2", monotone=1, flops=11),
+        s(name="exp", arity=1, real_valued=True, inverse="log", monotone=1, exponential=True, flops=12),
+        s(name="exp2", arity=1, real_valued=True, inverse="log2", monotone=1, exponential=True, flops=11),
         s(name="log", arity=1, real_valued=True, inverse="exp", monotone=1, flops=14),
         s(name="log2", arity=1, real_valued=True, inverse="exp2", monotone=1, flops=14),
         s(name="sqrt", arity=1, real_valued=True, monotone=1, flops=4),

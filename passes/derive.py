@@ -1,0 +1,187 @@
+"""Lowers the number of passes over the data: deferral, then online forms, rank by rank, kept where the count falls.
+
+Requires a verified cascade; guarantees one that computes the same over the reals, finite wherever the program as written is,
+with no more passes along any rank. What is refused is explained in the decisions, and leaves the cascade as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..ir.cascade import Cascade
+from ..ir.tile import Decision
+from .defer import defer_explained
+from .passcount import PassAnalysis, analyse
+from .ranks import RankClass
+from .structure import Structure
+
+if TYPE_CHECKING:
+    from .chain import Chain
+    from .partition import Partition
+
+TILE = 64
+"""Positions of a tile where nothing else is asked for: a few vectors, and a tile of scores that fits in cache."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passes:
+    """Passes along one rank of the source, before and after."""
+
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Derivation:
+    """A derived cascade, why it is as it is, and its passes by the rank variables of the source."""
+
+    cascade: Cascade
+    decisions: tuple[Decision, ...]
+    passes: Mapping[str, Passes] = field(hash=False)
+
+
+def derive(cascade: Cascade, *, tile: int = TILE, only: Collection[str] | None = None) -> Derivation:
+    """Derives the form with the fewest passes.
+
+    ``tile`` is the number of positions of a tile along a rank that is cut; ``only`` limits the ranks (by their variable in
+    the source) along which online forms are tried.
+    """
+    return _Derivation(cascade, tile, only).run()
+
+
+class _Derivation:
+    """One derivation."""
+
+    def __init__(self, source: Cascade, tile: int, only: Collection[str] | None) -> None:
+        self.source, self.tile, self.only = source, tile, only
+        self.current = source
+        self.analysis = analyse(source)
+        self.decisions: list[Decision] = []
+        self.parts: dict[str, str] = {}
+        self.attempted: set[str] = set()
+
+    def run(self) -> Derivation:
+        before = _by_name(self.analysis)
+        if any(n > 1 for n in before.values()):
+            self._defer()
+            while self._online():
+                pass
+        after = _by_name(self.analysis)
+        passes = {
+            name: Passes(before=n, after=after.get(self.parts.get(name, name), n)) for name, n in before.items()
+        }
+        return Derivation(cascade=self.current, decisions=tuple(self.decisions), passes=passes)
+
+    def _defer(self) -> None:
+        deferred, decisions = defer_explained(self.current)
+        if deferred is None:
+            self.decisions += decisions
+            return
+        analysis = analyse(deferred)
+        if _is_better(self.analysis, analysis):
+            self.decisions += decisions
+            self.current, self.analysis = deferred, analysis
+        else:
+            self.decisions += (
+                Decision(made_by=d.made_by, subject=d.subject, chosen="not deferred", because="no pass would be saved")
+                for d in decisions
+            )
+
+    def _online(self) -> bool:
+        """Tries the ranks in order until one attempt changes the cascade."""
+        structure = Structure(self.current)
+        for each in self.analysis.ranks:
+            name = each.rank.name
+            if each.passes < 2 or each.rank.is_tile or name in self.attempted:
+                continue
+            if self.only is not None and name not in self.only:
+                continue
+            if self._attempt(structure, each.rank):
+                return True
+            self.attempted.add(name)
+        return False
+
+    def _attempt(self, structure: Structure, rank: RankClass) -> bool:
+        from .chain import chains
+
+        for ranks in self._rank_sets(structure, rank):
+            found, refusals = chains(structure, ranks)
+            for chain in found:
+                if self._keep(structure, chain):
+                    return True
+            if ranks == (rank,):
+                name = rank.name
+                for refusal in refusals:
+                    self._decide(
+                        refusal.condition, f"{refusal.target} over {name}", "stays in a pass of its own", refusal.reason
+                    )
+        return False
+
+    def _rank_sets(self, structure: Structure, rank: RankClass) -> list[tuple[RankClass, ...]]:
+        """The ranks to pass over together: those that are always reduced with this one first, then this one alone."""
+        cascade = structure.cascade
+        reducers = [i for i, v in rank.variables.items() if v in cascade.einsums[i].reduced]
+        if not reducers:
+            return [(rank,)]
+        with_it = [
+            other
+            for other in structure.ranks
+            if all(other.variables.get(i) in cascade.einsums[i].reduced for i in reducers)
+            and self.analysis.of(other.name).passes > 1
+        ]
+        order = cascade.einsums[reducers[0]].reduced
+        together = tuple(sorted(with_it, key=lambda c: order.index(c.variables[reducers[0]])))
+        return [together, (rank,)] if len(together) > 1 else [(rank,)]
+
+    def _keep(self, structure: Structure, chain: Chain) -> bool:
+        """Writes a chain in its online form; keeps it where passes fall."""
+        from .online import online_form
+
+        derived, cut = online_form(chain, self.tile)
+        analysis = analyse(derived)
+        names = {rank.name: self._name_after(analysis, cut) for rank in chain.ranks}
+        old, new = _by_name(self.analysis), _by_name(analysis)
+        falls = any(new[names[r.name]] < old[r.name] for r in chain.ranks)
+        rises = any(new.get(names.get(name, name), n) > n for name, n in old.items() if not self._is_tile(name))
+        if not falls or rises:
+            return False
+        for member in chain.members:
+            self._explain(chain, member.index, cut)
+        for source, name in {**{r.name: r.name for r in chain.ranks}, **self.parts}.items():
+            if name in names:
+                self.parts[source] = names[name]
+        self.current, self.analysis = derived, analysis
+        return True
+
+    def _is_tile(self, name: str) -> bool:
+        return any(r.rank.name == name and r.rank.is_tile for r in self.analysis.ranks)
+
+    @staticmethod
+    def _name_after(analysis: PassAnalysis, cut: Partition) -> str:
+        return next(r.rank.name for r in analysis.ranks if cut.step.name in r.rank.variables.values())
+
+    def _explain(self, chain: Chain, index: int, cut: Partition) -> None:
+        from .explanation import explain_member
+
+        member = next(m for m in chain.members if m.index == index)
+        made_by, chosen, because = explain_member(chain, member, cut)
+        self._decide(made_by, f"{chain.target(member)} over {', '.join(r.name for r in chain.ranks)}", chosen, because)
+
+    def _decide(self, rule: str, subject: str, chosen: str, because: str) -> None:
+        decision = Decision(made_by=f"online:{rule}", subject=subject, chosen=chosen, because=because)
+        if decision not in self.decisions:
+            self.decisions.append(decision)
+
+
+def _by_name(analysis: PassAnalysis) -> dict[str, int]:
+    result: dict[str, int] = {}
+    for each in analysis.ranks:
+        result[each.rank.name] = max(result.get(each.rank.name, 0), each.passes)
+    return result
+
+
+def _is_better(old: PassAnalysis, new: PassAnalysis) -> bool:
+    before, after = _by_name(old), _by_name(new)
+    return any(after.get(n, p) < p for n, p in before.items()) and all(after.get(n, p) <= p for n, p in before.items())
