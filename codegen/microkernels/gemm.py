@@ -1,6 +1,6 @@
 """The blocked matrix product: loops over cache blocks around the register tile, serial or cut into independent tasks.
 
-Loop order (Goto and van de Geijn, section 5): column blocks nc, depth blocks kc (B packed here), row blocks mc (A
+Loop order (Goto and van de Geijn): column blocks nc, depth blocks kc (B packed here), row blocks mc (A
 packed here), panels of nr columns, panels of mr rows. Every element of C is a sum in ascending k, in groups of kc,
 whatever the number of tasks and wherever their borders fall: results are bitwise the same for every number of
 threads.

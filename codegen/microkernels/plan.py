@@ -1,8 +1,8 @@
 """The blocking of a matrix product, from the machine's registers and caches (no search).
 
 The scheme is that of K. Goto and R. van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (ACM TOMS
-34(3), 2008); the sizes follow T. M. Low et al., "Analytical Modeling Is Enough for High-Performance BLIS" (ACM TOMS
-43(2), 2016), here with row-major results: vectors run along the columns of C.
+34(3), 2008); the way of deriving sizes follows T. M. Low et al., "Analytical Modeling Is Enough for High-Performance
+BLIS" (ACM TOMS 43(2), 2016), here with row-major results: vectors run along the columns of C.
 """
 
 from __future__ import annotations
@@ -67,11 +67,12 @@ def plan_gemm(facts: CpuFacts, dtype: str, m: int | None = None, n: int | None =
     """The plan for C[m, n] = A[m, k] · B[k, n] accumulated in `dtype` ("float32" or "float64"); None is a size known
     at run time.
 
-    - Register tile: nv = 2 vectors and the most rows mr that leave a register for the broadcast element of A and nv
-      for B, which keeps two FMA units busy for any latency below mr · nv / 2 cycles (Low et al., section 4.1).
-    - kc: a panel of B fills two thirds of L1, the rest is for A's rows and C (section 4.2).
-    - mc: A's block takes half of L2 (section 4.3); nc: B's block takes the other half's worth per thread, since it is
-      used mc / mr times per pass and streams from L2 or L3.
+    - Register tile: nv = 2 vectors and the most rows mr (even) that leave a register for the broadcast element of A
+      and nv for B. Its mr · nv independent sums must exceed latency times FMA units, 8 on today's cores.
+    - kc: a panel of B fills two thirds of L1; A's panel, which streams past it, and C take the rest.
+    - mc, nc: A's block takes a quarter of L2 and B's half of it; the last quarter is for C and what is being packed.
+
+    The fractions are ours: near them speed hardly changes.
     """
     size = BYTES[dtype]
     lanes = max(1, facts.vector_bits // (8 * size))
