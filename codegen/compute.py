@@ -317,21 +317,37 @@ class ComputeEmitter:
         return at.cast(value, source, target)
 
     def _store(self, s: Statements, at: Evaluator, value: tirx.Expr) -> None:
-        """Stores a point, or the lanes of a vector wherever they go."""
+        """Stores a point, or the lanes of a vector wherever they go; nothing for points outside the target."""
+        within = at.condition(self.compute.within)
+        if within is not None and lanes_of(within) == 1:
+            with s.when(within):
+                self._store_within(s, at, value, None)
+        else:
+            self._store_within(s, at, value, within)
+
+    def _store_within(self, s: Statements, at: Evaluator, value: tirx.Expr, within: tirx.Expr | None) -> None:
         compute, lanes = self.compute, at.lanes
         if lanes is None:
             s.add(store_scalar(self.target, at.offset(compute.target, compute.indices), value))
             return
         value = broadcast(value, lanes.count, lanes_of(value))
         if at.lane_step(compute.target, compute.indices) == 1:
-            self._put(s, at.first_lane().offset(compute.target, compute.indices), value, lanes)
+            position = at.first_lane().offset(compute.target, compute.indices)
+            mask = lanes.mask
+            if within is not None:
+                mask = within if mask is None else tirx.And(mask, within)
+            s.add(store_vector(self.target, position, value, lanes.count, mask))
             return
         raw = s.allocate("spread", (lanes.count,), stored(self.target.dtype), scope="local")
         s.store(raw, tirx.Ramp(index(0), index(1), lanes.count), encode(value, self.target.dtype, lanes.count))
         with s.loop("lane", lanes.count if lanes.valid is None else lanes.valid) as lane:
             point = at.at(None, **{lanes.rank: s.bind("point", lanes.base + lane)})
-            position = point.offset(compute.target, compute.indices)
-            s.store(self.target.flat, position, tirx.BufferLoad(raw, [lane]))
+            inside = None if within is None else point.condition(compute.within)
+            with ExitStack() as stack:
+                if inside is not None:
+                    stack.enter_context(s.when(inside))
+                position = point.offset(compute.target, compute.indices)
+                s.store(self.target.flat, position, tirx.BufferLoad(raw, [lane]))
 
     def _put(self, s: Statements, position: tirx.Expr, value: tirx.Expr, lanes: Lanes | None) -> None:
         if lanes is None:

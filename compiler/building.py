@@ -46,7 +46,8 @@ def build(
 
     if options.verify_each:
         verify(cascade)
-    program = lower(cascade)
+    form = lower(cascade, online=options.online)
+    program = form.program
     scratch = workspace(program)
     explanation = Explanation(
         kernel=cascade.name,
@@ -115,7 +116,7 @@ def from_artifact(artifact: Artifact, machine: Target, again: Callable[[], Casca
         def rebuild() -> Built:
             from ..passes.pipeline import lower
 
-            return _generate(lower(again()), machine)
+            return _generate(lower(again()).program, machine)
 
         sources |= {kind: _text(rebuild, kind) for kind in _TEXTS if kind not in sources}
     runs = artifact.arch == host_target().arch and artifact.features <= host_target().features

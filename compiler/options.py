@@ -10,9 +10,11 @@ from ..ir.diagnostics import error
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """``cache``: look in, and add to, the cache on disk. ``verify_each``: check the IR after every pass."""
+    """``cache``: look in, and add to, the cache on disk. ``online``: let reductions be done in fewer passes over the data
+    than the program has. ``verify_each``: check the IR after every pass."""
 
     cache: bool = True
+    online: bool = True
     verify_each: bool = False
 
     @staticmethod

@@ -65,8 +65,8 @@ class MatrixProduct:
 class Compute:
     """``target[indices] = value`` over ``ranks``, reduced by ``reduction`` over ``reduced`` where ``filter`` holds.
 
-    ``condition`` decides, per output point, between the value and ``otherwise`` (absent points hold zero).
-    ``accumulate`` combines with what the target holds. Knobs: ``method``, ``vector`` (the rank that fills the lanes),
+    ``condition`` decides, per output point, between the value and zero, which absent points hold. ``within`` tells which
+    output points lie inside the target at all: nothing is stored for the others. Knobs: ``method``, ``vector`` (the rank that fills the lanes),
     ``parallel`` (the output ranks spread over threads, outermost first), ``unroll`` (the output rank whose points share
     loaded vectors, and how many).
     """
@@ -79,6 +79,7 @@ class Compute:
     reduced: tuple[str, ...] = ()
     filter: Expr | None = None
     condition: Expr | None = None
+    within: Expr | None = None
     scatter: bool = False
     accumulator: DType
     method: Method = Method.SCALAR

@@ -24,6 +24,7 @@ from .methods import choose
 from .placement import Local, Placement, local_shape, local_tensors
 from .presence import PresenceAnalysis, Stored
 from .realise import Surroundings, Workspace, compute_of, finite_flag, mask_of, nodes_of, scatter
+from .skipping import leaves_states, visited
 from .tighten import conjuncts, tighten
 
 ROWS_OF_A_PRODUCT = 128
@@ -39,17 +40,18 @@ LONGEST_RUN = 4096
 """Points of one task when the only rank of a group is the one that fills the vectors."""
 
 
-def assemble(cascade: Cascade) -> TileProgram:
-    """The tile program of a cascade.
+def assemble(cascade: Cascade, *, prefix: str = "") -> TileProgram:
+    """The tile program of a cascade. ``prefix`` starts the names of its derived sizes, where two programs are joined.
 
     Raises EinfallError E1204 for quantised storage, which no code generator reads yet.
     """
-    return _Assembly(cascade).program()
+    return _Assembly(cascade, prefix).program()
 
 
 class _Assembly:
-    def __init__(self, cascade: Cascade) -> None:
+    def __init__(self, cascade: Cascade, prefix: str) -> None:
         self.cascade = cascade
+        self.prefix = prefix
         self.presence = PresenceAnalysis(cascade)
         self.steps = schedule(cascade)
         self.explicit = self.presence.run(self.steps)
@@ -202,7 +204,7 @@ class _Assembly:
             row = op("add", row, total)
         room = op("floordiv", integer(TILE_ELEMENTS), op("max", row, integer(1)))
         least = 16 if largest == ROWS_OF_A_PRODUCT else 1
-        name = self._fresh("tile")
+        name = self._fresh(f"{self.prefix}tile")
         value = op("min", integer(largest), op("max", integer(least), room))
         self.derived.append(Let(name=name, value=value))
         return size(name)
@@ -250,9 +252,28 @@ class _Assembly:
         for name, held in placement.locals.items():
             if held.following is not None:
                 body.append(self._copy(name, held.following))
-        loop = Loop(variable=variable, extent=merged.extent, reverse=merged.reverse, body=tuple(body))
+        loop = Loop(
+            variable=variable, extent=self._visited(merged, inner, variable), reverse=merged.reverse, body=tuple(body)
+        )
         after = [n for i in merged.after for n in self._einsum(i, placement, serial=True, buffers=buffers)]
         return [*before, loop, *after]
+
+    def _visited(self, merged: MergedLoop, placement: Placement, variable: str) -> Expr:
+        """The generations that a tile of the merged loop goes through, without those that a mask empties."""
+        reductions = [i for i in merged.body if self.explicit[i].einsum.reduction is not None]
+        if merged.reverse or not reductions or not leaves_states(self.cascade, merged):
+            return merged.extent
+        # The rank of a contraction inside a masked tile is not the mask's: its own condition speaks for it.
+        computes = [self._placed(i, compute_of(self.explicit[i]), placement) for i in reductions]
+        limit = visited(computes, variable)
+        if limit is None:
+            return merged.extent
+        self._decide(
+            ", ".join(dict.fromkeys(self.cascade.einsums[i].target for i in merged.body)),
+            f"tiles of {merged.variables[merged.body[0]]} beyond the mask are skipped",
+            "no reduction has a point there, and with their identities every state stays as it is",
+        )
+        return op("min", merged.extent, limit)
 
     def _copy(self, target: str, source: str) -> Compute:
         buffer = self.workspace.buffers[target]
@@ -368,6 +389,7 @@ class _Assembly:
             value=self._put(compute.value, index, placement),
             filter=None if compute.filter is None else self._put(compute.filter, index, placement),
             condition=None if compute.condition is None else self._put(compute.condition, index, placement),
+            within=None if compute.within is None else self._put(compute.within, index, placement),
             ranks=tuple(RankExtent(name=r.name, extent=extents[r.name]) for r in compute.ranks if r.name not in fixed),
         )
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..ir.cascade import Cascade, Einsum
+from ..ir.cascade import Cascade
 from ..ir.dependence import Loop, Step, Straight, einsums_of
 from ..ir.expr import Const, Expr, Op, Rank, ranks_of
 from ..ir.index import affine, equal

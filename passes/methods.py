@@ -69,6 +69,8 @@ def _expressions(compute: Compute) -> Iterable[Expr]:
         yield compute.filter
     if compute.condition is not None:
         yield compute.condition
+    if compute.within is not None:
+        yield compute.within
 
 
 def _scalar_cost(compute: Compute) -> float:

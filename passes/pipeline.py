@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from ..ir.cascade import Cascade
-from ..ir.tile import TileProgram
-from .assemble import assemble
+from .select import Form, select
 
 
-def lower(cascade: Cascade) -> TileProgram:
-    """The tile program of a cascade. Raises EinfallError for what no target can run yet."""
-    return assemble(cascade)
+def lower(cascade: Cascade, *, online: bool = True) -> Form:
+    """The tile program of a cascade, and how it was derived. ``online=False`` keeps the passes as written.
+
+    Raises EinfallError for what no target can run yet.
+    """
+    return select(cascade, online=online)

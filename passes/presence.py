@@ -71,12 +71,14 @@ Presence = Always | Predicate | Stored
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explicit:
     """An Einsum without absence: ``value`` is defined everywhere; ``filter`` tells which points are reduced (or, without
-    a reduction, present) and ``condition`` which output points are. ``mask`` names the mask to write, if any."""
+    a reduction, present) and ``condition`` which output points are. ``within`` tells which of them lie inside the target:
+    nothing is written for the others. ``mask`` names the mask to write, if any."""
 
     einsum: Einsum
     value: Expr
     filter: Expr
     condition: Expr
+    within: Expr
     mask: str | None
 
 
@@ -217,16 +219,18 @@ class PresenceAnalysis:
         points.append(self.present(einsum.value, extents))
         coords = conjunction([self.present(c, extents) for c in einsum.coords])
         presence = self.presence.get(einsum.target)
+        shape = self.cascade.by_name[einsum.target].shape
+        bounds = [c for x, n in zip(einsum.coords, shape, strict=True) for c in guard(x, n, extents, self.lets)]
+        within = [coords, *(self.guarded(c, extents) for c in bounds)]
         if einsum.scatter:
-            shape = self.cascade.by_name[einsum.target].shape
-            inside = [c for x, n in zip(einsum.coords, shape, strict=True) for c in guard(x, n, extents, self.lets)]
-            points = [*outputs, *points, coords, *(self.guarded(c, extents) for c in inside)]
-            outputs = []
+            points = [*outputs, *points, *within]
+            outputs, within = [], []
         return Explicit(
             einsum=einsum,
             value=self.guarded(einsum.value, extents),
             filter=conjunction(points),
             condition=conjunction(outputs),
+            within=conjunction(within),
             mask=presence.mask if isinstance(presence, Stored) else None,
         )
 

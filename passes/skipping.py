@@ -1,0 +1,135 @@
+"""Tiles of a merged loop in which a mask leaves no point need not be visited: causal attention stops at the diagonal.
+
+A generation may be skipped when all its reductions are empty and the states then stay as they are. The second is proven by
+putting each reduction's identity into the body and simplifying: max(x, -inf) = x, x·1 = x, x + 0 = x, and a correction
+``if d == d' then 1 else …`` of an unchanged d is 1. (A NaN in d has made the states that it corrects NaN before.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..ir.cascade import Cascade
+from ..ir.expr import Const, Expr, Op, Read, Select, integer, op, rank, ranks_of, reads_of, transform
+from ..ir.index import affine, constant_value, non_negative
+from ..ir.operators import REDUCTIONS
+from ..ir.tile import Compute
+from ..ir.types import INDEX
+from .grouping import MergedLoop, offset
+from .tighten import conjuncts
+
+
+def leaves_states(cascade: Cascade, merged: MergedLoop) -> bool:
+    """Whether a generation whose reductions are all empty changes no state of a merged loop."""
+    known: dict[tuple[str, int], Expr] = {}
+
+    def put(node: Expr) -> Expr | None:
+        match node:
+            case Read(tensor=tensor, indices=indices) if tensor in merged.dims:
+                return known.get((tensor, offset(indices[merged.dims[tensor]])))
+            case Op() | Select():
+                return _simplified(node)
+            case _:
+                return None
+
+    for i in merged.body:
+        einsum = cascade.einsums[i]
+        dim = merged.dims.get(einsum.target)
+        if dim is None:
+            return False
+        generation = offset(einsum.coords[dim])
+        before = Read(
+            tensor=einsum.target,
+            indices=tuple(
+                rank(merged.variables[i]) if d == dim else c for d, c in enumerate(einsum.coords)
+            ),
+            dtype=einsum.value.dtype,
+        )
+        if einsum.reduction is not None:
+            identity = REDUCTIONS[einsum.reduction].identity(einsum.accumulator)
+            known[einsum.target, generation] = Const(value=identity, dtype=einsum.accumulator)
+            continue
+        value = transform(einsum.value, put)
+        if generation == 1:
+            if value != before:
+                return False
+            # The new generation is the old one: readers of it see the same tensor one step back.
+            known[einsum.target, 1] = before
+        elif not reads_of(value):
+            known[einsum.target, generation] = value
+    return True
+
+
+def _simplified(node: Expr) -> Expr | None:
+    match node:
+        case Op(op="max", args=(a, Const(value=value))) if value == node.dtype.minimum:
+            return a
+        case Op(op="max", args=(Const(value=value), a)) if value == node.dtype.minimum:
+            return a
+        case Op(op="min", args=(a, Const(value=value))) if value == node.dtype.maximum:
+            return a
+        case Op(op="add", args=(a, Const(value=value))) if value == 0:
+            return a
+        case Op(op="add", args=(Const(value=value), a)) if value == 0:
+            return a
+        case Op(op="mul", args=(a, Const(value=value))) if value == 1:
+            return a
+        case Op(op="mul", args=(Const(value=value), a)) if value == 1:
+            return a
+        case Select(condition=Op(op="eq", args=(a, b)), then=then) if a == b:
+            return then
+        case _:
+            return None
+
+
+def visited(computes: Sequence[Compute], variable: str) -> Expr | None:
+    """How many generations of the loop over ``variable`` can have a point, None where no mask tells.
+
+    ``computes`` are the loop's reductions, as placed in it; a condition that all of them share counts.
+    """
+    shared: set[Expr] | None = None
+    for compute in computes:
+        mine = {*conjuncts(compute.filter), *conjuncts(compute.condition)}
+        shared = mine if shared is None else shared & mine
+    limits = [limit for c in shared or () if (limit := _limit(c, computes[0], variable)) is not None]
+    if not limits:
+        return None
+    least = limits[0]
+    for limit in limits[1:]:
+        least = op("min", least, limit)
+    return op("max", least, integer(0))
+
+
+def _limit(condition: Expr, compute: Compute, variable: str) -> Expr | None:
+    """The generations below which ``condition`` (an upper bound on the loop's variable) can hold somewhere in a tile."""
+    match condition:
+        case Op(op="le" | "lt" as relation, args=(a, b)) if a.dtype == INDEX:
+            difference = op("sub", a, b)
+        case Op(op="ge" | "gt" as relation, args=(a, b)) if a.dtype == INDEX:
+            difference = op("sub", b, a)
+        case _:
+            return None
+    inclusive = relation in ("le", "ge")
+    form = None if reads_of(condition) else affine(difference)
+    if form is None or variable not in form.ranks:
+        return None
+    extents: Mapping[str, Expr] = {r.name: r.extent for r in compute.ranks}
+    step = form.coefficient(variable)
+    if not non_negative(step) or constant_value(step) == 0:
+        return None
+    rest = form.constant
+    for name, coefficient in form.terms:
+        if name == variable:
+            continue
+        if name not in extents:
+            rest = op("add", rest, op("mul", coefficient, rank(name)))
+        elif not non_negative(coefficient):
+            if not non_negative(op("neg", coefficient)):
+                return None
+            last = op("sub", extents[name], integer(1))
+            rest = op("add", rest, op("mul", coefficient, last))
+    if set(ranks_of(rest)) & {variable, *extents}:
+        return None
+    # step · v + rest ≤ 0 (or < 0) for some point of the tile.
+    top = op("neg", rest) if inclusive else op("sub", op("neg", rest), integer(1))
+    return op("add", op("floordiv", top, step), integer(1))
