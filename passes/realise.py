@@ -31,6 +31,7 @@ def compute_of(explicit: Explicit) -> Compute:
         reduced=einsum.reduced if einsum.reduction is not None else (),
         filter=None if filtered == TRUE else filtered,
         condition=None if condition == TRUE else condition,
+        within=None if explicit.within == TRUE else explicit.within,
         scatter=einsum.scatter,
         accumulator=einsum.accumulator,
         origin=einsum.origin,
@@ -46,6 +47,7 @@ def mask_of(explicit: Explicit, mask: str) -> Compute:
         indices=einsum.coords,
         value=conjunction(present),
         ranks=tuple(r for r in einsum.ranks if r.name not in einsum.reduced),
+        within=None if explicit.within == TRUE else explicit.within,
         accumulator=BOOL,
         origin=einsum.origin,
     )
@@ -167,7 +169,7 @@ def nodes_of(compute: Compute, around: Surroundings, *, own_tile: bool) -> tuple
 
 def _product(compute: Compute) -> MatrixProduct | None:
     """The matrix product that ``compute`` is, with plain operands, large enough for a micro-kernel."""
-    if compute.reduction != "+" or compute.accumulator.name not in ("f32", "f64") or compute.scatter:
+    if compute.reduction != "+" or compute.accumulator.name not in ("f32", "f64") or compute.scatter or compute.within:
         return None
     roles = contraction.split(compute.value, compute.reduced, compute.output_ranks, compute.accumulator)
     if roles is None or not (contraction.is_plain(roles.left) and contraction.is_plain(roles.right)):
