@@ -1,18 +1,20 @@
-"""exp, exp2 and sigmoid: Cody and Waite's reduction to |r| <= ln2/2, a polynomial, and scaling in two steps.
+"""exp, exp2 and sigmoid: Cody and Waite's reduction to |r| <= ln2/2, a polynomial, and an addition to the exponent.
 
 x = n*ln2 + r with n the nearest integer, e^x = 2^n * e^r (Cody and Waite, *Software Manual for the Elementary
 Functions*, 1980, chapter 6). n is rounded and made an integer by one addition of 1.5 * 2^mantissa, so that its bits
-need no conversion. 2^n is applied as two factors: one alone overflows for n = 128 and cannot reach the subnormals.
+need no conversion. Subnormal results, at which arithmetic stalls for a hundred cycles, are never formed by arithmetic:
+2^(1-bias) times y < 1 has the bits of 1 + y, minus those of 1. So masks of -inf cost nothing.
 Coefficients: `tools/minimax.py`.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from tvm import tirx
 
-from .lanes import Bind, at_least, at_most, bits, fma, format_of, from_bits, horner, integer, magnitude, number
+from .lanes import Bind, at_least, bits, fma, format_of, from_bits, horner, integer, magnitude, number
 
 LOG2E = 1.4426950408889634
 
@@ -66,29 +68,27 @@ EXP2 = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """Arguments below `low` give 0 and above `high` inf; ln2 = `ln2_high` + `ln2_low`, n * `ln2_high` exact."""
+    """Arguments of a base-b exponential: `low` and below give 0, those below `normal` subnormals, above `high` inf."""
 
     low: float
+    normal: float
     high: float
-    low2: float
-    high2: float
-    ln2_high: float
-    ln2_low: float
 
 
-RANGE = {
-    "float32": Range(
-        low=-104.0, high=89.0, low2=-151.0, high2=129.0, ln2_high=0.693359375, ln2_low=-2.1219444005469057e-4
-    ),
-    "float64": Range(
-        low=-746.0,
-        high=710.0,
-        low2=-1076.0,
-        high2=1025.0,
-        ln2_high=float.fromhex("0x1.62e42feep-1"),
-        ln2_low=float.fromhex("0x1.a39ef35793c76p-33"),
-    ),
+EXP_RANGE = {
+    "float32": Range(low=-104.0, normal=-87.33654475055310, high=88.7228317),
+    "float64": Range(low=-746.0, normal=-708.3964185322641, high=709.782712893384),
 }
+EXP2_RANGE = {
+    "float32": Range(low=-151.0, normal=-126.0, high=127.99999),
+    "float64": Range(low=-1076.0, normal=-1022.0, high=1023.9999999999999),
+}
+
+LN2 = {
+    "float32": (0.693359375, -2.1219444005469057e-4),
+    "float64": (float.fromhex("0x1.62e42feep-1"), float.fromhex("0x1.a39ef35793c76p-33")),
+}
+"""ln2 as a sum; products of an exponent and the first part are exact."""
 
 
 def nearest(x: tirx.Expr, factor: float, bind: Bind, *, biased: bool = False) -> tuple[tirx.Expr, tirx.Expr]:
@@ -101,42 +101,42 @@ def nearest(x: tirx.Expr, factor: float, bind: Bind, *, biased: bool = False) ->
 
 def remainder(x: tirx.Expr, n: tirx.Expr, bind: Bind) -> tirx.Expr:
     """x - n*ln2, in two parts, the first exact."""
-    limits = RANGE[format_of(x).name]
-    return bind(fma(n, number(-limits.ln2_low, x), fma(n, number(-limits.ln2_high, x), x)))
+    high, low = LN2[format_of(x).name]
+    return bind(fma(n, number(-low, x), fma(n, number(-high, x), x)))
 
 
-def scale(p: tirx.Expr, n: tirx.Expr, shifted: tirx.Expr, bind: Bind) -> tirx.Expr:
-    """p * 2^n as p * 2^h * 2^(n-h), h near n/2; `shifted` holds n in its low bits. Rounds at most once."""
-    binary = format_of(p)
-    # The low bits of `half` are h + bias; those of `shifted` n. Only the lowest bits of either survive the shift.
-    half = bind(fma(n, number(0.5, p), number(binary.shifter + binary.bias, p)))
-    left = integer(binary.mantissa, p)
-    other = bits(shifted) - bits(half) + integer(2 * binary.bias, p)
-    return p * from_bits(bits(half) << left, p) * from_bits(other << left, p)
-
-
-def _exp_in_range(x: tirx.Expr, bind: Bind) -> tirx.Expr:
-    shifted, n = nearest(x, LOG2E, bind)
-    r = remainder(x, n, bind)
-    p = fma(fma(horner(EXP[format_of(x).name], r), r, number(1.0, x)), r, number(1.0, x))
-    return scale(p, n, shifted, bind)
+def _scale(p: tirx.Expr, shifted: tirx.Expr, x: tirx.Expr, limits: Range, bind: Bind) -> tirx.Expr:
+    """p * 2^n, p near 1 and n in the low bits of `shifted`, rounded once; inf above the range, NaN where x is NaN."""
+    binary = format_of(x)
+    one = integer(binary.bias << binary.mantissa, x)
+    subnormal = x < number(limits.normal, x)
+    exponent = bits(shifted) << integer(binary.mantissa, x)
+    # For subnormal results 2^(bias-1) times too much, so that y = p * 2^(n + bias - 1) < 1 is normal.
+    raised = tirx.Select(subnormal, exponent + integer((binary.bias - 1) << binary.mantissa, x), exponent)
+    y = bind(from_bits(bits(p) + raised, x))
+    z = bind(tirx.Select(subnormal, y + number(1.0, x), y))
+    result = from_bits(tirx.Select(subnormal, bits(z) - one, bits(z)), x)
+    return tirx.Select(x <= number(limits.high, x), result, x + number(math.inf, x))
 
 
 def exp(x: tirx.Expr, bind: Bind) -> tirx.Expr:
     """e^x. exp(-inf) = 0, exp(inf) = inf, NaN stays; subnormal results are correct."""
-    x = bind(x)
-    limits = RANGE[format_of(x).name]
-    return _exp_in_range(bind(at_least(at_most(x, limits.high), limits.low)), bind)
+    limits = EXP_RANGE[format_of(x).name]
+    x = bind(at_least(x, limits.low))
+    shifted, n = nearest(x, LOG2E, bind)
+    r = remainder(x, n, bind)
+    p = bind(fma(fma(horner(EXP[format_of(x).name], r), r, number(1.0, x)), r, number(1.0, x)))
+    return _scale(p, shifted, x, limits, bind)
 
 
 def exp2(x: tirx.Expr, bind: Bind) -> tirx.Expr:
     """2^x, exact for integers. Limits and NaN as in `exp`."""
-    x = bind(x)
-    limits = RANGE[format_of(x).name]
-    x = bind(at_least(at_most(x, limits.high2), limits.low2))
+    limits = EXP2_RANGE[format_of(x).name]
+    x = bind(at_least(x, limits.low))
     shifted, n = nearest(x, 1.0, bind)
     r = bind(x - n)
-    return scale(fma(horner(EXP2[format_of(x).name], r), r, number(1.0, x)), n, shifted, bind)
+    p = bind(fma(horner(EXP2[format_of(x).name], r), r, number(1.0, x)))
+    return _scale(p, shifted, x, limits, bind)
 
 
 def expm1_near(t: tirx.Expr, bind: Bind) -> tirx.Expr:
@@ -152,7 +152,6 @@ def expm1_near(t: tirx.Expr, bind: Bind) -> tirx.Expr:
 def sigmoid(x: tirx.Expr, bind: Bind) -> tirx.Expr:
     """1 / (1 + e^-x), written with e^-|x| so that neither end overflows and small results keep their accuracy."""
     x = bind(x)
-    low = RANGE[format_of(x).name].low
-    z = bind(_exp_in_range(bind(at_least(-magnitude(x), low)), bind))
+    z = bind(exp(-magnitude(x), bind))
     one = number(1.0, x)
     return tirx.Select(x < number(0.0, x), z, one) / (one + z)

@@ -11,7 +11,7 @@ import struct
 from tvm import tirx
 
 from ..microkernels.vector import lane_type
-from .exponential import LOG2E, RANGE
+from .exponential import LN2, LOG2E
 from .lanes import Binary, Bind, bits, fma, format_of, from_bits, horner, integer, lanes_of, number
 
 LOG = {
@@ -118,8 +118,8 @@ def log(x: tirx.Expr, bind: Bind) -> tirx.Expr:
     x = bind(x)
     name = format_of(x).name
     e, f = _split(x, bind)
-    tail = fma(f * f, horner(LOG[name], f), e * number(RANGE[name].ln2_low, x))
-    return _limits(x, fma(e, number(RANGE[name].ln2_high, x), f + tail))
+    tail = fma(f * f, horner(LOG[name], f), e * number(LN2[name][1], x))
+    return _limits(x, fma(e, number(LN2[name][0], x), f + tail))
 
 
 def log2(x: tirx.Expr, bind: Bind) -> tirx.Expr:

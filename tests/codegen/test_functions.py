@@ -83,7 +83,7 @@ def test_float32_within_4_ulp_over_the_whole_range(name, lanes, elementwise):
 
 @pytest.mark.slow
 @NAMES
-def test_float32_within_4_ulp_at_42_million_points(name, elementwise):
+def test_float32_within_4_ulp_at_ten_million_points(name, elementwise):
     run = elementwise(functions.REAL[name])
     for first in range(16):  # a sixteenth of all patterns in each step, to bound memory
         x = patterns(16 * 5, first * 5)
