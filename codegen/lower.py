@@ -82,12 +82,17 @@ class _Lowering:
         return Evaluator(self.statements, self.views, self.sizes, variables, None, self.scalars).value(expr)
 
     def _argument(self, buffer: Buffer) -> tirx.Buffer:
-        """An argument, and the flat view through which its elements are reached."""
+        """An argument, and the flat view through which its elements are reached.
+
+        Its declared extents are variables of their own: the runtime has checked the shape, and an expression in the sizes
+        would have to be known before the function's first statement.
+        """
         shape = [as_index(self._size(e, {})) for e in buffer.shape]
+        extents = [tirx.Var(f"{buffer.name}_extent{d}", "int64") for d in range(len(shape))]
         strides = [tirx.Var(f"{buffer.name}_stride{d}", "int64") for d in range(len(shape))]
         held = argument(buffer.dtype)
         size = max(1, buffer.dtype.bits // 8)
-        declared = tirx.decl_buffer(shape, held, name=buffer.name, strides=strides, data_alignment=size)
+        declared = tirx.decl_buffer(extents, held, name=buffer.name, strides=strides, data_alignment=size)
         flat = tirx.decl_buffer(
             (index(1 << 40),), stored(buffer.dtype), name=f"{buffer.name}_flat", data_alignment=size
         )
