@@ -81,9 +81,7 @@ class Benchmark:
             f"{self.gbytes:.3g} GB/s",
         ]
         if self.share is not None:
-            parts.append(
-                f"{self.share:.0%} of the machine's {'measured' if self.limit_is_measured else 'nominal'} limit"
-            )
+            parts.append(f"{self.share:.0%} of the machine's {'measured' if self.limit_is_measured else 'nominal'} limit")
         return ", ".join(parts)
 
     def _repr_html_(self) -> str:

@@ -214,9 +214,7 @@ class Caller:
             case dict():
                 if set(out) != set(names):
                     wrong = sorted(str(key) for key in set(out) ^ set(names))
-                    raise error(
-                        "E1015", f"out= must name {', '.join(names)} and nothing else; {', '.join(wrong)} do not match"
-                    )
+                    raise error("E1015", f"out= must name {', '.join(names)} and nothing else; {', '.join(wrong)} do not match")
                 return [out[name] for name in names]
             case tuple() | list():
                 if len(out) != len(results):
@@ -225,9 +223,7 @@ class Caller:
             case _ if len(results) == 1:
                 return [out]
             case _:
-                raise error(
-                    "E1015", f"the kernel has {len(results)} results: out= is a tuple ({', '.join(names)}) or a dict"
-                )
+                raise error("E1015", f"the kernel has {len(results)} results: out= is a tuple ({', '.join(names)}) or a dict")
 
     def check_out(
         self,

@@ -51,8 +51,7 @@ class Explanation:
             "einsums": list(self.einsums),
             "groups": [list(group) for group in self.groups],
             "decisions": [
-                {"made_by": d.made_by, "subject": d.subject, "chosen": d.chosen, "because": d.because}
-                for d in self.decisions
+                {"made_by": d.made_by, "subject": d.subject, "chosen": d.chosen, "because": d.because} for d in self.decisions
             ],
             "flops": expr_json(self.flops),
             "traffic": expr_json(self.traffic),
@@ -100,9 +99,7 @@ class Explanation:
             for d in self.decisions
         )
         groups = "".join(f"<li>{escape(', '.join(group))}</li>" for group in self.groups)
-        counts = "".join(
-            f"<li>{name}: <code>{escape(expr_to_source(e))}</code></li>" for name, e in self._counts().items()
-        )
+        counts = "".join(f"<li>{name}: <code>{escape(expr_to_source(e))}</code></li>" for name, e in self._counts().items())
         table = f"<table><tr><th>what</th><th>chosen</th><th>because</th></tr>{rows}</table>" if rows else ""
         einsums = escape("\n".join(self.einsums))
         head = f"<b>{escape(self.kernel)}</b><pre>{einsums}</pre>"

@@ -58,9 +58,7 @@ def determined_sizes(signature: Signature) -> frozenset[str]:
         known |= more
 
 
-def resolve(
-    signature: Signature, shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, object] | None = None
-) -> Plan:
+def resolve(signature: Signature, shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, object] | None = None) -> Plan:
     """The plan of a call with arguments of these shapes and these sizes given by name.
 
     Raises EinfallError E1001, E1003, E1004, E1005, E1006, E1012, E1013, and E0701 for a violated ``require``.
@@ -163,8 +161,7 @@ class _Sizes:
             if self.signature.fixed[name] != number:
                 raise error(
                     "E1004",
-                    f"the size {name} is {number} here, but the kernel was compiled for {name} = "
-                    f"{self.signature.fixed[name]}",
+                    f"the size {name} is {number} here, but the kernel was compiled for {name} = {self.signature.fixed[name]}",
                     help=f"compile without {name}=… to keep it free",
                 )
             return
@@ -235,8 +232,7 @@ class _Sizes:
     def notes(self, *names: str | None) -> list[str]:
         wanted = dict.fromkeys(n for n in names if n is not None)
         return [
-            f"`{p.name}` is declared {p.dtype}[{', '.join(map(expr_to_source, p.shape))}], "
-            f"its shape is {self.shapes[p.name]}"
+            f"`{p.name}` is declared {p.dtype}[{', '.join(map(expr_to_source, p.shape))}], its shape is {self.shapes[p.name]}"
             for p in self.signature.tensors
             if p.name in wanted and p.name in self.shapes
         ]

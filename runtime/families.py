@@ -51,9 +51,7 @@ def family_of(name: str, value: object) -> Family:
     """
     if isinstance(value, np.ndarray):
         if isinstance(value, np.ma.MaskedArray):
-            raise error(
-                "E1011", f"`{name}` is a masked array; a kernel would not see the mask", help=f"{name}.filled(0)"
-            )
+            raise error("E1011", f"`{name}` is a masked array; a kernel would not see the mask", help=f"{name}.filled(0)")
         return NUMPY
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):

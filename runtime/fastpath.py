@@ -20,6 +20,7 @@ from .dltensor import bfloat16_handle
 from .numpy_arrays import empty_array
 from .signature import Parameter, Signature, usable_keyword
 from .threads import state, use_threads
+from .torch_arrays import apart
 
 FastPlan: TypeAlias = "tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]"
 """The sizes that the function takes and the shapes of the results."""
@@ -67,6 +68,7 @@ class FastPath:
                 "Exception": Exception,
                 "empty": empty_array,
                 "may_share": np.may_share_memory,
+                "apart": apart,
                 "bf16": bfloat16_handle,
                 "u8": np.uint8,
                 "Tensor": NoTensor,
@@ -122,9 +124,7 @@ class FastPath:
         yield f"def {e}call({', '.join([*names.values(), '*', *keywords])}):"
         parts = [f"{names[p.name]}.shape" for p in self.open if not p.is_scalar]
         parts += [name if _usable(name) else "None" for name in self.sizes]
-        values = "".join(f"{name}, " for name in names.values())
-        given = "{" + ", ".join(f"{name!r}: {name}" for name in sizes) + "}"
-        general = f"return {e}general(({values}), {given}, out, threads)"
+        general = self._general(names)
         yield "    try:"
         yield f"        {e}sizes, {e}shapes = {e}plans[{''.join(f'{part}, ' for part in parts) or '()'}]"
         yield f"    except {e}Exception: {general}"
@@ -147,41 +147,42 @@ class FastPath:
         for i, out in enumerate(outs):
             yield f"                {out} = {e}empty({e}shapes[{i}], {e}o{i})"
         yield f"            except {e}Exception as {e}failure: raise {e}failed({e}failure) from None"
-        if len(outs) == 1:
-            tests = [
-                f"{e}type(out) is {e}ndarray",
-                f"out.shape == {e}shapes[0]",
-                f"out.dtype is {e}o0",
-                "out.flags.carray",
-            ]
+        if self._takes_out():
+            tests = [f"{e}type(out) is {e}ndarray", f"out.dtype is {e}o0", "out.flags.carray"]
+            tests.append(f"out.shape == {e}shapes[0]")
             tests += [f"not {e}may_share(out, {names[p.name]})" for p in self.open if not p.is_scalar]
             yield f"        elif {' and '.join(tests)}: {outs[0]} = out"
-        values = "".join(f"{name}, " for name in names.values())
-        given = "{" + ", ".join(f"{n!r}: {n}" for n in self.sizes if _usable(n)) + "}"
-        yield f"        else: return {e}general(({values}), {given}, out, threads)"
+        yield f"        else: {self._general(names)}"
         yield from self._invoke(names, outs, torch=False)
 
     def _torch(self, names: Mapping[str, str]) -> Iterator[str]:
         e = PREFIX
-        tests = ["threads is None", "out is None"]
+        tests = ["threads is None"]
         for position, p in enumerate(self.signature.parameters):
             if p.name in names and not p.is_scalar:
-                a = names[p.name]
-                tests += [
-                    f"{e}type({a}) is {e}Tensor",
-                    f"{a}.dtype is {e}td{position}",
-                    f"{a}.layout is {e}strided",
-                    f"{a}.is_cpu",
-                    f"not {a}.requires_grad",
-                    f"{a}.is_contiguous()",
-                ]
+                tests += _plain_tensor(names[p.name], f"{e}td{position}")
         yield f"    if {' and '.join(tests)}:"
         outs = [f"{e}r{i}" for i in range(len(self.signature.results))]
-        yield "        try:"
+        yield "        if out is None:"
+        yield "            try:"
         for i, out in enumerate(outs):
-            yield f"            {out} = {e}torch_empty({e}shapes[{i}], dtype={e}to{i})"
-        yield f"        except {e}Exception as {e}failure: raise {e}failed({e}failure) from None"
+            yield f"                {out} = {e}torch_empty({e}shapes[{i}], dtype={e}to{i})"
+        yield f"            except {e}Exception as {e}failure: raise {e}failed({e}failure) from None"
+        if self._takes_out():
+            tests = [*_plain_tensor("out", f"{e}to0"), f"out.shape == {e}shapes[0]"]
+            tests += [f"{e}apart(out, {names[p.name]})" for p in self.open if not p.is_scalar]
+            yield f"        elif {' and '.join(tests)}: {outs[0]} = out"
+        yield f"        else: {self._general(names)}"
         yield from self._invoke(names, outs, torch=True)
+
+    def _takes_out(self) -> bool:
+        """Whether the short way handles ``out=``: one array, to be compared with arguments of this call only."""
+        return len(self.signature.results) == 1 and all(p in self.open or p.is_scalar for p in self.signature.parameters)
+
+    def _general(self, names: Mapping[str, str]) -> str:
+        values = "".join(f"{name}, " for name in names.values())
+        given = "{" + ", ".join(f"{name!r}: {name}" for name in self.sizes if _usable(name)) + "}"
+        return f"return {PREFIX}general(({values}), {given}, out, threads)"
 
     def _invoke(self, names: Mapping[str, str], outs: Sequence[str], *, torch: bool) -> Iterator[str]:
         e = PREFIX
@@ -208,6 +209,18 @@ class FastPath:
 
 def _usable(name: str) -> bool:
     return usable_keyword(name) and name not in _RESERVED and not name.startswith(PREFIX)
+
+
+def _plain_tensor(name: str, dtype: str) -> list[str]:
+    """The conditions under which a PyTorch tensor is passed as it is."""
+    return [
+        f"{PREFIX}type({name}) is {PREFIX}Tensor",
+        f"{name}.dtype is {dtype}",
+        f"{name}.layout is {PREFIX}strided",
+        f"{name}.is_cpu",
+        f"not {name}.requires_grad",
+        f"{name}.is_contiguous()",
+    ]
 
 
 def _carrier(dtype: DType, array: str, *, torch: bool) -> str:

@@ -135,9 +135,7 @@ class Kernel:
                 sizes[name] = checked_size(name, value)
             else:
                 known = [*signature.names, *signature.sizes]
-                raise error(
-                    "E1001", f"`{self.name}` has nothing to bind named `{name}`", help=did_you_mean(name, known)
-                )
+                raise error("E1001", f"`{self.name}` has nothing to bind named `{name}`", help=did_you_mean(name, known))
         found = known_sizes(signature, {name: t.shape for name, t in tensors.items()}, sizes)
         chosen = {name: found[name] for name in sizes if name in found}
         return self._with(tensors=tensors, scalars=scalars, sizes=chosen)

@@ -31,9 +31,7 @@ class NumpyFamily(Family):
         array = cast(np.ndarray, value)
         _check_numpy_type(name, dtype, array)
         if not array.flags.writeable:
-            raise error(
-                "E1016", f"`{name}` is to be written, but the array is read-only", help="pass a copy: out=x.copy()"
-            )
+            raise error("E1016", f"`{name}` is to be written, but the array is read-only", help="pass a copy: out=x.copy()")
         if not array.flags.aligned or not _dense_rows(array):
             raise scattered(name)
         if any(n > 1 and s == 0 for n, s in zip(array.shape, array.strides, strict=True)):

@@ -83,9 +83,7 @@ class Signature:
         """The signature of a cascade. ``fixed`` names the sizes that were substituted in it."""
         return Signature(
             name=cascade.name,
-            parameters=tuple(
-                Parameter(name=t.name, dtype=t.dtype, shape=t.shape, role=t.role) for t in cascade.parameters
-            ),
+            parameters=tuple(Parameter(name=t.name, dtype=t.dtype, shape=t.shape, role=t.role) for t in cascade.parameters),
             results=tuple(Result(name=t.name, dtype=t.dtype, shape=t.shape) for t in cascade.results),
             sizes=cascade.sizes,
             fixed=dict(fixed or {}),
@@ -119,9 +117,7 @@ class Signature:
                 {"name": p.name, "dtype": _type_json(p.dtype), "shape": _shape_json(p.shape), "role": p.role.value}
                 for p in self.parameters
             ],
-            "results": [
-                {"name": r.name, "dtype": _type_json(r.dtype), "shape": _shape_json(r.shape)} for r in self.results
-            ],
+            "results": [{"name": r.name, "dtype": _type_json(r.dtype), "shape": _shape_json(r.shape)} for r in self.results],
             "sizes": list(self.sizes),
             "fixed": dict(self.fixed),
             "lets": [[name, expr_json(value)] for name, value in self.lets],

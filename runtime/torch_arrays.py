@@ -27,6 +27,7 @@ class _Tensor(Protocol):
     dtype: object
     is_quantized: bool
     layout: object
+    nbytes: int
     ndim: int
     requires_grad: bool
     shape: Sequence[int]
@@ -115,12 +116,16 @@ class TorchFamily(Family):
         if tensor.device.type != "cpu":
             raise foreign_device(name, str(tensor.device), f"{name}.cpu()")
         if tensor.layout is not torch.strided or tensor.is_quantized:
-            raise error(
-                "E1011", f"`{name}` is a sparse or quantised tensor; a kernel takes dense ones", help="x.to_dense()"
-            )
+            raise error("E1011", f"`{name}` is a sparse or quantised tensor; a kernel takes dense ones", help="x.to_dense()")
         if tensor.dtype is not wanted:
             raise wrong_type(name, dtype, str(tensor.dtype), f"{name}.to({wanted})")
         return tensor
+
+
+def apart(a: _Tensor, b: _Tensor) -> bool:
+    """Whether two contiguous tensors share no memory."""
+    first, second = a.data_ptr(), b.data_ptr()
+    return first + a.nbytes <= second or second + b.nbytes <= first
 
 
 def _dense_rows(tensor: _Tensor) -> bool:

@@ -250,9 +250,7 @@ def test_concurrent_calls(add: Kernel) -> None:
 def test_workspace() -> None:
     work = op("mul", integer(4), op("mul", size("M"), size("K")))
     one = kernel(
-        signature(
-            "w", ["X: f32[M]"], ["Y: f32[M]"], lets=[("K", op("ceildiv", size("M"), integer(64)))], workspace=work
-        ),
+        signature("w", ["X: f32[M]"], ["Y: f32[M]"], lets=[("K", op("ceildiv", size("M"), integer(64)))], workspace=work),
         lambda *_: None,
     )
     assert one.workspace_bytes(M=65) == 4 * 65 * 2
@@ -283,25 +281,27 @@ def test_benchmark(add: Kernel) -> None:
     assert found.to_json()["threads"] == found.threads
 
 
-def test_overhead_of_a_call(add: Kernel) -> None:
-    """At most 10 µs above the bare call for three tensors; the best of many, since the machine is shared."""
+def test_overhead_of_a_call() -> None:
+    """At most 10 µs above the bare call for three tensors, in this thread's own time: the machine is shared."""
     import tvm_ffi
 
+    add = add_kernel(threads=1)
     a, b, c = rows(4, 4), rows(4, 4, 1), np.empty((4, 4), np.float32)
+    ta, tb = torch.from_numpy(a), torch.from_numpy(b)
     bare = add_module()["main"]
     tensors = [tvm_ffi.from_dlpack(x) for x in (a, b, c)]
-
-    def best(call: Callable[[], object]) -> float:
-        times = []
-        for _ in range(200):
-            start = time.perf_counter()
-            for _ in range(100):
+    calls: dict[str, Callable[[], object]] = {
+        "bare": lambda: bare(*tensors, 4, 4),
+        "numpy": lambda: add(a, b),
+        "out": lambda: add(a, b, out=c),
+        "torch": lambda: add(ta, tb),
+    }
+    least = dict.fromkeys(calls, float("inf"))
+    for _ in range(400):  # interleaved, so that a busy moment meets them all
+        for name, call in calls.items():
+            start = time.thread_time()
+            for _ in range(20):
                 call()
-            times.append((time.perf_counter() - start) / 100)
-        return min(times)
-
-    least = best(lambda: bare(*tensors, 4, 4))
-    assert best(lambda: add(a, b)) - least < 10e-6
-    assert best(lambda: add(a, b, out=c)) - least < 10e-6
-    ta, tb = torch.from_numpy(a), torch.from_numpy(b)
-    assert best(lambda: add(ta, tb)) - least < 20e-6
+            least[name] = min(least[name], (time.thread_time() - start) / 20)
+    over = {name: seconds - least["bare"] for name, seconds in least.items()}
+    assert over["numpy"] < 10e-6 and over["out"] < 10e-6 and over["torch"] < 15e-6, over

@@ -120,6 +120,22 @@ def test_in_place_is_refused() -> None:
     assert calls == [1, 1]
 
 
+def test_a_bound_array_is_not_overwritten() -> None:
+    both = kernel(signature("both", ["A: f32[M]", "B: f32[M]"], ["C: f32[M]"]), lambda *_: None)
+    a, b = zeros(4), zeros(4)
+    bound = both.bind(B=b)
+    bound(a)
+    bound(a, out=zeros(4))
+    for out in (b, torch.from_numpy(b)):
+        with pytest.raises(EinfallError, match="`out` shares memory with `B`"):
+            bound(a, out=out)
+    tensor = torch.zeros(8)
+    for _ in range(2):
+        with pytest.raises(EinfallError, match="`out` shares memory with `A`"):
+            both(tensor[:4], torch.zeros(4), out=tensor[2:6])
+        both(tensor[:4], torch.zeros(4), out=tensor[4:])
+
+
 def test_results_may_not_overlap() -> None:
     two = kernel(signature("two", ["X: f32[M]"], ["Y: f32[M]", "Z: f32[M]"]), lambda *_: None)
     buffer = zeros(10)
