@@ -37,4 +37,14 @@ KINDS: tuple[ErrorKind, ...] = (
         wrong="EINFALL_NUM_THREADS=all einfall run attention.ecs --random H=4,P=100,M=100,E=64,F=64",
         fixed="EINFALL_NUM_THREADS=2 einfall run attention.ecs --random H=4,P=100,M=100,E=64,F=64",
     ),
+    ErrorKind(
+        code="E1204",
+        title="cannot be compiled yet",
+        explanation=(
+            "The program is correct and the interpreter may evaluate it, but no code generator handles this type or this "
+            "kind of target so far."
+        ),
+        wrong='ef.compile("attention.ecs", target="cuda:sm_90")',
+        fixed='ef.compile("attention.ecs", target="cpu")',
+    ),
 )
