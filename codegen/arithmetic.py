@@ -22,7 +22,7 @@ Bind = Callable[[tirx.Expr], tirx.Expr]
 
 def lanes_of(value: tirx.Expr) -> int:
     """The number of lanes of a TIR value, 1 for a scalar."""
-    return tvm_ffi.dtype(str(value.ty.dtype)).lanes
+    return int(tvm_ffi.dtype(str(value.ty.dtype)).lanes)
 
 
 def literal(value: int | float | bool, dtype: str, lanes: int = 1) -> tirx.Expr:
@@ -62,9 +62,7 @@ def wrap(value: tirx.Expr, dtype: DType) -> tirx.Expr:
     return (value << cut) >> cut
 
 
-def _wide(
-    operation: Callable[[tirx.Expr, tirx.Expr], tirx.Expr], a: tirx.Expr, b: tirx.Expr, dtype: DType
-) -> tirx.Expr:
+def _wide(operation: Callable[[tirx.Expr, tirx.Expr], tirx.Expr], a: tirx.Expr, b: tirx.Expr, dtype: DType) -> tirx.Expr:
     held = computed(dtype)
     if held not in ("int32", "uint32"):
         return operation(a, b)
@@ -81,10 +79,6 @@ def subtract(a: tirx.Expr, b: tirx.Expr, dtype: DType) -> tirx.Expr:
 
 def multiply(a: tirx.Expr, b: tirx.Expr, dtype: DType) -> tirx.Expr:
     return a * b if dtype.is_float else wrap(_wide(operator.mul, a, b, dtype), dtype)
-
-
-def _divide(a: tirx.Expr, b: tirx.Expr, dtype: DType) -> tirx.Expr:
-    return tirx.div(a, b)
 
 
 def _floor_divide(a: tirx.Expr, b: tirx.Expr, dtype: DType, bind: Bind) -> tirx.Expr:
@@ -202,6 +196,37 @@ _COMPARISONS = {"eq": tirx.EQ, "ne": tirx.NE, "lt": tirx.LT, "le": tirx.LE, "gt"
 
 _ROUNDING = {"floor": functions.floor, "ceil": functions.ceil, "round": functions.round_half_even}
 
+_UNARY: dict[str, Callable[[tirx.Expr, DType], tirx.Expr]] = {
+    "neg": lambda a, t: functions.negate(a) if t.is_float else subtract(literal(0, computed(t), lanes_of(a)), a, t),
+    "not": lambda a, _: tirx.Not(a),
+    "abs": _absolute,
+    "sign": _sign,
+}
+
+_BINARY: dict[str, Callable[[tirx.Expr, tirx.Expr, DType], tirx.Expr]] = {
+    "add": add,
+    "sub": subtract,
+    "mul": multiply,
+    "div": lambda a, b, _: tirx.div(a, b),
+    "and": lambda a, b, _: tirx.And(a, b),
+    "or": lambda a, b, _: tirx.Or(a, b),
+    "bitor": lambda a, b, _: a | b,
+    "bitand": lambda a, b, _: a & b,
+    "bitxor": lambda a, b, _: a ^ b,
+    "shl": lambda a, b, t: _shift(a, b, t, left=True),
+    "shr": lambda a, b, t: _shift(a, b, t, left=False),
+    "max": maximum,
+    "min": minimum,
+}
+
+_SHARING: dict[str, Callable[[tirx.Expr, tirx.Expr, DType, Bind], tirx.Expr]] = {
+    "floordiv": lambda a, b, t, bind: wrap(_floor_divide(a, b, t, bind), t),
+    "mod": _modulo,
+    "ceildiv": _ceil_divide,
+    "pow": _power,
+}
+"""Operators whose code uses an intermediate value more than once."""
+
 
 def apply(name: str, args: list[tirx.Expr], dtype: DType, bind: Bind) -> tirx.Expr:
     """The operator ``name`` of the language on values computed as ``dtype`` (the type of its arguments)."""
@@ -214,51 +239,11 @@ def apply(name: str, args: list[tirx.Expr], dtype: DType, bind: Bind) -> tirx.Ex
         return functions.REAL[name](args[0], bind)
     if name in _ROUNDING:
         return _ROUNDING[name](args[0]) if dtype.is_float else args[0]
-    match name:
-        case "add":
-            return add(*args, dtype)
-        case "sub":
-            return subtract(*args, dtype)
-        case "mul":
-            return multiply(*args, dtype)
-        case "div":
-            return _divide(*args, dtype)
-        case "neg":
-            return (
-                functions.negate(args[0])
-                if dtype.is_float
-                else subtract(literal(0, computed(dtype), lanes_of(args[0])), args[0], dtype)
-            )
-        case "floordiv":
-            return wrap(_floor_divide(*args, dtype, bind), dtype)
-        case "mod":
-            return _modulo(*args, dtype, bind)
-        case "ceildiv":
-            return _ceil_divide(*args, dtype, bind)
-        case "pow":
-            return _power(*args, dtype, bind)
-        case "and":
-            return tirx.And(*args)
-        case "or":
-            return tirx.Or(*args)
-        case "not":
-            return tirx.Not(args[0])
-        case "bitor":
-            return args[0] | args[1]
-        case "bitand":
-            return args[0] & args[1]
-        case "bitxor":
-            return args[0] ^ args[1]
-        case "shl" | "shr":
-            return _shift(*args, dtype, left=name == "shl")
-        case "abs":
-            return _absolute(args[0], dtype)
-        case "sign":
-            return _sign(args[0], dtype)
-        case "max":
-            return maximum(*args, dtype)
-        case "min":
-            return minimum(*args, dtype)
-        case "clamp":
-            return minimum(maximum(args[0], args[1], dtype), args[2], dtype)
-    raise NotImplementedError(name)
+    if name in _UNARY:
+        return _UNARY[name](args[0], dtype)
+    if name in _BINARY:
+        return _BINARY[name](args[0], args[1], dtype)
+    if name in _SHARING:
+        return _SHARING[name](args[0], args[1], dtype, bind)
+    assert name == "clamp", name
+    return minimum(maximum(args[0], args[1], dtype), args[2], dtype)

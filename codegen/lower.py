@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tvm
 from tvm import tirx
+from tvm.tirx.stmt import ForKind
 
 from ..ir.cascade import Cascade, Role
 from ..ir.expr import Expr, sizes_of
@@ -19,7 +20,7 @@ from .contraction import ContractionEmitter
 from .element import argument, computed, stored
 from .expressions import Evaluator
 from .machine import Machine
-from .microkernels.statements import ForKind, Statements, as_index, index
+from .microkernels.statements import Statements, as_index, index
 from .views import View, encode
 
 
@@ -65,9 +66,7 @@ class _Lowering:
                 self._allocate(s, buffer, {})
         self._nodes(s, self.program.body, {}, serial=False)
         function = tirx.PrimFunc([*arguments, *numbers, *sizes], s.finish())
-        return function.with_attr(
-            {"global_symbol": "main", "tirx.noalias": True, "s_tir": True, "tirx.is_entry_func": True}
-        )
+        return function.with_attr({"global_symbol": "main", "tirx.noalias": True, "s_tir": True, "tirx.is_entry_func": True})
 
     def module(self) -> tvm.IRModule:
         return tvm.IRModule({"main": self.function()})
@@ -93,18 +92,14 @@ class _Lowering:
         held = argument(buffer.dtype)
         size = max(1, buffer.dtype.bits // 8)
         declared = tirx.decl_buffer(extents, held, name=buffer.name, strides=strides, data_alignment=size)
-        flat = tirx.decl_buffer(
-            (index(1 << 40),), stored(buffer.dtype), name=f"{buffer.name}_flat", data_alignment=size
-        )
+        flat = tirx.decl_buffer((index(1 << 40),), stored(buffer.dtype), name=f"{buffer.name}_flat", data_alignment=size)
         self.statements.add(tirx.DeclBuffer(flat, data=declared.data))
         typed = None
         if buffer.dtype.name == "bf16":
             typed = tirx.decl_buffer((index(1 << 40),), "bfloat16", name=f"{buffer.name}_bf16", data_alignment=2)
             self.statements.add(tirx.DeclBuffer(typed, data=declared.data))
         dense = [*strides[:-1], index(1)] if strides else []
-        self.views[buffer.name] = View(
-            flat=flat, strides=tuple(dense), extents=tuple(shape), dtype=buffer.dtype, typed=typed
-        )
+        self.views[buffer.name] = View(flat=flat, strides=tuple(dense), extents=tuple(shape), dtype=buffer.dtype, dense=False, typed=typed)
         return declared
 
     def _allocate(self, s: Statements, buffer: Buffer, variables: Variables) -> None:
@@ -164,7 +159,7 @@ class _Lowering:
         for extent in view.extents:
             total = total * extent
         raw = encode(literal(value, computed(view.dtype)), view.dtype, 1)
-        if _is_dense(view):
+        if view.dense:
             with s.loop("i", total) as i:
                 s.store(view.flat, i, raw)
             return
@@ -176,11 +171,6 @@ class _Lowering:
             return
         with s.loop("i", view.extents[len(at)]) as i:
             self._fill_rows(s, view, raw, [*at, i])
-
-
-def _is_dense(view: View) -> bool:
-    """Whether the view is known to be one block without gaps (our own buffers are)."""
-    return not any(isinstance(stride, tirx.Var) and "_stride" in stride.name for stride in view.strides)
 
 
 def _scalar_type(dtype: DType) -> str:

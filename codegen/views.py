@@ -26,6 +26,7 @@ class View:
     strides: tuple[tirx.Expr, ...]
     extents: tuple[tirx.Expr, ...]
     dtype: DType
+    dense: bool = True  # one block without gaps: ours are, an argument's rows may be strided
     typed: tirx.Buffer | None = None  # the same memory under its own type, where ``flat`` holds raw bits
 
     def offset(self, indices: list[tirx.Expr]) -> tirx.Expr:

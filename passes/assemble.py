@@ -216,9 +216,7 @@ class _Assembly:
         made = []
         for name, held in local.items():
             buffer = self.workspace.buffers[name]
-            tile = Buffer(
-                name=name, dtype=buffer.dtype, shape=local_shape(buffer.shape, held, points), scope=Scope.TILE
-            )
+            tile = Buffer(name=name, dtype=buffer.dtype, shape=local_shape(buffer.shape, held, points), scope=Scope.TILE)
             self.workspace.buffers[name] = tile
             made.append(tile)
             if held.following is not None:
@@ -252,9 +250,7 @@ class _Assembly:
         for name, held in placement.locals.items():
             if held.following is not None:
                 body.append(self._copy(name, held.following))
-        loop = Loop(
-            variable=variable, extent=self._visited(merged, inner, variable), reverse=merged.reverse, body=tuple(body)
-        )
+        loop = Loop(variable=variable, extent=self._visited(merged, inner, variable), reverse=merged.reverse, body=tuple(body))
         after = [n for i in merged.after for n in self._einsum(i, placement, serial=True, buffers=buffers)]
         return [*before, loop, *after]
 
@@ -291,18 +287,14 @@ class _Assembly:
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
-    def _step(
-        self, step: Step, placement: Placement, *, serial: bool, buffers: list[Buffer] | None = None
-    ) -> list[Node]:
+    def _step(self, step: Step, placement: Placement, *, serial: bool, buffers: list[Buffer] | None = None) -> list[Node]:
         match step:
             case Straight(einsum=i):
                 return self._einsum(i, placement, serial=serial, buffers=buffers)
             case Sequential():
                 return self._sequential(step, placement, serial=serial, buffers=buffers)
 
-    def _sequential(
-        self, step: Sequential, placement: Placement, *, serial: bool, buffers: list[Buffer] | None
-    ) -> list[Node]:
+    def _sequential(self, step: Sequential, placement: Placement, *, serial: bool, buffers: list[Buffer] | None) -> list[Node]:
         """A loop over an iterative rank as the schedule has it."""
         members = einsums_of(step)
         variable = self._fresh(step.variables[members[0]])

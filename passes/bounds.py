@@ -62,7 +62,7 @@ def _positive(expr: Expr, lets: Definitions) -> bool:
 def guard(index: Expr, extent: Expr, extents: Mapping[str, Expr], lets: Definitions) -> list[Expr]:
     """The conditions among ``0 <= index`` and ``index < extent`` that are not provably true."""
     low, high = interval(index, extents, lets)
-    conditions = []
+    conditions: list[Expr] = []
     if low is None or not non_negative(low, lets):
         conditions.append(op("ge", index, integer(0)))
     if high is None or not at_most(op("add", simplify(high), integer(1)), extent, lets):

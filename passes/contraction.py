@@ -32,9 +32,7 @@ def factors(value: Expr, accumulator: DType) -> list[tuple[str, Expr]]:
             return [*factors(a, accumulator), *factors(b, accumulator)]
         case Op(op="div", args=(a, b)) if value.dtype.is_float:
             return [*factors(a, accumulator), ("div", b)]
-        case Cast(value=inner) if (
-            inner.dtype.is_float and value.dtype.is_float and inner.dtype.bits <= value.dtype.bits
-        ):
+        case Cast(value=inner) if inner.dtype.is_float and value.dtype.is_float and inner.dtype.bits <= value.dtype.bits:
             return factors(inner, accumulator)
         case _:
             return [("mul", value)]
@@ -59,9 +57,7 @@ def split(value: Expr, reduced: tuple[str, ...], outputs: tuple[str, ...], accum
             with_left = len(ranks[i] & set().union(*(ranks[j] for j in left)) & set(outputs))
             with_right = len(ranks[i] & set().union(*(ranks[j] for j in right)) & set(outputs))
             (left if with_left >= with_right else right).append(i)
-    return Roles(
-        left=_product([inside[i] for i in left]), right=_product([inside[i] for i in right]), scale=tuple(scale)
-    )
+    return Roles(left=_product([inside[i] for i in left]), right=_product([inside[i] for i in right]), scale=tuple(scale))
 
 
 def _one(like: Expr) -> Const:
@@ -71,9 +67,7 @@ def _one(like: Expr) -> Const:
 def _product(parts: list[Expr]) -> Expr:
     result = parts[0]
     for part in parts[1:]:
-        result = Op(
-            op="mul", args=(result, part), dtype=result.dtype if result.dtype.bits >= part.dtype.bits else part.dtype
-        )
+        result = Op(op="mul", args=(result, part), dtype=result.dtype if result.dtype.bits >= part.dtype.bits else part.dtype)
     return result
 
 
@@ -84,9 +78,7 @@ def is_plain(expr: Expr) -> bool:
     return all(affine(i) is not None and not reads_of(i) for i in expr.indices)
 
 
-def assign(
-    roles: Roles, target: tuple[Expr, ...], outputs: tuple[str, ...], reduced: tuple[str, ...]
-) -> MatrixProduct | None:
+def assign(roles: Roles, target: tuple[Expr, ...], outputs: tuple[str, ...], reduced: tuple[str, ...]) -> MatrixProduct | None:
     """Gives every rank its role in the matrix product; None where there is none worth a micro-kernel."""
     left, right = set(ranks_of(roles.left)), set(ranks_of(roles.right))
     inner = [r for r in reduced if r in left and r in right]
@@ -115,9 +107,7 @@ def _indices(expr: Expr) -> tuple[Expr, ...]:
 
 def fits_epilogue(expr: Expr) -> bool:
     """Whether a factor or condition can be evaluated on the registers of a finished tile: at most reads of vectors."""
-    return all(
-        len(r.indices) <= 1 and all(isinstance(i, Rank) or not ranks_of(i) for i in r.indices) for r in reads_of(expr)
-    )
+    return all(len(r.indices) <= 1 and all(isinstance(i, Rank) or not ranks_of(i) for i in r.indices) for r in reads_of(expr))
 
 
 def product_of(einsum: Einsum) -> MatrixProduct | None:

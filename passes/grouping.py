@@ -154,12 +154,12 @@ def _merged(cascade: Cascade, group: Group) -> MergedLoop | None:
     variables, dims = aligned
     lets = {let.name: let.value for let in cascade.lets}
     for loop in loops:
-        if not equal(loop.extent, loops[0].extent, lets) or any(
-            variables.get(i) != v for i, v in loop.variables.items()
-        ):
+        if not equal(loop.extent, loops[0].extent, lets) or any(variables.get(i) != v for i, v in loop.variables.items()):
             return None
     forced = {i for loop in loops for i in loop.variables}
-    variables = {i: v for i, v in variables.items() if i in forced or _may_join(cascade, i, v, {c.variables[i] for c in group.classes})}
+    variables = {
+        i: v for i, v in variables.items() if i in forced or _may_join(cascade, i, v, {c.variables[i] for c in group.classes})
+    }
     if any(not equal(cascade.einsums[i].extent(v), loops[0].extent, lets) for i, v in variables.items()):
         return None
     return _ordered(cascade, group.members, variables, dims, loops[0])

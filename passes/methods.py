@@ -23,7 +23,7 @@ _FOLD_COST = 4.0
 
 def choose(compute: Compute) -> Compute:
     """``compute`` with the cheapest method, its vector rank and its parallel ranks."""
-    best = (_scalar_cost(compute), 2, Method.SCALAR, None)
+    best: tuple[float, float, Method, str | None] = (_scalar_cost(compute), 2, Method.SCALAR, None)
     outputs = compute.output_ranks
     for position, rank in enumerate(outputs):
         cost = _vector_cost(compute, rank, stores=True)

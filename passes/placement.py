@@ -96,9 +96,7 @@ def local_tensors(
     inside = set(members)
     found: dict[str, Local] = {}
     for name in dict.fromkeys(cascade.einsums[i].target for i in members):
-        users = [
-            i for i, e in enumerate(cascade.einsums) if e.target == name or any(r.tensor == name for r in e.reads())
-        ]
+        users = [i for i, e in enumerate(cascade.einsums) if e.target == name or any(r.tensor == name for r in e.reads())]
         if cascade.by_name[name].role is not Role.LOCAL or name in stored or not set(users) <= inside:
             continue
         local = Local(dropped=frozenset(c.dims[name] for c in fixed), cut=None if cut is None else cut.dims[name])

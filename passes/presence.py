@@ -87,7 +87,7 @@ def conjunction(conditions: list[Expr]) -> Expr:
     kept = [c for c in dict.fromkeys(conditions) if c != TRUE]
     if FALSE in kept:
         return FALSE
-    result = TRUE
+    result: Expr = TRUE
     for condition in kept:
         result = condition if result == TRUE else op("and", result, condition)
     return result

@@ -192,9 +192,7 @@ def _masked_left(compute: Compute, product: MatrixProduct, zeros: Mapping[str, f
     if product.rows is None or product.columns is None:
         return False
     ranks = {r.name for r in compute.ranks}
-    return all(
-        c in zeros.get(_tensor(product.left), frozenset()) and not is_bound(c, ranks) for c in conjuncts(compute.filter)
-    )
+    return all(c in zeros.get(_tensor(product.left), frozenset()) and not is_bound(c, ranks) for c in conjuncts(compute.filter))
 
 
 def _tiny(compute: Compute, product: MatrixProduct) -> bool:

@@ -40,9 +40,7 @@ def leaves_states(cascade: Cascade, merged: MergedLoop) -> bool:
         generation = offset(einsum.coords[dim])
         before = Read(
             tensor=einsum.target,
-            indices=tuple(
-                rank(merged.variables[i]) if d == dim else c for d, c in enumerate(einsum.coords)
-            ),
+            indices=tuple(rank(merged.variables[i]) if d == dim else c for d, c in enumerate(einsum.coords)),
             dtype=einsum.value.dtype,
         )
         if einsum.reduction is not None:

@@ -98,7 +98,7 @@ def _bound(condition: Expr, candidates: set[str], ranks: set[str]) -> tuple[str,
     for other, coefficient in form.terms:
         if other != mine[0]:
             rest = op("add", rest, op("mul", coefficient, rank(other)))
-    limit = op("neg", rest)
+    limit: Expr = op("neg", rest)
     if name in ("le", "ge"):
         limit = op("add", limit, integer(1))
     limit = simplify(limit)
