@@ -99,7 +99,14 @@ class _Lowering:
             typed = tirx.decl_buffer((index(1 << 40),), "bfloat16", name=f"{buffer.name}_bf16", data_alignment=2)
             self.statements.add(tirx.DeclBuffer(typed, data=declared.data))
         dense = [*strides[:-1], index(1)] if strides else []
-        self.views[buffer.name] = View(flat=flat, strides=tuple(dense), extents=tuple(shape), dtype=buffer.dtype, dense=False, typed=typed)
+        self.views[buffer.name] = View(
+            flat=flat,
+            strides=tuple(dense),
+            extents=tuple(shape),
+            dtype=buffer.dtype,
+            dense=False,
+            typed=typed,
+        )
         return declared
 
     def _allocate(self, s: Statements, buffer: Buffer, variables: Variables) -> None:
