@@ -66,7 +66,7 @@ def compile(
 
 
 def interpret(
-    source: Source, *, kernel: str | None = None, mode: Literal["exact", "typed"] = "exact", **named: object
+    source: Source, /, *, kernel: str | None = None, mode: Literal["exact", "typed"] = "exact", **named: object
 ) -> object:
     """Evaluate a kernel as it is written, without compiling it: the reference for what a compiled kernel gives.
 
