@@ -160,9 +160,23 @@ def _check_requires(
 
 
 def used_lets(lets: Mapping[str, Let], roots: Iterable[Expr], own: Iterable[str]) -> tuple[Let, ...]:
-    """The derived sizes that a kernel names, itself or through others, in order of definition; all of its ``own``."""
+    """The derived sizes that a kernel names, itself or through others; all of its ``own``.
+
+    They are in the order of the text, except that what defines another comes before it.
+    """
     wanted = {name for root in roots for name in sizes_of(root)} | set(own)
     for name in reversed(list(lets)):
         if name in wanted:
             wanted |= set(sizes_of(lets[name].value))
-    return tuple(let for name, let in lets.items() if name in wanted)
+    waiting = sorted((lets[name] for name in lets if name in wanted), key=_position)
+    ordered: list[Let] = []
+    while waiting:
+        missing = {let.name for let in waiting}
+        ready = next(let for let in waiting if missing.isdisjoint(sizes_of(let.value)))
+        waiting.remove(ready)
+        ordered.append(ready)
+    return tuple(ordered)
+
+
+def _position(let: Let) -> int:
+    return let.origin.span.start if let.origin.span is not None else 0

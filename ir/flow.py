@@ -89,6 +89,8 @@ class Flows:
 
     def _apart(self, low: Expr, low_of: Einsum, high: Expr, high_of: Einsum) -> bool:
         """Whether one index is provably always less than the other, each over its own rank variables."""
+        if isinstance(low, Rank) and isinstance(high, Rank):
+            return False  # both start at 0: the most frequent pair, without the way through polynomials
         above, below = self._bound(low, low_of, above=True), self._bound(high, high_of, above=False)
         if above is None or below is None:
             return False
@@ -114,6 +116,8 @@ class Flows:
 
     def offset_difference(self, ours: Expr, v: str, theirs: Expr, u: str) -> int | None:
         """The difference of the offsets of two indices ``v + a`` and ``u + b``."""
+        if isinstance(ours, Rank) and isinstance(theirs, Rank):
+            return 0
         return constant_difference(op("sub", ours, rank(v)), op("sub", theirs, rank(u)), self.lets)
 
     def distance(self, flow: Dependence, variables: Mapping[int, str]) -> tuple[int | None, int | None]:

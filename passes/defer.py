@@ -44,19 +44,18 @@ class Term:
 
 def defer(cascade: Cascade) -> Cascade | None:
     """``cascade`` with every factor deferred that can be; None where there is none."""
-    return defer_explained(cascade)[0]
+    structure = Structure(cascade)
+    deferred, _ = defer_explained(structure)
+    return None if deferred is structure else deferred.cascade
 
 
-def defer_explained(cascade: Cascade) -> tuple[Cascade | None, tuple[Decision, ...]]:
-    """As :func:`defer`, with the decisions: what was deferred, and what was not and why."""
+def defer_explained(structure: Structure) -> tuple[Structure, tuple[Decision, ...]]:
+    """The cascade with every factor deferred that can be, and the decisions: what was deferred, and what was not and why."""
     decisions: dict[str, Decision] = {}
-    found: Cascade | None = None
     done: set[str] = set()
     while True:
-        current = found or cascade
-        structure = Structure(current)
         for i in structure.straight:
-            target = current.einsums[i].target
+            target = structure.cascade.einsums[i].target
             if target in done:
                 continue
             attempt = _Deferral(structure, i).run()
@@ -66,10 +65,10 @@ def defer_explained(cascade: Cascade) -> tuple[Cascade | None, tuple[Decision, .
             result, decision = attempt
             decisions[target] = decision
             if result is not None:
-                found = result
+                structure = Structure(result)
                 break
         else:
-            return found, tuple(decisions.values())
+            return structure, tuple(decisions.values())
 
 
 class _Deferral:

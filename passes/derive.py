@@ -55,9 +55,9 @@ class _Derivation:
     """One derivation."""
 
     def __init__(self, source: Cascade, tile: int, only: Collection[str] | None) -> None:
-        self.source, self.tile, self.only = source, tile, only
-        self.current = source
-        self.analysis = analyse(source)
+        self.tile, self.only = tile, only
+        self.structure = Structure(source)
+        self.analysis = analyse(source, self.structure.steps)
         self.decisions: list[Decision] = []
         self.parts: dict[str, str] = {}
         self.attempted: set[str] = set()
@@ -72,17 +72,16 @@ class _Derivation:
         passes = {
             name: Passes(before=n, after=after.get(self.parts.get(name, name), n)) for name, n in before.items()
         }
-        return Derivation(cascade=self.current, decisions=tuple(self.decisions), passes=passes)
+        return Derivation(cascade=self.structure.cascade, decisions=tuple(self.decisions), passes=passes)
 
     def _defer(self) -> None:
-        deferred, decisions = defer_explained(self.current)
-        if deferred is None:
+        deferred, decisions = defer_explained(self.structure)
+        analysis = analyse(deferred.cascade, deferred.steps)
+        if deferred is self.structure:
             self.decisions += decisions
-            return
-        analysis = analyse(deferred)
-        if _is_better(self.analysis, analysis):
+        elif _is_better(self.analysis, analysis):
             self.decisions += decisions
-            self.current, self.analysis = deferred, analysis
+            self.structure, self.analysis = deferred, analysis
         else:
             self.decisions += (
                 Decision(made_by=d.made_by, subject=d.subject, chosen="not deferred", because="no pass would be saved")
@@ -91,7 +90,7 @@ class _Derivation:
 
     def _online(self) -> bool:
         """Tries the ranks in order until one attempt changes the cascade."""
-        structure = Structure(self.current)
+        structure = self.structure
         for each in self.analysis.ranks:
             name = each.rank.name
             if each.passes < 2 or each.rank.is_tile or name in self.attempted:
@@ -140,7 +139,8 @@ class _Derivation:
         from .online import online_form
 
         derived, cut = online_form(chain, self.tile)
-        analysis = analyse(derived)
+        after = Structure(derived)
+        analysis = analyse(derived, after.steps)
         names = {rank.name: self._name_after(analysis, cut) for rank in chain.ranks}
         old, new = _by_name(self.analysis), _by_name(analysis)
         falls = any(new[names[r.name]] < old[r.name] for r in chain.ranks)
@@ -152,7 +152,7 @@ class _Derivation:
         for source, name in {**{r.name: r.name for r in chain.ranks}, **self.parts}.items():
             if name in names:
                 self.parts[source] = names[name]
-        self.current, self.analysis = derived, analysis
+        self.structure, self.analysis = after, analysis
         return True
 
     def _is_tile(self, name: str) -> bool:

@@ -61,12 +61,13 @@ def count(cascade: Cascade) -> dict[str, int]:
     return result
 
 
-def analyse(cascade: Cascade) -> PassAnalysis:
-    """Levels, passes and live footprints along every rank."""
+def analyse(cascade: Cascade, steps: tuple[Step, ...] | None = None) -> PassAnalysis:
+    """Levels, passes and live footprints along every rank; ``steps`` is the cascade's schedule, where it is known."""
     classes = rank_classes(cascade)
-    steps = schedule(cascade)
+    steps = schedule(cascade) if steps is None else steps
     order = [i for step in steps for i in einsums_of(step)]
-    carried = frozenset(_carried(Flows(cascade), steps))
+    loops = [step for step in steps if isinstance(step, Loop)]
+    carried = frozenset(_carried(Flows(cascade), loops)) if loops else frozenset[tuple[int, Read]]()
     return PassAnalysis(ranks=tuple(_Count(cascade, c, classes, order, carried).result() for c in classes))
 
 
