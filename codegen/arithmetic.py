@@ -51,6 +51,11 @@ def select(condition: tirx.Expr, then: tirx.Expr, otherwise: tirx.Expr) -> tirx.
     return tirx.Select(condition, then, otherwise)
 
 
+def not_equal(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    """Whether two values differ, as NaN does from everything: TVM's own comparison is false where an operand is NaN."""
+    return tirx.Not(tirx.EQ(a, b)) if "float" in str(a.ty.dtype) else tirx.NE(a, b)
+
+
 def wrap(value: tirx.Expr, dtype: DType) -> tirx.Expr:
     """Wraps an integer held in a byte to the width of its type."""
     if not dtype.is_integer or dtype.bits >= 8 or dtype.kind in (Kind.BIPOLAR, Kind.TERNARY):
@@ -192,7 +197,7 @@ def _ceil_divide(a: tirx.Expr, b: tirx.Expr, dtype: DType, bind: Bind) -> tirx.E
     return select(exact, down, add(down, literal(1, held, lanes), dtype))
 
 
-_COMPARISONS = {"eq": tirx.EQ, "ne": tirx.NE, "lt": tirx.LT, "le": tirx.LE, "gt": tirx.GT, "ge": tirx.GE}
+_COMPARISONS = {"eq": tirx.EQ, "ne": not_equal, "lt": tirx.LT, "le": tirx.LE, "gt": tirx.GT, "ge": tirx.GE}
 
 _ROUNDING = {"floor": functions.floor, "ceil": functions.ceil, "round": functions.round_half_even}
 

@@ -29,7 +29,7 @@ from ..ir.expr import (
 from ..ir.index import affine
 from ..ir.types import DType
 from . import conversions
-from .arithmetic import apply, convert, lanes_of, literal, wrap
+from .arithmetic import apply, convert, lanes_of, literal, not_equal, wrap
 from .element import computed, stored
 from .microkernels.statements import Statements, as_index, constant, index
 from .microkernels.vector import lane_type, splat
@@ -173,7 +173,7 @@ class Evaluator:
         if source == target:
             return value
         if target.is_bool:
-            return tirx.NE(value, literal(0, computed(source), lanes))
+            return not_equal(value, literal(0, computed(source), lanes))
         if target.is_float:
             widened = convert(value, computed(target))
             return conversions.round_to(widened, target.name) if target.bits < 32 else widened

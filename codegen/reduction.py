@@ -8,7 +8,7 @@ from tvm import tirx
 
 from ..ir.operators import REDUCTIONS
 from ..ir.types import I32, DType
-from .arithmetic import add, literal, maximum, minimum, multiply
+from .arithmetic import add, literal, maximum, minimum, multiply, not_equal
 from .element import computed
 from .microkernels.statements import Statements, index
 from .microkernels.vector import shuffle
@@ -80,7 +80,7 @@ class Accumulator:
         greater = value > now if self.reduction == "argmax" else value < now
         if not self.dtype.is_float:
             return greater
-        return tirx.Or(greater, tirx.And(tirx.NE(value, value), tirx.EQ(now, now)))
+        return tirx.Or(greater, tirx.And(not_equal(value, value), tirx.EQ(now, now)))
 
     def combine(self, a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
         """Two partial results as one."""

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,7 +51,8 @@ class Arithmetic:
         return wrap(values, dtype) if dtype.is_integer else values
 
     def round(self, values: Array, dtype: DType) -> Array:
-        """Values in the carrier of ``dtype`` as memory of that type would hold them."""
+        """Values in the carrier of ``dtype`` as memory of that type would hold them; 8-bit and smaller floats saturate."""
+        values = saturate(values, dtype)
         if self.typed and dtype.is_float and dtype not in (F32, F64):
             return values.astype(dtype.storage).astype(np.float32)
         return self.settle(values, dtype)
@@ -106,6 +108,17 @@ class Arithmetic:
         return np.asarray(_INTEGER[name](*args)), None
 
 
+def saturate(values: Array, dtype: DType) -> Array:
+    """What does not fit a float of 8 bits or less as its largest value; infinities and NaN too, where it has none (NaN: 0)."""
+    if not dtype.is_float or dtype.bits > 8:
+        return values
+    largest = float(ml_dtypes.finfo(dtype.storage).max)
+    clipped = np.clip(values, -largest, largest)
+    if dtype.name == "f8_e5m2":
+        return np.where(np.isinf(values), values, clipped)
+    return clipped if dtype.bits == 8 else np.where(np.isnan(clipped), np.zeros_like(clipped), clipped)
+
+
 def wrap(values: Array, dtype: DType) -> Array:
     """Integers in their carrier, modulo 2**bits (to the nearest value for i1 and t2)."""
     match dtype.kind:
@@ -130,7 +143,7 @@ def _sign_extend(values: Array, bits: int) -> Array:
 
 def _to_bits(values: Array, dtype: DType) -> Array:
     if dtype.is_float:
-        return np.ascontiguousarray(values.astype(dtype.storage)).view(f"u{dtype.storage.itemsize}")
+        return saturate(values, dtype).astype(dtype.storage, order="C").view(f"u{dtype.storage.itemsize}")
     if dtype.kind is Kind.BIPOLAR:
         return np.asarray(values > 0).astype(np.uint64)
     bits = values.astype(np.uint64) if values.dtype == np.bool_ else values.view(np.uint64)

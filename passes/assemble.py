@@ -324,13 +324,9 @@ class _Assembly:
         compute = tighten(self._placed(index, compute_of(explicit), placement), outputs=own_tile)
         nodes: list[Node] = []
         if explicit.mask is not None:
-            nodes.append(choose(self._placed(index, mask_of(explicit, explicit.mask), placement)))
+            nodes.append(choose(self._placed(index, mask_of(explicit, self.workspace.buffers[explicit.mask]), placement)))
         if einsum.scatter:
-            filled, combined = scatter(self.workspace, einsum, compute)
-            if placement.fixed:  # inside a loop: the target collects over all its generations
-                self.first += filled
-                return [*nodes, *combined]
-            return [*nodes, *filled, *combined]
+            return [*nodes, *scatter(self.workspace, compute)]
         around = Surroundings(buffers=self.workspace.buffers, zeros=self._zeros(index, placement), finite=self._finite)
         made, extra = nodes_of(compute, around, own_tile=own_tile)
         for buffer in extra:

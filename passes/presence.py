@@ -30,6 +30,7 @@ from ..ir.expr import (
     integer,
     op,
     ranks_of,
+    reads_of,
     substitute,
     walk,
     with_children,
@@ -102,6 +103,11 @@ def disjunction(a: Expr, b: Expr) -> Expr:
     return op("or", a, b)
 
 
+def own_dimensions(einsum: Einsum) -> tuple[int, ...]:
+    """The dimensions of a scatter's target whose coordinates depend on no reduced rank."""
+    return tuple(d for d, c in enumerate(einsum.coords) if not set(ranks_of(c)) & set(einsum.reduced))
+
+
 def mask_name(tensor: str) -> str:
     """The name of the buffer that holds the presence of ``tensor``; no tensor of a program can be called so."""
     return f"{tensor}.present"
@@ -145,7 +151,7 @@ class PresenceAnalysis:
 
     def _single(self, einsum: Einsum) -> Presence:
         if einsum.scatter:
-            return Always()
+            return self._scattered(einsum)
         if not self._covers([einsum]):
             return Stored(mask=mask_name(einsum.target))
         condition = self._output_presence(einsum)
@@ -157,6 +163,22 @@ class PresenceAnalysis:
         if len(ranks) == len(einsum.coords) and len(nodes) <= _LARGEST_PREDICATE and not foreign:
             return Predicate(ranks=ranks, condition=condition)
         return Stored(mask=mask_name(einsum.target))
+
+    def _scattered(self, einsum: Einsum) -> Presence:
+        """A scatter defines what its own coordinates name, wherever its points go; the output conditions decide over it."""
+        own = own_dimensions(einsum)
+        coords = [einsum.coords[d] for d in own]
+        shape = self.cascade.by_name[einsum.target].shape
+        condition = self.explicit(einsum).condition
+        foreign = {r.tensor for r in reads_of(condition)} - {p.name for p in self.cascade.parameters}
+        names = [c.name for c in coords if isinstance(c, Rank)]
+        covers = all(self._coverage(einsum, einsum.coords[d], shape[d]) == "all" for d in own)
+        if not covers or foreign or len(set(names)) < len(coords):
+            return Stored(mask=mask_name(einsum.target))
+        if condition == TRUE:
+            return Always()
+        at = dict(zip(own, names, strict=True))
+        return Predicate(ranks=tuple(at.get(d, f"{d}") for d in range(len(shape))), condition=condition)
 
     def _loop(self, targets: list[str]) -> None:
         for target in targets:
@@ -224,7 +246,12 @@ class PresenceAnalysis:
         within = [coords, *(self.guarded(c, extents) for c in bounds)]
         if einsum.scatter:
             points = [*outputs, *points, *within]
-            outputs, within = [], []
+            bounds = [
+                c
+                for d in own_dimensions(einsum)
+                for c in (self.present(einsum.coords[d], extents), *guard(einsum.coords[d], shape[d], extents, self.lets))
+            ]
+            within = [self.guarded(c, extents) for c in bounds]
         return Explicit(
             einsum=einsum,
             value=self.guarded(einsum.value, extents),

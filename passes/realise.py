@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from ..ir.cascade import Einsum, RankExtent
-from ..ir.expr import Cast, Const, Expr, Op, Rank, Read, integer, op, rank, real
+from ..ir.cascade import RankExtent
+from ..ir.expr import Cast, Const, Expr, Op, Rank, Read, Select, integer, op, rank, ranks_of, real
 from ..ir.operators import REDUCTIONS
-from ..ir.tile import Buffer, Compute, Fill, MatrixProduct, Method, Node, Scope, When
-from ..ir.types import BOOL, DType
+from ..ir.tile import Buffer, Compute, MatrixProduct, Method, Node, Scope, When
+from ..ir.types import BOOL, I32, DType
 from . import contraction
 from .methods import choose
-from .presence import TRUE, Explicit, conjunction
+from .presence import TRUE, Explicit, conjunction, disjunction
 from .tighten import conjuncts, is_bound
 
 
@@ -38,12 +38,15 @@ def compute_of(explicit: Explicit) -> Compute:
     )
 
 
-def mask_of(explicit: Explicit, mask: str) -> Compute:
+def mask_of(explicit: Explicit, mask: Buffer) -> Compute:
     """The Compute that stores which points of the target are present."""
     einsum = explicit.einsum
+    if einsum.scatter:
+        region = _region(compute_of(explicit), mask)
+        return replace(region, target=mask.name, value=explicit.condition)
     present = [explicit.condition] if einsum.reduction is not None else [explicit.condition, explicit.filter]
     return Compute(
-        target=mask,
+        target=mask.name,
         indices=einsum.coords,
         value=conjunction(present),
         ranks=tuple(r for r in einsum.ranks if r.name not in einsum.reduced),
@@ -69,24 +72,80 @@ class Workspace:
         return free
 
 
-def scatter(workspace: Workspace, einsum: Einsum, compute: Compute) -> tuple[list[Node], list[Node]]:
-    """(what fills the target with the identity, what combines); sums of small floats go through a wider buffer."""
-    assert einsum.reduction is not None
-    held = workspace.buffers[einsum.target]
-    identity = REDUCTIONS[einsum.reduction].identity(einsum.accumulator)
-    if held.dtype == einsum.accumulator or not held.dtype.is_float:
-        return [Fill(target=einsum.target, value=_representable(identity, held.dtype))], [choose(compute)]
-    total = workspace.add(f"{einsum.target}.sum", einsum.accumulator, held.shape)
-    names = [f"d{d}" for d in range(len(held.shape))]
-    coords = tuple(rank(n) for n in names)
-    copy = Compute(
-        target=einsum.target,
-        indices=coords,
-        value=Read(tensor=total, indices=coords, dtype=einsum.accumulator),
-        ranks=tuple(RankExtent(name=n, extent=e) for n, e in zip(names, held.shape, strict=True)),
-        accumulator=einsum.accumulator,
+def scatter(workspace: Workspace, compute: Compute) -> list[Node]:
+    """What fills the part of the target that a scatter defines with the identity, combines, and clears absent points.
+
+    Sums of small floats go through a wider buffer.
+    """
+    assert compute.reduction is not None
+    held = workspace.buffers[compute.target]
+    if REDUCTIONS[compute.reduction].coordinate:
+        return _scatter_coordinates(workspace, compute, held)
+    identity = REDUCTIONS[compute.reduction].identity(compute.accumulator)
+    combine = replace(compute, condition=None, within=None)
+    region = _region(compute, held)
+    if held.dtype == compute.accumulator or not held.dtype.is_float:
+        dtype, total = held.dtype, compute.target
+    else:
+        dtype, total = compute.accumulator, workspace.add(f"{compute.target}.sum", compute.accumulator, held.shape)
+    start = Const(value=_representable(identity, dtype), dtype=dtype)
+    nodes: list[Node] = [replace(region, target=total, value=start), replace(combine, target=total)]
+    if total != compute.target or compute.condition is not None:
+        value = Read(tensor=total, indices=region.indices, dtype=dtype)
+        nodes.append(replace(region, value=value, condition=compute.condition))
+    return [choose(node) for node in nodes if isinstance(node, Compute)]
+
+
+def _scatter_coordinates(workspace: Workspace, compute: Compute, held: Buffer) -> list[Node]:
+    """argmax and argmin: the best values first, then the least of the coordinates whose value is the best one."""
+    assert compute.reduction is not None
+    (reduced,) = compute.reduced
+    dtype = compute.value.dtype
+    best = workspace.add(f"{compute.target}.best", dtype, held.shape)
+    combine = "max" if compute.reduction == "argmax" else "min"
+    unconditional = replace(compute, condition=None)
+    found = scatter(workspace, replace(unconditional, target=best, reduction=combine, accumulator=dtype))
+    filtered = TRUE if compute.filter is None else compute.filter
+    there: Expr = Read(tensor=best, indices=compute.indices, dtype=dtype)
+    if filtered != TRUE:
+        there = Select(condition=filtered, then=there, otherwise=_zero(dtype), dtype=dtype)
+    same = op("eq", compute.value, there)
+    if dtype.is_float:
+        same = disjunction(same, op("and", op("ne", compute.value, compute.value), op("ne", there, there)))
+    place = Cast(value=rank(reduced), dtype=I32)
+    nodes = scatter(
+        workspace,
+        replace(unconditional, value=place, reduction="min", filter=conjunction([filtered, same]), accumulator=I32),
     )
-    return [Fill(target=total, value=identity)], [choose(replace(compute, target=total)), choose(copy)]
+    region = _region(compute, held)
+    value = Read(tensor=held.name, indices=region.indices, dtype=I32)
+    none = op("eq", value, integer(int(I32.maximum), I32))
+    value_or_none = Select(condition=none, then=integer(-1, I32), otherwise=value, dtype=I32)
+    return [*found, *nodes, choose(replace(region, value=value_or_none, condition=compute.condition))]
+
+
+def _zero(dtype: DType) -> Const:
+    return Const(value=False if dtype.is_bool else 0.0 if dtype.is_float else 0, dtype=dtype)
+
+
+def _region(compute: Compute, held: Buffer) -> Compute:
+    """A Compute over all elements that a scatter defines: those that its own coordinates name, and all along the others."""
+    indices: list[Expr] = []
+    ranks = [r for r in compute.ranks if r.name not in compute.reduced]
+    for d, (index, extent) in enumerate(zip(compute.indices, held.shape, strict=True)):
+        if set(ranks_of(index)) & set(compute.reduced):
+            index = rank(f"{d}")  # no variable of a program begins with a digit
+            ranks.append(RankExtent(name=f"{d}", extent=extent))
+        indices.append(index)
+    return Compute(
+        target=compute.target,
+        indices=tuple(indices),
+        value=Const(value=0, dtype=held.dtype),
+        ranks=tuple(ranks),
+        within=compute.within,
+        accumulator=held.dtype,
+        origin=compute.origin,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
