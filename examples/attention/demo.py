@@ -49,10 +49,16 @@ def _kernel_text() -> str:
 
 
 def _explain(console: Console, kernel: ef.Kernel) -> None:
-    """The decisions and the work."""
+    """The passes over the data, what is computed together, and the work."""
     explanation = kernel.explain()
-    for choice in explanation.decisions:
-        console.print(f"{choice.subject}: {choice.chosen}, because {choice.because}", highlight=False)
+    for rank, passes in explanation.passes.items():
+        if passes.before > 1:
+            console.print(f"passes over the data along {rank}: {passes.before} as written, {passes.after} as compiled")
+    for group in explanation.groups:
+        stored = [name for name in group.tensors if name not in group.in_tiles]
+        over = f", in parallel over {', '.join(group.over)}" if group.over else ""
+        tiles = f"; inside a thread's tile: {', '.join(group.in_tiles)}" if group.in_tiles else ""
+        console.print(f"one loop nest for {', '.join(stored)}{over}{tiles}", highlight=False)
     work = explanation.at(H=HEADS, P=LENGTH, M=LENGTH, E=WIDTH, F=WIDTH)
     console.print(
         f"for {LENGTH} queries and keys: {work['flops'] / 1e9:.2f} GFLOP, {work['traffic'] / 1e6:.1f} MB in and out, "
