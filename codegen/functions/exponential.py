@@ -68,7 +68,10 @@ EXP2 = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """Arguments of a base-b exponential: `low` and below give 0, those below `normal` subnormals, above `high` inf."""
+    """Arguments of an exponential: `low` and below give 0, those below `normal` subnormals, above `high` inf.
+
+    `normal` is the least number of the format whose result is not subnormal, `high` the greatest with a finite one.
+    """
 
     low: float
     normal: float
@@ -76,7 +79,7 @@ class Range:
 
 
 EXP_RANGE = {
-    "float32": Range(low=-104.0, normal=-87.33654475055310, high=88.7228317),
+    "float32": Range(low=-104.0, normal=-87.33654022216797, high=88.7228317),
     "float64": Range(low=-746.0, normal=-708.3964185322641, high=709.782712893384),
 }
 EXP2_RANGE = {
