@@ -119,7 +119,13 @@ class _Lowering:
             total = s.bind("stride", total * extent)
         flat = tirx.decl_buffer((tirx.Max(total, index(1)),), stored(buffer.dtype), name=buffer.name.replace(".", "_"))
         s.add(tirx.AllocBuffer(flat))
-        self.views[buffer.name] = View(flat=flat, strides=tuple(strides), extents=tuple(shape), dtype=buffer.dtype)
+        typed = None
+        if buffer.dtype.name == "bf16":
+            typed = tirx.decl_buffer((index(1 << 40),), "bfloat16", name=f"{flat.name}_bf16", data_alignment=2)
+            s.add(tirx.DeclBuffer(typed, data=flat.data))
+        self.views[buffer.name] = View(
+            flat=flat, strides=tuple(strides), extents=tuple(shape), dtype=buffer.dtype, typed=typed
+        )
 
     # -- nodes -------------------------------------------------------------------------------------------------------
 
