@@ -36,7 +36,8 @@ def independent_classes(cascade: Cascade, members: Sequence[int], *, apart: Coll
     for coord in first.coords:
         if isinstance(coord, Rank) and coord.name not in apart:
             made = _class(cascade, members, coord.name)
-            if made is not None:
+            # A reader of the diagonal T[m, m] has one variable for two classes of the writer: the first takes it.
+            if made is not None and all(set(made.variables.items()).isdisjoint(c.variables.items()) for c in found):
                 found.append(made)
     return found
 
