@@ -172,8 +172,8 @@ class _Collector:
             return refuse("C1", "it is part of a recurrence, or scatters")
         if any(i in rank.outer or rank.is_tile for rank in self.ranks):
             return refuse("C1", "the rank is partitioned already")
-        if REDUCTIONS[einsum.reduction].coordinate:
-            return refuse("C1", "a coordinate is no value that partial results could be combined into")
+        if REDUCTIONS[einsum.reduction].coordinate and (statuses or len(self.ranks) > 1):
+            return refuse("C1", "the coordinate of an extreme is carried only where the values do not move")
         if einsum.output_filter:
             return refuse("C6", "some of its results are absent as a whole")
         if "after" in statuses:
@@ -195,7 +195,7 @@ class _Collector:
         term = self.vocabulary.term(value, einsum.reduced)
         if may_overflow(self.structure, [einsum.value], lambda e: self._mixes(e, einsum)):
             return refuse("C6", "an exponential is not bounded on every prefix of the data, where the whole would be finite")
-        found = correction(einsum, term, self.vocabulary)
+        found: Ratio | Closure | Refusal = correction(einsum, term, self.vocabulary)
         if isinstance(found, Refusal) and REDUCTIONS[einsum.reduction].combine == "add":
             closed = close(einsum, term, self.vocabulary)
             found = closed if isinstance(closed, Closure) else replace_reason(found, closed)

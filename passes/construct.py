@@ -62,9 +62,7 @@ def result_type(reduction: str | None, dtype: DType) -> DType:
 
 def local(name: str, dtype: DType, shape: tuple[Expr, ...], origin: Origin, *, declared: bool = False) -> Tensor:
     """A tensor of the kernel's own; ``declared`` where the ranks that write it take their extents from its shape."""
-    return Tensor(
-        name=name, dtype=dtype, shape=shape, role=Role.LOCAL, annotated=declared, declared=declared, origin=origin
-    )
+    return Tensor(name=name, dtype=dtype, shape=shape, role=Role.LOCAL, annotated=declared, declared=declared, origin=origin)
 
 
 def rewritten(
@@ -75,9 +73,7 @@ def rewritten(
     kept = _live(einsums, {t.name for t in cascade.results})
     declared = tuple(known[t.name] for t in cascade.tensors if t.role is not Role.LOCAL)
     written = dict.fromkeys(e.target for e in kept if known[e.target].role is Role.LOCAL)
-    return replace(
-        cascade, einsums=kept, tensors=(*declared, *(known[n] for n in written)), lets=(*cascade.lets, *lets)
-    )
+    return replace(cascade, einsums=kept, tensors=(*declared, *(known[n] for n in written)), lets=(*cascade.lets, *lets))
 
 
 def _live(einsums: tuple[Einsum, ...], roots: set[str]) -> tuple[Einsum, ...]:

@@ -102,7 +102,9 @@ class _Deferral:
             f"the factor has no rank {ranks}, and multiplication distributes over the sum: one operation for each "
             f"point of `{einsum.target}` instead of one for each term"
         )
-        decision = Decision(made_by="defer:factor", subject=subject, chosen=f"applied after the sum over {ranks}", because=because)
+        decision = Decision(
+            made_by="defer:factor", subject=subject, chosen=f"applied after the sum over {ranks}", because=because
+        )
         return self._rewrite(split), decision
 
     # -- the value as a sum of products --------------------------------------------------------------------------------
@@ -227,7 +229,8 @@ class _Deferral:
             assert part is not None
             total = _plus(total, sign, part)
         assert total is not None
-        guard = self._guard(names, sums, tensors, origin, where)
+        values = [v for inside, _ in split for v in self._values(inside)]
+        guard = self._guard(names, sums, tensors, origin, values, where)
         if guard is not None:
             total = Select(condition=guard, then=total, otherwise=Const(value=0.0, dtype=dtype), dtype=dtype)
         finish = einsum(
@@ -246,10 +249,16 @@ class _Deferral:
         return self.einsum.value.dtype
 
     def _guard(
-        self, names: Names, sums: list[Einsum], tensors: dict[str, Tensor], origin: Origin, where: tuple[Expr, ...]
+        self,
+        names: Names,
+        sums: list[Einsum],
+        tensors: dict[str, Tensor],
+        origin: Origin,
+        values: list[Expr],
+        where: tuple[Expr, ...],
     ) -> Expr | None:
         """The condition under which the sum has a point; None where it always has one."""
-        found = emptiness(self.structure, self.index, tuple(self.filters))
+        found = emptiness(self.structure, self.index, values, where)
         if found.sizes is not None:
             result: Expr | None = None
             for extent in found.sizes:
@@ -260,19 +269,20 @@ class _Deferral:
             return result
         if found.extreme is not None:
             return found.extreme
+        conditions = (*where, *found.conditions)
         name = names.tensor(f"HAS{self.einsum.target}")
         made = einsum(
             target=name,
             coords=tuple(
                 c
                 for c in self.einsum.coords
-                if isinstance(c, Rank) and any(c.name in ranks_of(e) for e in (found.flag, *where))
+                if isinstance(c, Rank) and any(c.name in ranks_of(e) for e in (found.flag, *conditions))
             ),
             value=found.flag,
             extents={r.name: r.extent for r in self.einsum.ranks},
             origin=origin,
             reduction="or",
-            where=where,
+            where=conditions,
         )
         sums.append(made)
         tensors[name] = local(name, BOOL, tuple(made.extent(r) for r in made.output_ranks), origin)

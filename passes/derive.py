@@ -69,9 +69,7 @@ class _Derivation:
             while self._online():
                 pass
         after = _by_name(self.analysis)
-        passes = {
-            name: Passes(before=n, after=after.get(self.parts.get(name, name), n)) for name, n in before.items()
-        }
+        passes = {name: Passes(before=n, after=after.get(self.parts.get(name, name), n)) for name, n in before.items()}
         return Derivation(cascade=self.structure.cascade, decisions=tuple(self.decisions), passes=passes)
 
     def _defer(self) -> None:

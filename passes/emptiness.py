@@ -7,39 +7,45 @@ divides by what it then sums is NaN there as written, and 0 under the guard.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from ..ir.expr import Const, Expr, Op, Read, op, ranks_of
+from ..ir.cascade import Einsum
+from ..ir.expr import Const, Expr, Op, Rank, Read, op, ranks_of, reads_of
 from ..ir.operators import REDUCTIONS
 from ..ir.types import BOOL
 from .presence import FALSE, TRUE
-from .structure import Structure
+from .structure import Structure, conjuncts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Emptiness:
     """Tests that a reduction has a point: that all of ``sizes`` are positive, the condition ``extreme`` over the output
-    ranks, or an ``or`` of ``flag`` over the reduced ranks, which is true wherever it is present. The first that is not
-    None is exact."""
+    ranks, or an ``or`` of ``flag`` over the reduced ranks, where ``conditions`` hold. The first that is not None is exact,
+    and so is the last: the flag is true wherever it is present."""
 
     sizes: tuple[Expr, ...] | None
     extreme: Expr | None
     flag: Expr
+    conditions: tuple[Expr, ...]
 
 
-def emptiness(structure: Structure, index: int, filters: tuple[Expr, ...] = ()) -> Emptiness:
-    """Tests for Einsum ``index``, with further conditions on its points in ``filters``."""
+def emptiness(structure: Structure, index: int, values: Sequence[Expr], where: Sequence[Expr]) -> Emptiness:
+    """Tests for the reduction of Einsum ``index``, whose points are present where ``values`` are and ``where`` holds."""
     einsum = structure.cascade.einsums[index]
     extents = {r.name: r.extent for r in einsum.ranks}
-    conditions = set(structure.conditions(einsum))
-    for condition in filters:
-        conditions |= {structure.presence.guarded(condition, extents)}
-    conditions.discard(TRUE)
+    bare = replace(einsum, point_filter=tuple(where), output_filter=())
+    conditions: frozenset[Expr] = frozenset()
+    for value in values:
+        conditions |= structure.conditions(bare, value)
     # Conditions on output ranks alone decide the output point, not what is reduced into it.
     inner = frozenset(c for c in conditions if set(einsum.reduced) & set(ranks_of(c)))
-    sizes = tuple(einsum.extent(r) for r in einsum.reduced) if not conditions else None
+    flag, stated = _flag(structure, einsum, values, extents)
     return Emptiness(
-        sizes=sizes, extreme=_extreme(structure, index, inner, frozenset(conditions)), flag=_flag(structure, index)
+        sizes=tuple(einsum.extent(r) for r in einsum.reduced) if not conditions else None,
+        extreme=_extreme(structure, index, inner, conditions),
+        flag=flag,
+        conditions=stated,
     )
 
 
@@ -65,13 +71,50 @@ def _extreme(structure: Structure, index: int, inner: frozenset[Expr], condition
     return None
 
 
-def _flag(structure: Structure, index: int) -> Expr:
-    """True, but absent where a read of the value is: ``x == x or true``."""
-    einsum = structure.cascade.einsums[index]
-    masked = structure.masked_reads(einsum, einsum.value)
-    candidates = masked or tuple(r for r in einsum.reads() if set(einsum.reduced) & set(ranks_of(r)))
+def _flag(
+    structure: Structure, einsum: Einsum, values: Sequence[Expr], extents: Mapping[str, Expr]
+) -> tuple[Expr, tuple[Expr, ...]]:
+    """True, but absent where one of the values is (``x == x or true``), as far as conditions do not tell."""
+    reads, filters = _sources(structure, values)
+    stated: dict[Read, list[Expr]] = {}
+    tested: list[Read] = []
+    for read in reads:
+        parts = list(conjuncts(structure.presence.present(read, extents)))
+        if any(r.tensor not in structure.cascade.by_name for p in parts for r in reads_of(p)):
+            tested.append(read)  # only a stored mask knows
+        elif parts:
+            stated[read] = parts
+    # Something must index every reduced rank, which gives it its extent.
+    open_ranks = [r for r in einsum.reduced if not any(_indexes(read, r) for read in tested)]
+    while open_ranks:
+        read = max(reads, key=lambda r: (sum(_indexes(r, o) for o in open_ranks), -len(r.indices)))
+        tested.append(read)
+        open_ranks = [r for r in open_ranks if not _indexes(read, r)]
+        reads.remove(read)
     flag: Expr = FALSE
-    for read in candidates:
+    for read in tested:
         same = op("eq", read, read)
         flag = same if flag == FALSE else Op(op="and", args=(flag, same), dtype=BOOL)
-    return op("or", flag, TRUE)
+    conditions = dict.fromkeys(c for read, parts in stated.items() if read not in tested for c in parts)
+    return op("or", flag, TRUE), tuple(dict.fromkeys((*filters, *conditions)))
+
+
+def _sources(structure: Structure, values: Sequence[Expr]) -> tuple[list[Read], list[Expr]]:
+    """What values read once pointwise Einsums are looked through, and the conditions of these: data rather than what
+    depends on other reductions, so that the flag needs no pass after theirs."""
+    reads: dict[Read, None] = {}
+    filters: dict[Expr, None] = {}
+    pending = list(values)
+    while pending:
+        for read in reads_of(pending.pop(0)):
+            inner = structure.inlined(read)
+            if inner is None:
+                reads[read] = None
+            else:
+                pending.append(inner)
+                filters.update(dict.fromkeys(structure.filters_at(read)))
+    return list(reads), list(filters)
+
+
+def _indexes(read: Read, name: str) -> bool:
+    return any(isinstance(index, Rank) and index.name == name for index in read.indices)

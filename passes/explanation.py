@@ -14,7 +14,7 @@ def explain_member(chain: Chain, member: Member, cut: Partition) -> tuple[str, s
     vocabulary = chain.vocabulary
     step = cut.step.name
     match member.correction:
-        case Ratio(term=term, operator=operator):
+        case Ratio(operator=operator):
             assert member.term is not None
             how = "rescaled by" if operator == "mul" else "moved by"
             text = (

@@ -56,8 +56,8 @@ def _is_bounded(structure: Structure, argument: Expr) -> bool:
         case Const(value=value):
             return value <= 0
         case Read():
-            value = structure.inlined(argument)
-            return value is not None and _is_bounded(structure, value)
+            inner = structure.inlined(argument)
+            return inner is not None and _is_bounded(structure, inner)
         case _:
             return False
 

@@ -6,7 +6,28 @@ from ..ir.cascade import Cascade
 from ..ir.operators import FUNCTIONS
 
 _KEYWORDS = frozenset(
-    ["kernel", "def", "let", "type", "check", "const", "require", "where", "if", "then", "else", "and", "or", "not", "inf", "true", "false", "cast", "bitcast", "quant"]
+    [
+        "kernel",
+        "def",
+        "let",
+        "type",
+        "check",
+        "const",
+        "require",
+        "where",
+        "if",
+        "then",
+        "else",
+        "and",
+        "or",
+        "not",
+        "inf",
+        "true",
+        "false",
+        "cast",
+        "bitcast",
+        "quant",
+    ]
 )
 
 

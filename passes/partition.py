@@ -22,8 +22,8 @@ from .structure import Structure
 class Partition:
     """``ranks`` in order, the last one tiled; ``step`` and ``inner`` are the new rank variables.
 
-    ``at`` gives for each rank the index that replaces its variable, ``bound`` the condition that a tile ends with its rank (None
-    where it always does), ``steps`` and ``tile`` the extents of the new variables.
+    ``at`` gives for each rank the index that replaces its variable, ``bound`` the condition that a tile ends with its rank
+    (None where it always does), ``steps`` and ``tile`` the extents of the new variables.
     """
 
     ranks: tuple[RankClass, ...]
@@ -61,6 +61,7 @@ class Partition:
         for extent in self.extents[1:]:
             result = op("mul", result, extent)
         return Cast(value=result, dtype=dtype)
+
 
 def partition(
     structure: Structure, ranks: tuple[RankClass, ...], einsum: int, tile: int, names: Names, origin: Origin
@@ -110,7 +111,7 @@ def partition(
         lets=tuple(lets),
     )
 
+
 def extents_with(partition: Partition, extents: Mapping[str, Expr]) -> dict[str, Expr]:
     """The extents of an Einsum's ranks after the partition."""
     return {**extents, partition.step.name: partition.steps, partition.inner.name: partition.tile}
-

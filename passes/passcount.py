@@ -78,9 +78,10 @@ def _carried(flows: Flows, steps: Iterable[Step]) -> Iterable[tuple[int, Read]]:
             continue
         yield from _carried(flows, step.body)
         for flow in flows.dependences:
-            if flow.read is not None and flow.writer in step.variables and flow.reader in step.variables:
-                if flows.distance(flow, step.variables) != (0, 0):
-                    yield flow.reader, flow.read
+            if flow.read is None or flow.writer not in step.variables or flow.reader not in step.variables:
+                continue
+            if flows.distance(flow, step.variables) != (0, 0):
+                yield flow.reader, flow.read
 
 
 class _Count:

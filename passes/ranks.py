@@ -121,16 +121,14 @@ def _finished(cascade: Cascade, classes: _Classes, table: Mapping[int, tuple[Acc
     tiles = {id(classes.of[i, inner]) for i, _, inner in splits}
     result: list[RankClass] = []
     seen: set[int] = set()
-    for (i, name), members in classes.of.items():
+    for (_, name), members in classes.of.items():
         if id(members) in seen:
             continue
         seen.add(id(members))
         parts = [(j, v, u) for j, v, u in splits if members.get(j) == v]
         extents = [cascade.einsums[j].extent(v) for j, v, _ in parts]
         inner_classes = [classes.of[j, u] for j, _, u in parts]
-        outer = frozenset(
-            j for j, v in members.items() if any(equal(cascade.einsums[j].extent(v), e, lets) for e in extents)
-        )
+        outer = frozenset(j for j, v in members.items() if any(equal(cascade.einsums[j].extent(v), e, lets) for e in extents))
         inner = {j: c[j] for j in outer for c in inner_classes if j in c}
         result.append(
             RankClass(

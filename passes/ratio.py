@@ -1,8 +1,8 @@
 """The ratio test: a running result is corrected by one factor when the value it depends on moves.
 
 With a fresh d' for the results that F depends on: where ⊗ distributes over ⊕ and has an inverse, and
-ρ = F(x, d') ⊗⁻¹ F(x, d) has no x, ⊕ F(x, d') = ρ(d, d') ⊗ (⊕ F(x, d)) (conditions C2 and C3 of design page 3; the corrections of
-online softmax, Milakov and Gimelshein, arXiv 1805.02867, and RedFuser, arXiv 2603.10026).
+ρ = F(x, d') ⊗⁻¹ F(x, d) has no x, ⊕ F(x, d') = ρ(d, d') ⊗ (⊕ F(x, d)) (conditions C2 and C3 of design page 3; the
+corrections of online softmax, Milakov and Gimelshein, arXiv 1805.02867, and RedFuser, arXiv 2603.10026).
 """
 
 from __future__ import annotations
@@ -78,9 +78,7 @@ def correction(einsum: Einsum, term: Term, vocabulary: Vocabulary) -> Ratio | Re
         reason = f"no operator with an inverse distributes over the reduction `{einsum.reduction}`"
         return Refusal(target=einsum.target, condition="C3", reason=reason)
     data = describe(unwanted[0], vocabulary) if unwanted else "x"
-    return Refusal(
-        target=einsum.target, condition="C2", reason=f"for F = {shown}, {depends} depends on the data {data}"
-    )
+    return Refusal(target=einsum.target, condition="C2", reason=f"for F = {shown}, {depends} depends on the data {data}")
 
 
 def _candidates(combine: str) -> list[tuple[ScalarOperator, bool]]:
@@ -96,6 +94,5 @@ def _ratio_text(operator: ScalarOperator) -> str:
 
 def _divides(base: sympy.Symbol, term: Term) -> bool:
     return any(
-        base in power.base.free_symbols and power.exp.is_number and power.exp.is_negative
-        for power in term.atoms(sympy.Pow)
+        base in power.base.free_symbols and power.exp.is_number and power.exp.is_negative for power in term.atoms(sympy.Pow)
     )

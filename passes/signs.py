@@ -40,8 +40,7 @@ def non_negative(expr: Expr, cascade: Cascade, depth: int = _DEPTH) -> bool:
         case Read(tensor=name):
             writers = cascade.writers(name)
             return bool(writers) and all(
-                e.reduction in (None, "+", "*", "max", "min") and non_negative(e.value, cascade, depth - 1)
-                for e in writers
+                e.reduction in (None, "+", "*", "max", "min") and non_negative(e.value, cascade, depth - 1) for e in writers
             )
         case _:
             return False

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TypeAlias
 
 import sympy
 
@@ -19,7 +20,7 @@ from .construct import typed
 from .signs import non_negative
 from .structure import Structure, is_widening
 
-Term = sympy.Expr
+Term: TypeAlias = sympy.Expr
 """A real-valued sympy term."""
 
 _TERMS: dict[str, Callable[..., Term]] = {
@@ -72,8 +73,8 @@ class Vocabulary:
     def term(self, expr: Expr, varying: Collection[str]) -> Term:
         """``expr`` over the symbols of the chain; ``varying`` are the reduced rank variables."""
         match expr:
-            case Const(value=value) if not isinstance(value, bool):
-                return _number(value)
+            case Const(value=number) if not isinstance(number, bool):
+                return _number(number)
         depends = any(self.dependent(r.tensor) for r in reads_of(expr))
         varies = not set(varying).isdisjoint(ranks_of(expr))
         if not (depends and varies):
@@ -113,6 +114,18 @@ def _number(value: int | float) -> Term:
     return sympy.Integer(int(value)) if float(value).is_integer() else sympy.Float(value)
 
 
+def _real(value: complex) -> float:
+    return complex(value).real
+
+
+_REAL_ONLY: dict[type[sympy.Expr], tuple[str, Callable[..., complex]]] = {
+    sympy.Abs: ("magnitude_", abs),
+    sympy.Max: ("largest_", lambda *values: max(values, key=_real)),
+    sympy.Min: ("smallest_", lambda *values: min(values, key=_real)),
+}
+"""What sympy cannot print for complex arithmetic, by the name of our own function."""
+
+
 def is_constant_in(term: Term, symbols: Collection[sympy.Symbol]) -> bool:
     """Whether a term takes one value for random values of ``symbols``; the other symbols are fixed at random.
 
@@ -124,6 +137,9 @@ def is_constant_in(term: Term, symbols: Collection[sympy.Symbol]) -> bool:
         return True
     opaque = {f.func.__name__ for f in term.atoms(sympy.core.function.AppliedUndef)}
     stand_ins = dict.fromkeys(opaque, _stand_in)
+    for known, (name, meaning) in _REAL_ONLY.items():
+        term = term.replace(known, sympy.Function(name))
+        stand_ins[name] = meaning
     evaluate = sympy.lambdify(free, term, modules=[stand_ins, "cmath"])
     draw = random.Random(len(free))
     for signed in (False, True):
