@@ -1,4 +1,4 @@
-"""What a cascade costs as written: scalar operations and compulsory traffic, as expressions over the sizes."""
+"""What a kernel costs, as expressions over the sizes: operations and compulsory traffic as written, memory as compiled."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 
 from ..ir.cascade import Cascade, Einsum
 from ..ir.expr import Cast, Expr, Op, Read, children, integer, op, ranks_of
-from ..ir.index import simplify
+from ..ir.index import expand_lets, simplify
 from ..ir.operators import FUNCTIONS, REDUCTIONS
-from ..ir.tile import Scope, TileProgram
+from ..ir.tile import Buffer, Loop, Node, Scope, TileProgram, When, walk
 from ..ir.types import INDEX, StorageType, value_type
 
 
@@ -33,8 +33,39 @@ def traffic(cascade: Cascade) -> Expr:
 
 
 def workspace(program: TileProgram) -> Expr:
-    """Bytes of the buffers that one call allocates (the tiles of single threads, which live in caches, not counted)."""
-    return _total(_product([integer(_bytes(b.dtype)), *b.shape]) for b in program.buffers if b.scope is Scope.WORKSPACE)
+    """Bytes of the buffers that one call takes from the pool, over the free sizes (:func:`tile_bytes` not counted)."""
+    return _bytes_of([b for b in program.buffers if b.scope is Scope.WORKSPACE], program)
+
+
+def tile_bytes(program: TileProgram) -> Expr:
+    """Bytes of the tiles that one thread holds at once, over the free sizes: those of the group with the most.
+
+    The blocks of operands that the matrix-product micro-kernel packs belong to the machine, not to the program, and are
+    not counted: they are cut so that they take at most three quarters of a core's L2 cache.
+    """
+    groups = [_bytes_of(_tiles(node), program) for node in _groups(program.body)]
+    most: Expr = integer(0)
+    for each in dict.fromkeys(groups):
+        most = each if most == integer(0) else op("max", most, each)
+    return simplify(most)
+
+
+def _groups(nodes: Iterable[Node]) -> Iterator[Node]:
+    """The outermost nodes that run one after another, in whichever branch."""
+    for node in nodes:
+        if isinstance(node, When):
+            yield from _groups(node.body)
+        else:
+            yield node
+
+
+def _tiles(node: Node) -> list[Buffer]:
+    return [b for each in walk((node,)) if isinstance(each, Loop) for b in each.buffers]
+
+
+def _bytes_of(buffers: Iterable[Buffer], program: TileProgram) -> Expr:
+    lets = {let.name: let.value for let in (*program.cascade.lets, *program.derived)}
+    return _total(_product([integer(_bytes(b.dtype)), *(expand_lets(e, lets) for e in b.shape)]) for b in buffers)
 
 
 def _operations(einsum: Einsum) -> Iterator[tuple[int, frozenset[str]]]:

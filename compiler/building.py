@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from ..ir.diagnostics import EinfallError, error
 from ..ir.target import Target
-from ..ir.types import accumulator, value_type
 from ..runtime.artifact import Artifact, tool_versions
-from ..runtime.benchmark import Roofline
-from ..runtime.explanation import Choice, Explanation
 from ..runtime.kernel import Compiled
 from ..runtime.signature import Signature
 from ..runtime.tiles import request_tiles
+from .explaining import explain
 from .host import host_target
 from .options import Options
+from .roofs import roofline
 
 if TYPE_CHECKING:
     from ..codegen.build import Built
@@ -42,25 +41,13 @@ def build(
     """
     from ..ir.verifier import verify
     from ..passes.pipeline import lower
-    from .accounting import flops, traffic, workspace
 
     if options.verify_each:
         verify(cascade)
     form = lower(cascade, online=options.online)
     program = form.program
-    scratch = workspace(program)
-    explanation = Explanation(
-        kernel=cascade.name,
-        einsums=_einsums(text),
-        groups=tuple((name,) for name in dict.fromkeys(e.target for e in cascade.einsums)),
-        decisions=tuple(
-            Choice(made_by=d.made_by, subject=d.subject, chosen=d.chosen, because=d.because) for d in program.decisions
-        ),
-        flops=flops(cascade),
-        traffic=traffic(cascade),
-        workspace=scratch,
-    )
-    signature = Signature.of(cascade, workspace=scratch, fixed=fixed)
+    explanation = explain(cascade, text, form, online=options.online)
+    signature = Signature.of(cascade, workspace=explanation.workspace, fixed=fixed)
     built = _generate(program, goal)
 
     def make() -> Artifact:
@@ -95,7 +82,7 @@ def build(
         target=str(goal),
         sources={"cascade": text, **{kind: _text(lambda: built, kind) for kind in _TEXTS}},
         artifact=make if artifact is None else lambda: artifact,
-        roofline=_roofline(goal, signature),
+        roofline=roofline(goal, signature),
     )
     return compiled, artifact
 
@@ -129,7 +116,7 @@ def from_artifact(artifact: Artifact, machine: Target, again: Callable[[], Casca
         target=artifact.target,
         sources=sources,
         artifact=lambda: artifact,
-        roofline=_roofline(machine, artifact.signature),
+        roofline=roofline(machine, artifact.signature),
     )
 
 
@@ -179,25 +166,3 @@ def _refusal(name: str, goal: Target) -> Callable[..., object]:
 
 def _foreign(name: str, goal: Target) -> EinfallError:
     return error("E1106", f"`{name}` was compiled for {goal}, and cannot run on this machine", help='target="cpu"')
-
-
-def _roofline(machine: Target, signature: Signature) -> Callable[[int, int], Roofline]:
-    """The machine's limits for the type of the first result and the level of the memory that holds the data."""
-    dtype = accumulator(value_type(signature.results[0].dtype)).name
-
-    def limits(threads: int, traffic: int) -> Roofline:
-        return Roofline(
-            peak=machine.peak_ops(dtype, cores=threads),
-            bandwidth=machine.bandwidth(machine.level_of(traffic), cores=threads),
-            measured=machine.measured is not None,
-        )
-
-    return limits
-
-
-def _einsums(text: str) -> tuple[str, ...]:
-    """The lines between the braces of a printed program."""
-    lines = text.splitlines()
-    first = next((i for i, line in enumerate(lines) if line.rstrip().endswith("{")), -1)
-    last = next((i for i, line in enumerate(lines) if line.strip() == "}"), len(lines))
-    return tuple(line.strip() for line in lines[first + 1 : last] if line.strip())

@@ -163,9 +163,7 @@ def _near(values: np.ndarray, reference: np.ndarray, allowed: float) -> np.ndarr
     return np.asarray(close | (values == reference) | (np.isnan(values) & np.isnan(reference)))
 
 
-def _verdict(
-    tensor: Tensor, found: np.ndarray, exact: np.ndarray, good: np.ndarray, allowed: float
-) -> ResultComparison:
+def _verdict(tensor: Tensor, found: np.ndarray, exact: np.ndarray, good: np.ndarray, allowed: float) -> ResultComparison:
     difference = np.abs(found.astype(np.float64) - exact.astype(np.float64))
     finite = np.isfinite(difference)
     error = float(np.max(difference, where=finite, initial=0.0))

@@ -159,9 +159,7 @@ def _compiler() -> Iterator[Check]:
 def _cuda() -> Iterator[Check]:
     nvcc = shutil.which("nvcc")
     found = _output([nvcc, "--version"]) if nvcc else ""
-    release = next(
-        (line.partition("release ")[2].split(",")[0] for line in found.splitlines() if "release " in line), ""
-    )
+    release = next((line.partition("release ")[2].split(",")[0] for line in found.splitlines() if "release " in line), "")
     yield _check(
         "cuda",
         "nvcc",
@@ -193,9 +191,7 @@ _PEERS = (
 
 def _interop() -> Iterator[Check]:
     for package, enables in _PEERS:
-        found = (
-            _version(package) or _version(f"{package}-cpu") or (_version("cupy-cuda12x") if package == "cupy" else None)
-        )
+        found = _version(package) or _version(f"{package}-cpu") or (_version("cupy-cuda12x") if package == "cupy" else None)
         yield _check("interop", package, found or "not installed", enables, _status(found))
 
 
@@ -266,9 +262,7 @@ def _print(report: DoctorReport, console: Console) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(
-        title=f"einfall on {report.target}", title_justify="left", title_style="bold", pad_edge=False, box=None
-    )
+    table = Table(title=f"einfall on {report.target}", title_justify="left", title_style="bold", pad_edge=False, box=None)
     table.add_column("")
     table.add_column("", min_width=16)
     table.add_column("found", overflow="fold")

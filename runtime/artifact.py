@@ -22,7 +22,7 @@ from ..ir.diagnostics import EinfallError, did_you_mean, error
 from .explanation import Explanation
 from .signature import Json, Signature
 
-FORMAT = 1
+FORMAT = 2
 """The version of the file format. A reader refuses every other one."""
 
 SUFFIX = ".efk"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import NoReturn
@@ -141,21 +141,26 @@ class Kernel:
         return self._with(tensors=tensors, scalars=scalars, sizes=chosen)
 
     def workspace_bytes(self, **sizes: int) -> int:
-        """Bytes of scratch memory that one call allocates. Raises EinfallError E1001, E1005, E1012."""
+        """Bytes of scratch memory of one call: its workspace and the tiles of all its threads.
+
+        The blocks of operands that matrix products pack, at most three quarters of a core's L2 cache in each thread, come on
+        top. Raises EinfallError E1001, E1005, E1012.
+        """
         signature = self._compiled.signature
+        memory = self.explain().memory
         bound = {name: t.shape for name, t in self._caller.tensors.items()}
         values = known_sizes(signature, bound, {**self._caller.sizes, **sizes})
         for name, expr in signature.lets:
             if all(n in values for n in sizes_of(expr)):
                 values[name] = value_of(expr, values, name)
-        missing = [name for name in sizes_of(signature.workspace) if name not in values]
+        missing = [name for name in sizes_of(memory) if name not in values]
         if missing:
             raise error(
                 "E1005",
                 f"the workspace of `{self.name}` depends on {', '.join(missing)}",
                 help=f"kernel.workspace_bytes({', '.join(f'{name}=…' for name in missing)})",
             )
-        return value_of(signature.workspace, values, "workspace")
+        return value_of(memory, values, "workspace")
 
     def source(self, kind: str = "cascade") -> str:
         """The text of one stage of compilation, such as "cascade", "tir", "llvm", "asm". Raises EinfallError E1020."""
@@ -175,8 +180,8 @@ class Kernel:
         return tuple(self._compiled.sources)
 
     def explain(self) -> Explanation:
-        """What was done to the kernel: Einsums, groups, decisions, FLOPs and bytes."""
-        return self._compiled.explanation
+        """What was done to the kernel: passes over the data, groups, decisions, memory, FLOPs and bytes."""
+        return replace(self._compiled.explanation, threads=self.threads, limits=self._compiled.roofline)
 
     def benchmark(self, *args: object, seconds: float = 0.5, **named: object) -> Benchmark:
         """Time repeated calls with these arguments for about ``seconds``. Takes and raises what a call does."""

@@ -66,18 +66,14 @@ def register(commands: Subparsers) -> None:
         help="random arguments of these sizes (without any: those of the kernel's first check)",
     )
     run.add_argument("--seed", type=int, default=0, metavar="N", help="of the random arguments (default: 0)")
-    run.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="where to write the results: .npz, or .npy for one"
-    )
+    run.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to write the results: .npz, or .npy for one")
     run.add_argument("--threads", type=int, metavar="N", help="threads to use (default: all cores)")
     run.add_argument(
         "--check",
         action=argparse.BooleanOptionalAction,
         help="compare with the interpreter (default: if that is quick)",
     )
-    run.add_argument(
-        "--bench", action=argparse.BooleanOptionalAction, default=True, help="time repeated calls (default: yes)"
-    )
+    run.add_argument("--bench", action=argparse.BooleanOptionalAction, default=True, help="time repeated calls (default: yes)")
     add_kernel(run)
     add_target(run)
 
@@ -172,8 +168,7 @@ def _arguments(cascade: Cascade, options: argparse.Namespace) -> tuple[_Argument
         if missing:
             raise error(
                 "E1005",
-                f"random arguments of `{cascade.name}` need the size{'s' if len(missing) > 1 else ''} "
-                f"{', '.join(missing)}",
+                f"random arguments of `{cascade.name}` need the size{'s' if len(missing) > 1 else ''} {', '.join(missing)}",
                 help=f"--random {','.join(f'{name}=…' for name in cascade.sizes)}",
             )
         check_sizes(signature, known)
@@ -228,9 +223,7 @@ def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
         raise error("E1107", f"{path} cannot be written: {failure.strerror or failure}") from None
 
 
-def _json(
-    call: _Call, results: list[np.ndarray], comparison: Comparison | None, bench: Benchmark | None
-) -> dict[str, object]:
+def _json(call: _Call, results: list[np.ndarray], comparison: Comparison | None, bench: Benchmark | None) -> dict[str, object]:
     return {
         "kernel": call.kernel.name,
         "target": call.kernel.target,

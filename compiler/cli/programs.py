@@ -1,4 +1,4 @@
-"""Commands about programs: check, fmt, explain, source."""
+"""Commands about programs: check, fmt, source."""
 
 from __future__ import annotations
 
@@ -35,29 +35,16 @@ def register(commands: Subparsers) -> None:
     fmt.add_argument("files", nargs="+", type=Path, metavar="FILE", help=".ecs files, folders of them, or - for stdin")
     fmt.add_argument("--check", action="store_true", help="change nothing; exit with 1 if something would change")
     fmt.add_argument("--diff", action="store_true", help="change nothing; print what would change")
-    explain = add_command(
-        commands,
-        "explain",
-        _explain,
-        help="show what the compiler makes of a kernel: groups, decisions, FLOPs, bytes",
-        examples="einfall explain attention.ecs\neinfall explain attention.ecs --json",
-    )
-    explain.add_argument("file", type=Path, metavar="FILE")
-    add_kernel(explain)
-    add_target(explain)
     source = add_command(
         commands,
         "source",
         _source,
         help="print a kernel at one stage of its compilation",
-        examples="einfall source attention.ecs --kind tir\n"
-        "einfall source attention.ecs --kind asm --target cpu:haswell",
+        examples="einfall source attention.ecs --kind tir\neinfall source attention.ecs --kind asm --target cpu:haswell",
         json=False,
     )
     source.add_argument("file", type=Path, metavar="FILE")
-    source.add_argument(
-        "--kind", default="cascade", metavar="KIND", help="cascade, tir, llvm or asm (default: cascade)"
-    )
+    source.add_argument("--kind", default="cascade", metavar="KIND", help="cascade, tir, llvm or asm (default: cascade)")
     add_kernel(source)
     add_target(source)
 
@@ -137,19 +124,6 @@ def _write(path: Path, text: str) -> None:
         path.chmod(mode & 0o7777)
     except OSError as failure:
         raise error("E1107", f"{path} cannot be written: {failure.strerror or failure}") from None
-
-
-def _explain(options: argparse.Namespace) -> int:
-    from ..driver import compile
-
-    program = read_program_file(options.file)
-    names = [options.kernel] if options.kernel else list(program.cascades())
-    kernels = {name: compile(program.text, kernel=name, target=options.target) for name in names}
-    if options.json:
-        out_json({"kernels": {name: kernel.explain().to_json() for name, kernel in kernels.items()}})
-    else:
-        out("\n\n".join(str(kernel.explain()) for kernel in kernels.values()))
-    return 0
 
 
 def _source(options: argparse.Namespace) -> int:

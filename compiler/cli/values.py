@@ -118,9 +118,7 @@ def _only_array(name: str, path: Path) -> np.ndarray:
         return loaded[name]
     if len(loaded) == 1:
         return next(iter(loaded.values()))
-    raise error(
-        "E1112", f"{path} holds several arrays, none of them `{name}`: {', '.join(loaded)}", help=f"--inputs {path}"
-    )
+    raise error("E1112", f"{path} holds several arrays, none of them `{name}`: {', '.join(loaded)}", help=f"--inputs {path}")
 
 
 def _loaded(path: Path) -> np.ndarray | dict[str, np.ndarray]:

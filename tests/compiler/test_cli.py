@@ -162,7 +162,7 @@ def test_explain_error(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_explain_and_source(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "good.ecs", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["kernels"]["scale"]["flops"] == "M"
+    assert json.loads(capsys.readouterr().out)["kernels"]["scale"]["passes"] == {"m": {"before": 1, "after": 1}}
     assert main(["source", "good.ecs", "--kind", "llvm"]) == 0
     assert "define" in capsys.readouterr().out
 

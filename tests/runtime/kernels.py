@@ -11,7 +11,7 @@ from tvm import tirx
 from einfall.ir.cascade import Role
 from einfall.ir.expr import Expr, integer, op, size
 from einfall.ir.types import DTYPES
-from einfall.runtime.explanation import Explanation
+from einfall.runtime.explanation import Explanation, Group
 from einfall.runtime.kernel import Compiled, Kernel
 from einfall.runtime.signature import Parameter, Result, Signature, expr_from_json
 
@@ -64,7 +64,7 @@ def compiled(sig: Signature, function: Callable[..., object]) -> Compiled:
         explanation=Explanation(
             kernel=sig.name,
             einsums=("Y[m, n] = X[m, n]",),
-            groups=(("Y",),),
+            groups=(Group(tensors=("Y",)),),
             decisions=(),
             flops=op("mul", size("M"), size("N")),
             traffic=op("mul", integer(8), op("mul", size("M"), size("N"))),

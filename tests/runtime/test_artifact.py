@@ -18,7 +18,7 @@ from einfall.ir.diagnostics import EinfallError
 from einfall.ir.expr import Cast, Expr, Select, integer, op, size
 from einfall.ir.types import DTYPES, I32, QuantType
 from einfall.runtime.artifact import FORMAT, Artifact, tool_versions
-from einfall.runtime.explanation import Choice, Explanation
+from einfall.runtime.explanation import Choice, Explanation, Group, Live, Passes
 from einfall.runtime.kernel import Kernel
 from einfall.runtime.signature import Signature, expr_from_json, expr_json
 
@@ -199,12 +199,33 @@ def test_explanation_as_json() -> None:
     found = Explanation(
         kernel="k",
         einsums=("Y[m] = X[m]",),
-        groups=(("Y", "Z"),),
+        groups=(Group(tensors=("Y", "Z"), in_tiles=("Z",), over=("m",), condition="M > 3"),),
         decisions=(Choice(made_by="fuse", subject="Y", chosen="fused", because="one pass"),),
         flops=size("M"),
         traffic=integer(3),
         workspace=integer(0),
+        tiles=op("mul", size("M"), integer(4)),
+        passes={"m": Passes(before=3, after=1)},
+        live_before=(Live(rank="m", tensor="Y", levels=(1, 2), elements=size("M")),),
+        live_after=(Live(rank="m0", tensor="Y", levels=(1, 2), elements=integer(64), in_tile=True),),
     )
     assert Explanation.from_json(json.loads(json.dumps(found.to_json()))) == found
-    assert found.at(M=5) == {"flops": 5, "traffic": 3, "workspace": 0}
-    assert "Y: fused, because one pass (fuse)" in str(found)
+    assert found.at(M=5) == {"flops": 5, "traffic": 3, "workspace": 0, "tiles": 20}
+    text = str(replace(found, threads=3))
+    for line in (
+        "m: 3 → 1",
+        "1. if M > 3: Y, in parallel over m; in the thread's tile: Z",
+        "Y: fused\n      because one pass [fuse]",
+        "Y: 64 elements (passes 1 and 2 over m0, in a tile)",
+        "bytes of tiles, each of 3 threads: M * 4",
+    ):
+        assert line in text
+    assert "<td>m</td><td>3</td><td>1</td>" in found._repr_html_()
+
+
+@pytest.mark.parametrize("part", ["passes", "live_before", "live_after", "groups", "decisions"])
+def test_a_damaged_explanation_is_refused(part: str) -> None:
+    data = compiled(signature("k", ["X: f32[M]"], ["Y: f32[M]"]), lambda: None).explanation.to_json()
+    data[part] = {"m": 3} if part == "passes" else ["nonsense"]
+    with pytest.raises(ValueError, match=r"^(not|no) "):
+        Explanation.from_json(data)

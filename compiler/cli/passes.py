@@ -1,0 +1,156 @@
+"""Commands about what the passes make of a program, without generating code: explain, opt."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...ir.diagnostics import did_you_mean, error
+from ..program import Program, read_program_file
+from .output import console, log, out, out_json
+from .parser import Subparsers, add_command, add_kernel, add_pairs, add_target
+from .values import sizes_of
+
+if TYPE_CHECKING:
+    from ...ir.cascade import Cascade
+    from ...ir.tile import Decision
+    from ...runtime.explanation import Explanation
+
+_STYLES = {"title": "bold", "heading": "bold", "name": "cyan", "better": "bold green", "quiet": "dim", "plain": ""}
+
+
+def register(commands: Subparsers) -> None:
+    """Add the commands."""
+    explain = add_command(
+        commands,
+        "explain",
+        _explain,
+        help="show what the compiler makes of a kernel: passes over the data, groups, decisions, memory, FLOPs, bytes",
+        examples="einfall explain attention.ecs\neinfall explain attention.ecs H=16 P=2048 M=2048 E=64 F=64\n"
+        "einfall explain attention.ecs --json",
+    )
+    explain.add_argument("file", type=Path, metavar="FILE")
+    add_pairs(explain, "sizes", metavar="SIZE=N", help="sizes to fix; the others stay symbolic")
+    add_kernel(explain)
+    add_target(explain)
+    opt = add_command(
+        commands,
+        "opt",
+        _opt,
+        help="print what a pass makes of a program, as a program",
+        examples="einfall opt attention.ecs --pass fuse\neinfall opt attention.ecs --pass defer > deferred.ecs",
+        json=False,
+    )
+    opt.add_argument("file", type=Path, metavar="FILE")
+    opt.add_argument(
+        "--pass",
+        dest="name",
+        required=True,
+        choices=tuple(_PASSES),
+        help="; ".join(f"{name}: {about}" for name, (about, _) in _PASSES.items()),
+    )
+    add_pairs(opt, "sizes", metavar="SIZE=N", help="sizes to fix; the others stay symbolic")
+    add_kernel(opt)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    kernels = {c.name: _explanation(c, options.target) for c in _cascades(options)}
+    if options.json:
+        out_json({"kernels": {name: each.summary() for name, each in kernels.items()}})
+        return 0
+    from rich.text import Text
+
+    from ...runtime.remarks import remarks
+
+    shown = console()
+    for number, each in enumerate(kernels.values()):
+        if number:
+            out()
+        for line in remarks(each):
+            shown.print(Text.assemble(*((part.text, _STYLES[part.style]) for part in line)), soft_wrap=True)
+    return 0
+
+
+def _explanation(cascade: Cascade, target: str) -> Explanation:
+    from dataclasses import replace
+
+    from ...ir.printer import to_source
+    from ...passes.pipeline import lower
+    from ...runtime.signature import Signature
+    from ...runtime.threads import default_threads
+    from ..explaining import explain
+    from ..host import host_target, resolve_target
+    from ..internal import reporting_defects
+    from ..roofs import roofline
+
+    machine = resolve_target(target)
+    with reporting_defects(f"explaining `{cascade.name}`"):
+        found = explain(cascade, to_source(cascade), lower(cascade))
+    threads = default_threads() if machine == host_target() else machine.cores
+    limits = roofline(machine, Signature.of(cascade)) if machine.kind == "cpu" else None
+    return replace(found, threads=threads, limits=limits)
+
+
+def _opt(options: argparse.Namespace) -> int:
+    from ...ir.printer import to_source
+    from ..internal import reporting_defects
+
+    texts = []
+    for cascade in _cascades(options):
+        with reporting_defects(f"rewriting `{cascade.name}`"):
+            _, rewrite = _PASSES[options.name]
+            derived, decisions = rewrite(cascade)
+            texts.append(to_source(derived))
+        log(f"{cascade.name}: {'rewritten' if derived != cascade else 'nothing to rewrite'}")
+        for each in decisions:
+            log(f"  {each.subject}: {each.chosen}, because {each.because} [{each.made_by}]")
+    out("\n".join(texts).rstrip("\n"))
+    return 0
+
+
+def _fuse(cascade: Cascade) -> tuple[Cascade, tuple[Decision, ...]]:
+    from ...passes.derive import derive
+
+    found = derive(cascade)
+    return found.cascade, found.decisions
+
+
+def _defer(cascade: Cascade) -> tuple[Cascade, tuple[Decision, ...]]:
+    from ...passes.defer import defer_explained
+    from ...passes.structure import Structure
+
+    found, decisions = defer_explained(Structure(cascade))
+    return found.cascade, decisions
+
+
+_PASSES: Mapping[str, tuple[str, Callable[[Cascade], tuple[Cascade, tuple[Decision, ...]]]]] = {
+    "fuse": ("the form with the fewest passes over the data", _fuse),
+    "defer": ("factors that are finished reductions move out of sums", _defer),
+    "normalize": ("the stage of the pipeline that defer belongs to", _defer),
+}
+
+
+def _cascades(options: argparse.Namespace) -> list[Cascade]:
+    """The kernel that is meant, or all of the file, with the given sizes put in.
+
+    Raises EinfallError E1001 for a size that none of them has, E1012, E0701.
+    """
+    from ..specialise import specialise
+
+    program = read_program_file(options.file)
+    chosen = [program.select(options.kernel)] if options.kernel else list(program.cascades().values())
+    _check_sizes(program, chosen, [name for name, _ in options.sizes])
+    return [specialise(c, sizes_of(c, _own(c, options.sizes, several=len(chosen) > 1))) for c in chosen]
+
+
+def _own(cascade: Cascade, given: list[tuple[str, str]], *, several: bool) -> Iterator[tuple[str, str]]:
+    return (pair for pair in given if not several or pair[0] in cascade.sizes)
+
+
+def _check_sizes(program: Program, chosen: list[Cascade], names: list[str]) -> None:
+    known = list(dict.fromkeys(name for c in chosen for name in c.sizes))
+    for name in names:
+        if len(chosen) > 1 and name not in known:
+            raise error("E1001", f"no kernel of {program.file} has a size `{name}`", help=did_you_mean(name, known))
