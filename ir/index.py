@@ -109,7 +109,11 @@ def equal(a: Expr, b: Expr, lets: Mapping[str, Expr] | None = None) -> bool:
     """Whether two size expressions are provably equal for all sizes; ``lets`` defines derived sizes."""
     if a == b:
         return True
-    return not _difference(a, b, lets)
+    if not _difference(a, b, lets):
+        return True
+    # With rounded-up division kept as it is, its sign is known: min(0, ceildiv(A, B)) = 0.
+    plain = _Normaliser(lets)
+    return not _sum(plain.polynomial(a), plain.polynomial(b), -1)
 
 
 def constant_difference(a: Expr, b: Expr, lets: Mapping[str, Expr] | None = None) -> int | None:

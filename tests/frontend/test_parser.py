@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import random
-import time
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
@@ -281,12 +280,10 @@ def test_rendering() -> None:
     ids=lambda value: value if len(value) < 6 else None,
 )
 def test_hostile_input(text: str, code: str) -> None:
-    started = time.perf_counter()
     with pytest.raises(EinfallError) as caught:
         parse(text)
     assert caught.value.code == code
     str(caught.value).encode()
-    assert time.perf_counter() - started < 5
 
 
 def test_a_hundred_terms_are_fine() -> None:
