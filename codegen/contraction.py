@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvm import tirx
 from tvm.tirx.stmt import ForKind
@@ -170,9 +170,11 @@ class ContractionEmitter:
         return int(extent.value) if isinstance(extent, Const) else None
 
     def _plan(self) -> GemmPlan:
+        """The blocking. Inside a tile the rows are a tile's: the paths for few rows would only cost compile time."""
         p = self.product
         held = computed(self.compute.accumulator)
-        return plan_gemm(self.machine, held, self._static(p.rows), self._static(p.columns), self._static(p.inner))
+        plan = plan_gemm(self.machine, held, self._static(p.rows), self._static(p.columns), self._static(p.inner))
+        return replace(plan, skinny=0) if self.serial and self._static(p.rows) is None else plan
 
     def _operand(
         self, s: Statements, expr: Expr, variables: Variables, row: str | None, column: str | None, first: tirx.Expr
