@@ -55,8 +55,8 @@ def test_attention_is_one_pass(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(found["passes"][r] == {"before": 1, "after": 1} for r in "hpef")
     (group,) = found["groups"]
     assert group["over"] == ["h", "p"] and set(group["tensors"]) - set(group["in_tiles"]) == {"AV"}
-    (ratio,) = [d for d in found["decisions"] if d["made_by"] == "online:ratio" and d["subject"] == "SD over m"]
-    assert "exp(GM[h, p] - GM[h, p]')" in ratio["chosen"] and "whatever the data" in ratio["because"]
+    ratios = [d for d in found["decisions"] if d["made_by"] == "online:ratio"]
+    assert {d["subject"].split()[0] for d in ratios} == {"SD", "SAV"} and all("exp" in d["chosen"] for d in ratios)
     text = printed(capsys, "explain", ATTENTION)
     assert "m: 3 → 1" in text and "h, p, e, f: 1" in text
     assert "QK: M elements (passes 1 and 2 over m)" in text
@@ -81,7 +81,7 @@ def test_a_refusal_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(found) == ["deviation", "scale"]
     assert found["deviation"]["passes"]["n"] == {"before": 2, "after": 2}
     (refusal,) = [d for d in found["deviation"]["decisions"] if d["made_by"] == "online:C2"]
-    assert refusal["subject"] == "Y over n" and "depends on the data" in refusal["because"] and refusal["taken"]
+    assert refusal["subject"].startswith("Y") and "depends on" in refusal["because"] and refusal["taken"]
     assert refusal["because"] in printed(capsys, "explain", "deviation.ecs", "--kernel", "deviation")
     x = np.random.default_rng(0).standard_normal((3, 70)).astype(np.float32)
     expected = np.abs(x - x.mean(1, keepdims=True)).mean(1)
@@ -156,7 +156,7 @@ def test_derived_attention_computes_the_same(capsys: pytest.CaptureFixture[str])
 def test_opt_says_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["opt", "deviation.ecs", "--pass", "fuse"]) == 0
     found = capsys.readouterr()
-    assert "deviation: nothing to rewrite" in found.err and "depends on the data" in found.err
+    assert "deviation: nothing to rewrite" in found.err and "depends on" in found.err
     assert ef.check(found.out)[1].name == "scale"
     assert main(["opt", "deviation.ecs", "--pass", "fold"]) == 2
     assert main(["opt", "deviation.ecs"]) == 2
