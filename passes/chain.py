@@ -16,6 +16,7 @@ from ..ir.cascade import Einsum
 from ..ir.expr import Cast, Expr, Rank, Read, reads_of, transform
 from ..ir.operators import REDUCTIONS
 from .closure import Closure, close
+from .description import formula
 from .exponents import may_overflow
 from .ranks import RankClass
 from .ratio import Ratio, Refusal, correction
@@ -25,9 +26,11 @@ from .symbolic import Term, Vocabulary
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """A reduction of a chain: F_k over the chain's symbols, and how its running value is corrected (None: never)."""
+    """A reduction of a chain: F_k with pointwise Einsums inlined, over the chain's symbols as ``term``, and how its running
+    value is corrected (None: never)."""
 
     index: int
+    value: Expr
     term: Term | None
     correction: Ratio | Closure | None
 
@@ -180,7 +183,7 @@ class _Collector:
             blocked = sorted({r.tensor for r in einsum.reads() if self.status.get(r.tensor) == "after"})
             return refuse("C2", f"it needs {_quoted(blocked)}, which is known only after the whole pass")
         if not statuses:
-            self.members.append(Member(index=i, term=None, correction=None))
+            self.members.append(Member(index=i, value=einsum.value, term=None, correction=None))
             return None
         if any(r.tensor in self.status for c in self._filters(einsum) for r in reads_of(c)):
             return refuse("C2", "which points it reduces depends on a result of the same pass")
@@ -193,15 +196,16 @@ class _Collector:
         if any(self._is_rounding(node, einsum) for node in _nodes(value)):
             return refuse("C7", "a rounding stands between the data and the result, and does not commute with a correction")
         term = self.vocabulary.term(value, einsum.reduced)
-        if may_overflow(self.structure, [einsum.value], lambda e: self._mixes(e, einsum)):
-            return refuse("C6", "an exponential is not bounded on every prefix of the data, where the whole would be finite")
+        shown = formula(einsum, value)
         found: Ratio | Closure | Refusal = correction(einsum, term, self.vocabulary)
-        if isinstance(found, Refusal) and REDUCTIONS[einsum.reduction].combine == "add":
+        if isinstance(found, Refusal) and found.condition == "C2" and REDUCTIONS[einsum.reduction].combine == "add":
             closed = close(einsum, term, self.vocabulary)
-            found = closed if isinstance(closed, Closure) else replace_reason(found, closed)
+            found = closed if isinstance(closed, Closure) else refuse("C2", f"{found.reason}, and {closed.reason}")
         if isinstance(found, Refusal):
-            return found
-        self.members.append(Member(index=i, term=term, correction=found))
+            return refuse(found.condition, f"{shown}: {found.reason}")
+        if may_overflow(self.structure, [einsum.value], lambda e: self._mixes(e, einsum)):
+            return refuse("C6", f"{shown}: the exponential is not bounded on every prefix of the data, where the whole may be")
+        self.members.append(Member(index=i, value=value, term=term, correction=found))
         return None
 
     def _mixes(self, expr: Expr, einsum: Einsum) -> bool:
@@ -229,11 +233,6 @@ class _Collector:
                 return self.status.get(tensor) == "tile"  # an annotated type that is narrower than its value
             case _:
                 return False
-
-
-def replace_reason(ratio: Refusal, closure: Refusal) -> Refusal:
-    """The refusal of both attempts: the ratio's, with what the closure met."""
-    return Refusal(target=ratio.target, condition="C2", reason=f"{ratio.reason}, and {closure.reason}")
 
 
 def _nodes(expr: Expr) -> Iterable[Expr]:

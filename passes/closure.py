@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import sympy
 
 from ..ir.cascade import Einsum
-from .description import describe
 from .ratio import Refusal, primed
 from .symbolic import Term, Vocabulary
 
@@ -65,11 +64,11 @@ class _Closer:
     def run(self) -> Closure | Refusal:
         lead = self._with_shifts(self.term)
         if not self.definition:
-            return self._refuse("the data is not shifted by the result that it depends on")
+            return self._refuse("the data is not shifted by the result, so that no basis can close it")
         own = self._expand(lead)
         moved = self._expand(self._moved(lead))
         if own is None or moved is None:
-            return self._refuse("no finite basis closes it: " + self._obstacle(lead))
+            return self._refuse("no finite basis closes it")
         # The term of F itself: F' - A F has one state less than F' where the leading terms cancel.
         options = [self._eliminated(own, moved, phi) for phi in own if phi in moved]
         rest, coefficient = min(options or [(moved, sympy.Integer(0))], key=lambda option: len(option[0]))
@@ -82,7 +81,7 @@ class _Closer:
                 return self._refuse(f"more than {_MOST_STATES} further states would be needed")
             expanded = self._expand(self._moved(states[done]))
             if expanded is None:
-                return self._refuse("no finite basis closes it: " + self._obstacle(states[done]))
+                return self._refuse("no finite basis closes it")
             rows[done] = {}
             self._add_row(rows, done, expanded, states)
             done += 1
@@ -163,10 +162,6 @@ class _Closer:
             if phi not in states:
                 states.append(phi)
             rows[row][states.index(phi)] = sympy.powsimp(sympy.factor_terms(terms[phi]), combine="exp")
-
-    def _obstacle(self, term: Term) -> str:
-        shown = describe(self.term, self.vocabulary)
-        return f"{shown} at a new base is no finite sum of products of a correction and a function of the data"
 
     def _refuse(self, reason: str) -> Refusal:
         return Refusal(target=self.einsum.target, condition="C2", reason=reason)

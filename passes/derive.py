@@ -20,6 +20,7 @@ from .structure import Structure
 if TYPE_CHECKING:
     from .chain import Chain
     from .partition import Partition
+    from .ratio import Refusal
 
 TILE = 64
 """Positions of a tile where nothing else is asked for: a few vectors, and a tile of scores that fits in cache."""
@@ -103,18 +104,18 @@ class _Derivation:
     def _attempt(self, structure: Structure, rank: RankClass) -> bool:
         from .chain import chains
 
+        kept = False
+        refused: dict[str, Refusal] = {}
         for ranks in self._rank_sets(structure, rank):
             found, refusals = chains(structure, ranks)
-            for chain in found:
-                if self._keep(structure, chain):
-                    return True
-            if ranks == (rank,):
-                name = rank.name
-                for refusal in refusals:
-                    self._decide(
-                        refusal.condition, f"{refusal.target} over {name}", "stays in a pass of its own", refusal.reason
-                    )
-        return False
+            refused.update((r.target, r) for r in refusals)
+            kept = any(self._keep(structure, chain) for chain in found)
+            if kept:
+                break
+        for refusal in refused.values():
+            subject = f"{refusal.target} over {rank.name}"
+            self._decide(refusal.condition, subject, "takes another pass", refusal.reason)
+        return kept
 
     def _rank_sets(self, structure: Structure, rank: RankClass) -> list[tuple[RankClass, ...]]:
         """The ranks to pass over together: those that are always reduced with this one first, then this one alone."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sympy
+
 from .chain import Chain, Member
 from .closure import Closure
-from .description import describe
+from .description import base_names, describe, formula
 from .partition import Partition
 from .ratio import Ratio
 
@@ -12,37 +14,32 @@ from .ratio import Ratio
 def explain_member(chain: Chain, member: Member, cut: Partition) -> tuple[str, str, str]:
     """(rule, what was chosen, the algebraic condition that held)."""
     vocabulary = chain.vocabulary
-    step = cut.step.name
+    shown = formula(chain.structure.cascade.einsums[member.index], member.value)
+    over = f"running value over {cut.step.name}"
     match member.correction:
-        case Ratio(operator=operator):
-            assert member.term is not None
-            how = "rescaled by" if operator == "mul" else "moved by"
-            text = (
-                f"F(x, d) = {describe(member.term, vocabulary)}: the ratio at two values of d is "
-                f"{describe_moved(chain, member.correction)}, whatever the data"
+        case Ratio() as ratio:
+            factor = _moved(chain, ratio)
+            how, what = ("rescaled by", "ratio") if ratio.operator == "mul" else ("moved by", "difference")
+            names = ", ".join(base_names(ratio.before, vocabulary))
+            return (
+                "ratio",
+                f"{over}, {how} {factor}",
+                f"{shown}: the {what} at two values of {names} is {factor}, whatever the data",
             )
-            return "ratio", f"running value over {step}, {how} {describe_moved(chain, member.correction)}", text
-        case Closure(states=states):
-            assert member.term is not None
-            further = ", ".join(describe(s, vocabulary) for s in states)
-            count = len(states) + 1
-            text = (
-                f"F(x, d) = {describe(member.term, vocabulary)} at a new d is a combination of itself and of the sums of "
-                f"{further}"
-            )
-            return "closure", f"running value over {step}, one of {count} states", text
+        case Closure() as closure:
+            further = [describe(s, vocabulary) for s in closure.states]
+            names = ", ".join(base_names(closure.before, vocabulary))
+            because = f"{shown}: at a new {names} it is a combination of itself and of the sums of {', '.join(further)}"
+            return "closure", f"{over}, one of {len(further) + 1} states", because
         case _:
-            return "state", f"running value over {step}", "it depends on no other result of the pass"
+            return "state", over, f"{shown}: it depends on no other result of the pass"
 
 
-def describe_moved(chain: Chain, ratio: Ratio) -> str:
-    """The correction with d before and d' after a tile."""
-    import sympy
-
-    names = dict(chain.vocabulary.meaning)
-    primes = {}
+def _moved(chain: Chain, ratio: Ratio) -> str:
+    """The correction, with the bases before a tile as in the program and those after it primed."""
+    shown: dict[sympy.Symbol, sympy.Symbol] = {}
     for before, after in zip(ratio.before, ratio.after, strict=True):
-        shown = describe(before, chain.vocabulary).strip("`")
-        primes[before] = sympy.Symbol(shown)
-        primes[after] = sympy.Symbol(f"{shown}'")
-    return describe(ratio.term.xreplace(primes), chain.vocabulary) if names else str(ratio.term)
+        name = describe(before, chain.vocabulary).strip("`")
+        shown[before] = sympy.Symbol(name)
+        shown[after] = sympy.Symbol(f"{name}'")
+    return describe(ratio.term.xreplace(shown), chain.vocabulary)

@@ -13,7 +13,7 @@ import sympy
 
 from ..ir.cascade import Einsum
 from ..ir.operators import FUNCTIONS, REDUCTIONS, ScalarOperator
-from .description import describe
+from .description import base_names, describe
 from .symbolic import Term, Vocabulary, combined, is_constant_in
 
 
@@ -56,29 +56,29 @@ def correction(einsum: Einsum, term: Term, vocabulary: Vocabulary) -> Ratio | Re
     moved = term.subs(dict(zip(before, after, strict=True)), simultaneous=True)
     unwanted = vocabulary.of_kind(term, "x")
     combine = REDUCTIONS[einsum.reduction].combine
+    names = base_names(before, vocabulary)
     depends: str | None = None
     for operator, positive_only in _candidates(combine):
         ratio = moved / term if operator.inverse == "div" else moved - term
         if not is_constant_in(ratio, unwanted):
-            depends = depends or _ratio_text(operator)
+            depends = depends or _ratio_text(operator, names)
             continue
         value = combined(ratio, unwanted) if operator.inverse == "div" else sympy.expand(ratio)
         if not value.free_symbols.isdisjoint(unwanted):
-            depends = depends or _ratio_text(operator)
+            depends = depends or _ratio_text(operator, names)
             continue
         if positive_only and not value.is_positive:
             continue
         if operator.inverse == "div" and any(sympy.sympify(term.subs(d, 0)) == 0 for d in before):
-            reason = f"{describe(term, vocabulary)} is 0 where {describe(before[0], vocabulary)} is, and forgets the data"
+            reason = f"it is 0 where {' and '.join(names)} is, and forgets the data"
             return Refusal(target=einsum.target, condition="C6", reason=reason)
         poles = tuple(d for d in before if _divides(d, term))
         return Ratio(operator=operator.name, term=value, before=before, after=after, poles=poles)
-    shown = describe(term, vocabulary)
     if depends is None:
-        reason = f"no operator with an inverse distributes over the reduction `{einsum.reduction}`"
+        reason = f"no operator that can be undone distributes over the reduction `{einsum.reduction}`"
         return Refusal(target=einsum.target, condition="C3", reason=reason)
-    data = describe(unwanted[0], vocabulary) if unwanted else "x"
-    return Refusal(target=einsum.target, condition="C2", reason=f"for F = {shown}, {depends} depends on the data {data}")
+    data = ", ".join(describe(x, vocabulary) for x in unwanted)
+    return Refusal(target=einsum.target, condition="C2", reason=f"{depends} depends on {data}")
 
 
 def _candidates(combine: str) -> list[tuple[ScalarOperator, bool]]:
@@ -88,8 +88,11 @@ def _candidates(combine: str) -> list[tuple[ScalarOperator, bool]]:
     return always + [(f, True) for f in usable if combine in f.distributes_if_positive]
 
 
-def _ratio_text(operator: ScalarOperator) -> str:
-    return "the ratio F(x, d')/F(x, d)" if operator.inverse == "div" else "the difference F(x, d') - F(x, d)"
+def _ratio_text(operator: ScalarOperator, names: list[str]) -> str:
+    old, new = ", ".join(names), ", ".join(f"{n}'" for n in names)
+    if operator.inverse == "div":
+        return f"the ratio F(x, {new})/F(x, {old})"
+    return f"the difference F(x, {new}) - F(x, {old})"
 
 
 def _divides(base: sympy.Symbol, term: Term) -> bool:
