@@ -166,9 +166,7 @@ class ComputeEmitter:
                 condition = inner.condition(compute.condition)
                 if condition is not None and lanes_of(condition) > 1:
                     width = lanes.count
-                    value = tirx.Select(
-                        condition, broadcast(value, width, lanes_of(value)), zero(self.target.dtype, width)
-                    )
+                    value = tirx.Select(condition, broadcast(value, width, lanes_of(value)), zero(self.target.dtype, width))
                 self._store(s, inner, value)
 
             self._guarded(s, at, variables, body)

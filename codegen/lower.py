@@ -123,9 +123,7 @@ class _Lowering:
         if buffer.dtype.name == "bf16":
             typed = tirx.decl_buffer((index(1 << 40),), "bfloat16", name=f"{flat.name}_bf16", data_alignment=2)
             s.add(tirx.DeclBuffer(typed, data=flat.data))
-        self.views[buffer.name] = View(
-            flat=flat, strides=tuple(strides), extents=tuple(shape), dtype=buffer.dtype, typed=typed
-        )
+        self.views[buffer.name] = View(flat=flat, strides=tuple(strides), extents=tuple(shape), dtype=buffer.dtype, typed=typed)
 
     # -- nodes -------------------------------------------------------------------------------------------------------
 

@@ -63,9 +63,7 @@ def compute_probes(target: Target) -> list[ComputeProbe]:
     dtypes = [("f32", "float32", 32), ("f64", "float64", 64)]
     if target.has("avx512fp16") or target.has("fullfp16"):
         dtypes.append(("f16", "float16", 16))
-    probes = [
-        _fma(name, dtype, target.lanes(bits), accumulators if with_fma else 8, target) for name, dtype, bits in dtypes
-    ]
+    probes = [_fma(name, dtype, target.lanes(bits), accumulators if with_fma else 8, target) for name, dtype, bits in dtypes]
     for features, bits, intrinsic in _BYTE_DOTS:
         if target.has(*features):
             probes.append(_dot(intrinsic, bits // 32, accumulators, target))

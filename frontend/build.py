@@ -63,9 +63,7 @@ class Builder:
                 return self._let(tree, span)
             case "type_alias":
                 name, type = tree.children
-                return syntax.TypeDefinition(
-                    span=span, name=self._name(_token(name)), type=self._element_type(_tree(type))
-                )
+                return syntax.TypeDefinition(span=span, name=self._name(_token(name)), type=self._element_type(_tree(type)))
             case "check":
                 kernel, *values = tree.children
                 return syntax.Check(
@@ -81,9 +79,7 @@ class Builder:
         return syntax.Kernel(
             span=span,
             name=self._name(_token(name)),
-            parameters=()
-            if parameters is None
-            else tuple(self._parameter(_tree(each)) for each in _tree(parameters).children),
+            parameters=() if parameters is None else tuple(self._parameter(_tree(each)) for each in _tree(parameters).children),
             results=tuple(self._result(_tree(each)) for each in _tree(results).children),
             statements=tuple(self._statement(_tree(each)) for each in statements),
             tolerance=None if tolerance is None else self._tolerance(_tree(tolerance)),
@@ -112,9 +108,7 @@ class Builder:
 
     def _result(self, tree: Branch) -> syntax.Result:
         name, type = tree.children
-        return syntax.Result(
-            span=self._span(tree), name=self._name(_token(name)), type=self._declared_type(_tree(type))
-        )
+        return syntax.Result(span=self._span(tree), name=self._name(_token(name)), type=self._declared_type(_tree(type)))
 
     def _check_value(self, tree: Branch) -> syntax.CheckValue:
         name, minus, literal = tree.children
@@ -129,9 +123,7 @@ class Builder:
                 value = math.inf
             case _:
                 value = token.type == "TRUE"
-        return syntax.CheckValue(
-            span=self._span(tree), name=self._name(_token(name)), value=value if minus is None else -value
-        )
+        return syntax.CheckValue(span=self._span(tree), name=self._name(_token(name)), value=value if minus is None else -value)
 
     # Statements.
 
@@ -151,9 +143,7 @@ class Builder:
                 return self._einsum(span, target_node, annotation.element, value, reduction, condition)
             case "declaration":
                 name, type = tree.children
-                return syntax.Declaration(
-                    span=span, name=self._name(_token(name)), type=self._declared_type(_tree(type))
-                )
+                return syntax.Declaration(span=span, name=self._name(_token(name)), type=self._declared_type(_tree(type)))
             case "require":
                 return syntax.Require(span=span, condition=self._expression(_tree(tree.children[0])))
             case "let":
@@ -273,9 +263,7 @@ class Builder:
             case "name":
                 return syntax.Name(span=span, name=str(children[0]))
             case "access":
-                return syntax.Access(
-                    span=span, tensor=self._name(_token(children[0])), indices=self._indices(children[1])
-                )
+                return syntax.Access(span=span, tensor=self._name(_token(children[0])), indices=self._indices(children[1]))
             case "call":
                 return self._call(tree, span)
             case "integer" | "real":

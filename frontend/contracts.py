@@ -142,9 +142,7 @@ def _check(item: ast.Check, scope: KernelScope, requires: list[Require]) -> Chec
     return Check(values=tuple(values.items()), origin=Origin(span=item.span))
 
 
-def _check_requires(
-    item: ast.Check, sizes: Mapping[str, int], lets: Mapping[str, Expr], requires: list[Require]
-) -> None:
+def _check_requires(item: ast.Check, sizes: Mapping[str, int], lets: Mapping[str, Expr], requires: list[Require]) -> None:
     for require in requires:
         try:
             holds = evaluate(expand_lets(require.condition, lets), sizes)

@@ -261,9 +261,7 @@ def _leading_closers(pieces: Sequence[Piece], start: int) -> int:
 
 
 def _is_first_clause(pieces: Sequence[Piece], index: int) -> bool:
-    return pieces[index].type in ("REDUCE", "WHERE") and not any(
-        piece.type in ("REDUCE", "WHERE") for piece in pieces[:index]
-    )
+    return pieces[index].type in ("REDUCE", "WHERE") and not any(piece.type in ("REDUCE", "WHERE") for piece in pieces[:index])
 
 
 def _is_alignable(block: _Block) -> bool:

@@ -62,9 +62,7 @@ def _unguarded(expr: Expr) -> Iterator[Read]:
                 yield from _unguarded(child)
 
 
-def _missing(
-    read: Read, info: EinsumInfo, infos: list[EinsumInfo], iteration: Iteration
-) -> tuple[TensorInfo, int, int] | None:
+def _missing(read: Read, info: EinsumInfo, infos: list[EinsumInfo], iteration: Iteration) -> tuple[TensorInfo, int, int] | None:
     """(tensor, dimension, generation) that a read asks for and nothing gives."""
     tensor = next(other.target for other in infos if other.target.name == read.tensor)
     main = iteration.main.get(read.tensor)
@@ -100,9 +98,7 @@ def _conditioned(info: EinsumInfo, variable: str) -> bool:
     return any(variable in ranks_of(condition) for condition in info.filters)
 
 
-def _report(
-    info: EinsumInfo, read: Read, tensor: TensorInfo, dim: int, generation: int, diagnostics: Diagnostics
-) -> None:
+def _report(info: EinsumInfo, read: Read, tensor: TensorInfo, dim: int, generation: int, diagnostics: Diagnostics) -> None:
     indices = [expr_to_source(index) for index in read.indices]
     asked = f"{tensor.name}[{', '.join(indices)}]"
     indices[dim] = str(generation)
@@ -112,7 +108,5 @@ def _report(
         "E0611",
         f"nothing gives `{first}`, which the first step of `{info.target.name}` reads",
         span=read.span or info.syntax.span,
-        help=f"add an initialiser, `{first} = …`, or a default, {default}"
-        if generation >= 0
-        else f"give a default: {default}",
+        help=f"add an initialiser, `{first} = …`, or a default, {default}" if generation >= 0 else f"give a default: {default}",
     )

@@ -100,9 +100,7 @@ def _negative_cycle(graph: nx.DiGraph[Dim], weight: str, sign: int) -> bool:
 def _forward(component: Iterable[Dim], infos: list[EinsumInfo], iteration: Iteration) -> None:
     for name, d in component:
         shifts = [
-            info.coords[d].offset or 0
-            for info in infos
-            if info.target.name == name and info.coords[d].variable is not None
+            info.coords[d].offset or 0 for info in infos if info.target.name == name and info.coords[d].variable is not None
         ]
         if shifts and max(shifts) >= 1:
             iteration.offsets[name, d] = max(shifts)

@@ -186,9 +186,7 @@ def _reserved_word(mistake: Mistake) -> Diagnostic | None:
     named = mistake.previous is not None and mistake.previous.type in (
         *("KERNEL", "DEF", "LET", "TYPE", "CHECK", "COLON", "CONST"),
     )
-    used = mistake.following is not None and mistake.following.type in (
-        *("EQUAL", "LSQB", "COLON", "COMMA", "RPAR", "RSQB"),
-    )
+    used = mistake.following is not None and mistake.following.type in (*("EQUAL", "LSQB", "COLON", "COMMA", "RPAR", "RSQB"),)
     if not (named or used):
         return None
     return mistake.says(
@@ -290,9 +288,7 @@ def _conditional(mistake: Mistake) -> Diagnostic | None:
             help="write `if condition then value else value`",
         )
     if mistake.kind == "IF" and "NAME" in mistake.accepted:
-        return mistake.says(
-            "E0118", "an `if` that is an operand needs parentheses", help="write `(if … then … else …)`"
-        )
+        return mistake.says("E0118", "an `if` that is an operand needs parentheses", help="write `(if … then … else …)`")
     if "ELSE" in mistake.accepted:
         return mistake.says(
             "E0118",

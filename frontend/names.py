@@ -167,9 +167,7 @@ class FileScope:
             )
         if not lowest <= count <= highest:
             wanted = f"{lowest} argument{'s' * (lowest != 1)}" + (" or more" if highest > lowest else "")
-            raise error(
-                "E0207", f"`{name}` takes {wanted}, but {count} {'is' if count == 1 else 'are'} given", span=span
-            )
+            raise error("E0207", f"`{name}` takes {wanted}, but {count} {'is' if count == 1 else 'are'} given", span=span)
 
 
 def find_cycles(edges: Mapping[str, Iterable[str]]) -> list[list[str]]:
@@ -256,9 +254,7 @@ class Occurrences:
                 self.add(index, in_index=True)
 
 
-def rank_variables(
-    einsum: ast.Einsum, occurrences: Occurrences, integers: Iterable[str], numbers: Iterable[str]
-) -> set[str]:
+def rank_variables(einsum: ast.Einsum, occurrences: Occurrences, integers: Iterable[str], numbers: Iterable[str]) -> set[str]:
     """The names that are rank variables in an Einsum: lower-case names in its coordinates, indices and reduction.
 
     ``integers`` are the declared integer scalars and constants, which win over rank variables of their name (``Y[pos]``

@@ -274,9 +274,7 @@ def _check_store(info: EinsumInfo, given: DType, target: DType, operator: str | 
     if target.is_bool:
         advice = "compare it, for example with `!= 0`"
     elif operator in ("+", "*"):
-        advice = (
-            f"declare `{name}` as {given.name}, or convert the result in an Einsum of its own: `cast({target.name}, …)`"
-        )
+        advice = f"declare `{name}` as {given.name}, or convert the result in an Einsum of its own: `cast({target.name}, …)`"
     else:
         advice = f"write `cast({target.name}, …)`"
     raise error("E0404", problem, span=span, help=advice)

@@ -112,7 +112,7 @@ def saturate(values: Array, dtype: DType) -> Array:
     """What does not fit a float of 8 bits or less as its largest value; infinities and NaN too, where it has none (NaN: 0)."""
     if not dtype.is_float or dtype.bits > 8:
         return values
-    largest = float(ml_dtypes.finfo(dtype.storage).max)
+    largest = float(ml_dtypes.finfo(dtype.storage).max)  # type: ignore[no-untyped-call]
     clipped = np.clip(values, -largest, largest)
     if dtype.name == "f8_e5m2":
         return np.where(np.isinf(values), values, clipped)

@@ -133,9 +133,7 @@ class _Scheduler:
         components = {i: frozenset(c) for c in nx.strongly_connected_components(graph) for i in c}
         condensed: nx.DiGraph[frozenset[int]] = nx.DiGraph()
         condensed.add_nodes_from(components.values())
-        condensed.add_edges_from(
-            (components[a], components[b]) for a, b in graph.edges if components[a] != components[b]
-        )
+        condensed.add_edges_from((components[a], components[b]) for a, b in graph.edges if components[a] != components[b])
         steps: list[Step] = []
         for component in nx.lexicographical_topological_sort(condensed, key=min):
             inside = tuple(e for e in edges if e.writer in component and e.reader in component)

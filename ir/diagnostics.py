@@ -227,13 +227,9 @@ def _cells(text: str) -> str:
 
 def _width(text: str) -> int:
     """How many terminal cells the text takes: East Asian wide characters take two, combining marks none."""
-    return sum(
-        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
-    )
+    return sum(0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
 
 
 def _printable(text: str) -> str:
     """Control characters and lone surrogates, which could garble or attack a terminal, as U+FFFD."""
-    return "".join(
-        char if char == "\n" or unicodedata.category(char) not in ("Cc", "Cf", "Cs") else "�" for char in text
-    )
+    return "".join(char if char == "\n" or unicodedata.category(char) not in ("Cc", "Cf", "Cs") else "�" for char in text)

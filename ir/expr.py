@@ -155,9 +155,7 @@ def transform(expr: Expr, rule: Callable[[Expr], Expr | None]) -> Expr:
     return rebuilt if result is None else result
 
 
-def substitute(
-    expr: Expr, *, ranks: Mapping[str, Expr] | None = None, sizes: Mapping[str, Expr] | None = None
-) -> Expr:
+def substitute(expr: Expr, *, ranks: Mapping[str, Expr] | None = None, sizes: Mapping[str, Expr] | None = None) -> Expr:
     """Replace rank variables and sizes by expressions, simultaneously."""
     ranks, sizes = ranks or {}, sizes or {}
 

@@ -191,9 +191,7 @@ def is_injective(coords: Iterable[Expr], extents: Mapping[str, Expr], lets: Mapp
     return True
 
 
-def _determined(
-    form: Affine, known: set[str], extents: Mapping[str, Expr], lets: Mapping[str, Expr] | None
-) -> set[str]:
+def _determined(form: Affine, known: set[str], extents: Mapping[str, Expr], lets: Mapping[str, Expr] | None) -> set[str]:
     """The rank variables that the value of ``form`` determines once those of ``known`` are."""
     open_terms = [(name, factor) for name, factor in form.terms if name not in known]
     if len(open_terms) == 1:

@@ -66,9 +66,8 @@ class Compute:
     """``target[indices] = value`` over ``ranks``, reduced by ``reduction`` over ``reduced`` where ``filter`` holds.
 
     ``condition`` decides, per output point, between the value and zero, which absent points hold. ``within`` tells which
-    output points lie inside the target at all: nothing is stored for the others. Knobs: ``method``, ``vector`` (the rank that fills the lanes),
-    ``parallel`` (the output ranks spread over threads, outermost first), ``unroll`` (the output rank whose points share
-    loaded vectors, and how many).
+    output points lie inside the target at all: nothing is stored for the others. Knobs: ``method``, ``vector`` (the rank
+    that fills the lanes) and ``parallel`` (the output ranks spread over threads, outermost first).
     """
 
     target: str

@@ -32,8 +32,7 @@ from .types import BOOL, INDEX
 def verify(cascade: Cascade) -> None:
     """Raise EinfallError E9001 with one diagnostic for each invariant that a cascade violates."""
     found = [
-        Diagnostic(code="E9001", message=f"invalid cascade `{cascade.name}`: {message}")
-        for message in violations(cascade)
+        Diagnostic(code="E9001", message=f"invalid cascade `{cascade.name}`: {message}") for message in violations(cascade)
     ]
     if found:
         raise EinfallError(found)

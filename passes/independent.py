@@ -32,7 +32,7 @@ def independent_classes(cascade: Cascade, members: Sequence[int], *, apart: Coll
     if any(cascade.einsums[i].scatter for i in members):
         return []
     first = cascade.einsums[members[0]]
-    found = []
+    found: list[Independent] = []
     for coord in first.coords:
         if isinstance(coord, Rank) and coord.name not in apart:
             made = _class(cascade, members, coord.name)

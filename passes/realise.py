@@ -109,7 +109,7 @@ def _scatter_coordinates(workspace: Workspace, compute: Compute, held: Buffer) -
     there: Expr = Read(tensor=best, indices=compute.indices, dtype=dtype)
     if filtered != TRUE:
         there = Select(condition=filtered, then=there, otherwise=_zero(dtype), dtype=dtype)
-    same = op("eq", compute.value, there)
+    same: Expr = op("eq", compute.value, there)
     if dtype.is_float:
         same = disjunction(same, op("and", op("ne", compute.value, compute.value), op("ne", there, there)))
     place = Cast(value=rank(reduced), dtype=I32)

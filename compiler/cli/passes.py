@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...ir.diagnostics import did_you_mean, error
 from ..program import Program, read_program_file
-from .output import console, log, out, out_json
+from .output import colored, console, log, out, out_json
 from .parser import Subparsers, add_command, add_kernel, add_pairs, add_target
 from .values import sizes_of
 
@@ -60,17 +61,24 @@ def _explain(options: argparse.Namespace) -> int:
     if options.json:
         out_json({"kernels": {name: each.summary() for name, each in kernels.items()}})
         return 0
+    if colored(sys.stdout):
+        _print_styled(list(kernels.values()))
+    else:
+        out("\n\n".join(map(str, kernels.values())))
+    return 0
+
+
+def _print_styled(explanations: list[Explanation]) -> None:
     from rich.text import Text
 
     from ...runtime.remarks import remarks
 
     shown = console()
-    for number, each in enumerate(kernels.values()):
+    for number, each in enumerate(explanations):
         if number:
             out()
         for line in remarks(each):
             shown.print(Text.assemble(*((part.text, _STYLES[part.style]) for part in line)), soft_wrap=True)
-    return 0
 
 
 def _explanation(cascade: Cascade, target: str) -> Explanation:

@@ -9,8 +9,7 @@ KINDS: tuple[ErrorKind, ...] = (
         code="E0701",
         title="precondition violated",
         explanation=(
-            "`require` states a condition on the sizes, which is checked as soon as they are known, at the latest "
-            "at the call."
+            "`require` states a condition on the sizes, which is checked as soon as they are known, at the latest at the call."
         ),
         wrong="kernel scale(X: f32[M]) -> (Y: f32[M]) {\n    require 65 % 64 == 0\n    Y[m] = X[m]\n}\n",
         fixed="kernel scale(X: f32[M]) -> (Y: f32[M]) {\n    require M % 64 == 0\n    Y[m] = X[m]\n}\n",
@@ -19,8 +18,7 @@ KINDS: tuple[ErrorKind, ...] = (
         code="E0702",
         title="malformed check",
         explanation=(
-            "A `check` names a kernel of the file and gives each of its sizes a value; scalar parameters may be "
-            "given too."
+            "A `check` names a kernel of the file and gives each of its sizes a value; scalar parameters may be given too."
         ),
         wrong="kernel scale(X: f32[M]) -> (Y: f32[M]) {\n    Y[m] = X[m]\n}\n\ncheck scale(N = 3)\n",
         fixed="kernel scale(X: f32[M]) -> (Y: f32[M]) {\n    Y[m] = X[m]\n}\n\ncheck scale(M = 3)\n",
@@ -29,22 +27,8 @@ KINDS: tuple[ErrorKind, ...] = (
         code="E0703",
         title="check that breaks a precondition",
         explanation="The sizes of a `check` satisfy the `require` statements of the kernel.",
-        wrong=(
-            "kernel scale(X: f32[M]) -> (Y: f32[M]) {\n"
-            "    require M % 2 == 0\n"
-            "    Y[m] = X[m]\n"
-            "}\n"
-            "\n"
-            "check scale(M = 3)\n"
-        ),
-        fixed=(
-            "kernel scale(X: f32[M]) -> (Y: f32[M]) {\n"
-            "    require M % 2 == 0\n"
-            "    Y[m] = X[m]\n"
-            "}\n"
-            "\n"
-            "check scale(M = 4)\n"
-        ),
+        wrong=("kernel scale(X: f32[M]) -> (Y: f32[M]) {\n    require M % 2 == 0\n    Y[m] = X[m]\n}\n\ncheck scale(M = 3)\n"),
+        fixed=("kernel scale(X: f32[M]) -> (Y: f32[M]) {\n    require M % 2 == 0\n    Y[m] = X[m]\n}\n\ncheck scale(M = 4)\n"),
     ),
     ErrorKind(
         code="E0704",

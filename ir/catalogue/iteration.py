@@ -13,16 +13,8 @@ KINDS: tuple[ErrorKind, ...] = (
             "generations that are written before its own. A value that depends on itself, at once or by way of a "
             "later generation, cannot be computed."
         ),
-        wrong=(
-            "kernel scale(X: f32[M]) -> (Y: f32[M]) {\n"
-            "    A[m] = X[m] + B[m]\n"
-            "    B[m] = 2 * A[m]\n"
-            "    Y[m] = B[m]\n"
-            "}\n"
-        ),
-        fixed=(
-            "kernel scale(X: f32[M]) -> (Y: f32[M]) {\n    A[m] = X[m] + 1\n    B[m] = 2 * A[m]\n    Y[m] = B[m]\n}\n"
-        ),
+        wrong=("kernel scale(X: f32[M]) -> (Y: f32[M]) {\n    A[m] = X[m] + B[m]\n    B[m] = 2 * A[m]\n    Y[m] = B[m]\n}\n"),
+        fixed=("kernel scale(X: f32[M]) -> (Y: f32[M]) {\n    A[m] = X[m] + 1\n    B[m] = 2 * A[m]\n    Y[m] = B[m]\n}\n"),
     ),
     ErrorKind(
         code="E0611",
@@ -32,9 +24,7 @@ KINDS: tuple[ErrorKind, ...] = (
             "`S[0] = 0`, or a default, `S[t] ?? 0`."
         ),
         wrong="kernel scale(X: f32[M]) -> (Y: f32[M]) {\n    S[m+1] = S[m] + X[m]\n    Y[m] = S[m+1]\n}\n",
-        fixed=(
-            "kernel scale(X: f32[M]) -> (Y: f32[M]) {\n    S[0] = 0\n    S[m+1] = S[m] + X[m]\n    Y[m] = S[m+1]\n}\n"
-        ),
+        fixed=("kernel scale(X: f32[M]) -> (Y: f32[M]) {\n    S[0] = 0\n    S[m+1] = S[m] + X[m]\n    Y[m] = S[m+1]\n}\n"),
     ),
     ErrorKind(
         code="E0612",
@@ -51,8 +41,6 @@ KINDS: tuple[ErrorKind, ...] = (
             "    Y[m] = S[m+1]\n"
             "}\n"
         ),
-        fixed=(
-            "kernel scale(X: f32[M]) -> (Y: f32[M]) {\n    S[0] = 0\n    S[m+1] = S[m] + X[m]\n    Y[m] = S[m+1]\n}\n"
-        ),
+        fixed=("kernel scale(X: f32[M]) -> (Y: f32[M]) {\n    S[0] = 0\n    S[m+1] = S[m] + X[m]\n    Y[m] = S[m+1]\n}\n"),
     ),
 )

@@ -125,11 +125,7 @@ KINDS: tuple[ErrorKind, ...] = (
             "as an argument."
         ),
         wrong=(
-            "def shifted(x) = x + B[0]\n"
-            "\n"
-            "kernel scale(X: f32[M], B: f32[1]) -> (Y: f32[M]) {\n"
-            "    Y[m] = shifted(X[m])\n"
-            "}\n"
+            "def shifted(x) = x + B[0]\n\nkernel scale(X: f32[M], B: f32[1]) -> (Y: f32[M]) {\n    Y[m] = shifted(X[m])\n}\n"
         ),
         fixed=(
             "def shifted(x, b) = x + b\n"
@@ -157,12 +153,7 @@ KINDS: tuple[ErrorKind, ...] = (
             "}\n"
         ),
         fixed=(
-            "def f0(x) = x * x + x\n"
-            "\n"
-            "kernel scale(X: f32[M]) -> (Y: f32[M]) {\n"
-            "    Z[m] = f0(X[m])\n"
-            "    Y[m] = f0(Z[m])\n"
-            "}\n"
+            "def f0(x) = x * x + x\n\nkernel scale(X: f32[M]) -> (Y: f32[M]) {\n    Z[m] = f0(X[m])\n    Y[m] = f0(Z[m])\n}\n"
         ),
     ),
 )

@@ -40,12 +40,7 @@ KINDS: tuple[ErrorKind, ...] = (
             "The shape of an intermediate follows from the rank variables on the left of its Einsum. Where a "
             "coordinate is computed, or nothing else bounds the variable, a local declaration gives the shape."
         ),
-        wrong=(
-            "kernel scatter(X: f32[E], dst: i32[E]) -> (Y: f32[V]) {\n"
-            "    S[dst[e]] = X[e]  :: +(e)\n"
-            "    Y[v] = S[v]\n"
-            "}\n"
-        ),
+        wrong=("kernel scatter(X: f32[E], dst: i32[E]) -> (Y: f32[V]) {\n    S[dst[e]] = X[e]  :: +(e)\n    Y[v] = S[v]\n}\n"),
         fixed=(
             "kernel scatter(X: f32[E], dst: i32[E]) -> (Y: f32[V]) {\n"
             "    S: f32[V]\n"
@@ -93,9 +88,7 @@ KINDS: tuple[ErrorKind, ...] = (
     ErrorKind(
         code="E0309",
         title="index is no integer",
-        explanation=(
-            "Indices and coordinates are integers. Real division `/` gives a real number; `//` gives a whole one."
-        ),
+        explanation=("Indices and coordinates are integers. Real division `/` gives a real number; `//` gives a whole one."),
         wrong="kernel scale(X: f32[M]) -> (Y: f32[M]) {\n    Y[m] = X[m / 2]\n}\n",
         fixed="kernel scale(X: f32[M]) -> (Y: f32[M]) {\n    Y[m] = X[m // 2]\n}\n",
     ),

@@ -46,9 +46,7 @@ KINDS: tuple[ErrorKind, ...] = (
     ErrorKind(
         code="E0105",
         title="number out of range",
-        explanation=(
-            "A literal has a finite value in f64; infinity is written `inf`. Integers have at most 1000 digits."
-        ),
+        explanation=("A literal has a finite value in f64; infinity is written `inf`. Integers have at most 1000 digits."),
         wrong="kernel huge(X: f32[M]) -> (Y: f32[M]) {\n    Y[m] = X[m] + 1e999\n}\n",
         fixed="kernel huge(X: f32[M]) -> (Y: f32[M]) {\n    Y[m] = X[m] + inf\n}\n",
     ),
@@ -156,9 +154,7 @@ KINDS: tuple[ErrorKind, ...] = (
     ErrorKind(
         code="E0117",
         title="clauses of an Einsum out of order",
-        explanation=(
-            "An Einsum reads `OUT[…] = expression :: reduction(ranks) where condition`, each clause at most once."
-        ),
+        explanation=("An Einsum reads `OUT[…] = expression :: reduction(ranks) where condition`, each clause at most once."),
         wrong="kernel top(X: f32[M, N]) -> (Y: f32[M]) {\n    Y[m] = X[m, n]  where n > 0 :: max(n)\n}\n",
         fixed="kernel top(X: f32[M, N]) -> (Y: f32[M]) {\n    Y[m] = X[m, n]  :: max(n) where n > 0\n}\n",
     ),
@@ -183,9 +179,7 @@ KINDS: tuple[ErrorKind, ...] = (
         code="E0120",
         title="malformed storage type",
         explanation=("A quantised storage type reads `quant(element, group = RANK:SIZE, scale = type, zero = type)`."),
-        wrong=(
-            "type w4 = quantized(u4, group = K:32)\n\nkernel copy(X: f32[M]) -> (Y: f32[M]) {\n    Y[m] = X[m]\n}\n"
-        ),
+        wrong=("type w4 = quantized(u4, group = K:32)\n\nkernel copy(X: f32[M]) -> (Y: f32[M]) {\n    Y[m] = X[m]\n}\n"),
         fixed=("type w4 = quant(u4, group = K:32)\n\nkernel copy(X: f32[M]) -> (Y: f32[M]) {\n    Y[m] = X[m]\n}\n"),
     ),
 )

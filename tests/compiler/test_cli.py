@@ -215,9 +215,7 @@ MISTAKES: list[tuple[int, str, list[str]]] = [
 
 
 @pytest.mark.parametrize(("code", "error", "arguments"), MISTAKES, ids=[" ".join(a)[-50:] for _, _, a in MISTAKES])
-def test_mistakes(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, code: int, error: str, arguments: list[str]
-) -> None:
+def test_mistakes(capsys: pytest.CaptureFixture[str], tmp_path: Path, code: int, error: str, arguments: list[str]) -> None:
     (tmp_path / "cache_is_empty").mkdir()
     (tmp_path / "fake.efk").write_bytes(b"PK\x03\x04 no")
     assert main(arguments) == code

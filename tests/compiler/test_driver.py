@@ -57,9 +57,7 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.asarray(np.einsum("hpm,hmf->hpf", weights / weights.sum(-1, keepdims=True), v))
 
 
-@pytest.mark.parametrize(
-    "source", [ATTENTION, str(ATTENTION), ATTENTION.read_text("utf-8")], ids=["path", "str", "text"]
-)
+@pytest.mark.parametrize("source", [ATTENTION, str(ATTENTION), ATTENTION.read_text("utf-8")], ids=["path", "str", "text"])
 def test_sources(source: str | Path) -> None:
     kernel = ef.compile(source)
     q, k, v = x(2, 5, 8), x(2, 7, 8, seed=1), x(2, 7, 3, seed=2)

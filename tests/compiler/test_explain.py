@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -187,3 +188,16 @@ def test_long_attention_runs_in_little_memory() -> None:
     q = 4 * r.standard_normal((1, 64, 64), np.float32)
     k, v = (r.standard_normal((1, 131072, 64), np.float32) for _ in range(2))
     np.testing.assert_allclose(kernel(q, k, v)[0], softmax_of(q[0], k[0], v[0]), rtol=2e-4, atol=2e-5)
+
+
+def test_colours_only_for_people(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    arguments = ["explain", "deviation.ecs", "--kernel", "scale", "K=10"]
+    styled = printed(capsys, *arguments)
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = printed(capsys, *arguments)
+    assert "\x1b[" in styled and "\x1b" not in plain
+    assert re.sub(r"\x1b\[[0-9;]*m", "", styled) == plain

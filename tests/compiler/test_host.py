@@ -64,9 +64,7 @@ def compiled_for(info: HostInfo) -> str:
 
 
 def test_zen3(tmp_path: Path) -> None:
-    folder = sysfs(
-        tmp_path, (1, "Data", "32K"), (1, "Instruction", "64K"), (2, "Unified", "512K"), (3, "Unified", "32M")
-    )
+    folder = sysfs(tmp_path, (1, "Data", "32K"), (1, "Instruction", "64K"), (2, "Unified", "512K"), (3, "Unified", "32M"))
     info = read_linux("x86_64", ZEN3, folder)
     assert (info.l1d, info.l2, info.l3) == (32768, 524288, 33554432)
     assert info.vendor == "amd"

@@ -179,8 +179,6 @@ def test_initialisers_and_steps_do_not_overlap() -> None:
 
 
 def test_a_cycle_that_no_order_satisfies_is_shown() -> None:
-    problem = refused(
-        SCAN, "S[0, k] = 0", "S[t+1, k] = S[t, k] + R[t, k]", "R[t, k] = S[T, k] * X[t, k]", "Y[t, k] = S[t, k]"
-    )
+    problem = refused(SCAN, "S[0, k] = 0", "S[t+1, k] = S[t, k] + R[t, k]", "R[t, k] = S[T, k] * X[t, k]", "Y[t, k] = S[t, k]")
     assert problem.code == "E0601"
     assert "→" in problem.message

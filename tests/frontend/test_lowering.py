@@ -170,15 +170,11 @@ HOSTILE = {
         "Y[m] = f59(X[m])",
         items="def f0(x) = x\n" + "".join(f"def f{i + 1}(x) = f{i}(x) * f{i}(x)\n" for i in range(59)),
     ),
-    "limits": program(
-        LINE, "S[0] = 1", f"S[t+1] = S[{' + '.join(f'min(t, {i})' for i in range(30))}] + X[t]", "Y[t] = S[t+1]"
-    ),
+    "limits": program(LINE, "S[0] = 1", f"S[t+1] = S[{' + '.join(f'min(t, {i})' for i in range(30))}] + X[t]", "Y[t] = S[t+1]"),
     "powers": program(LINE, "require 2 ** (2 ** 60) > M", "Y[m] = X[m] * 2 ** 100000000"),
     "tower": program(LINE, "let A = 2 ** 2 ** 2 ** 2 ** 2 ** 2", "require A > 1", "Y[m] = X[m] * A"),
     "digits": program(LINE, f"Y[m] = X[{'9' * 900}] * {'9' * 900} + cast(i8, {'9' * 300})"),
-    "chain": program(
-        LINE, *(f"A{i}[m] = {f'A{i - 1}' if i else 'X'}[m] + 1" for i in reversed(range(60))), "Y[m] = A59[m]"
-    ),
+    "chain": program(LINE, *(f"A{i}[m] = {f'A{i - 1}' if i else 'X'}[m] + 1" for i in reversed(range(60))), "Y[m] = A59[m]"),
     "dimensions": program(f"X: f32[{', '.join(['2'] * 900)}]) -> (Y: f32[1]", "Y[i] = 1"),
     "sizes": program(LINE, "Y[m] = X[m]") + "check k(M = 99999999999999999999999999)\n",
 }

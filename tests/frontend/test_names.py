@@ -152,9 +152,9 @@ def test_contracts() -> None:
 
 
 def test_several_kernels() -> None:
-    text = program("X: f32[M]) -> (Y: f32[M]", "Y[m] = X[m]") + program(
-        "A: f32[N]) -> (B: f32[N]", "B[n] = A[n]"
-    ).replace("kernel k", "kernel other")
+    text = program("X: f32[M]) -> (Y: f32[M]", "Y[m] = X[m]") + program("A: f32[N]) -> (B: f32[N]", "B[n] = A[n]").replace(
+        "kernel k", "kernel other"
+    )
     assert list(load(text)) == ["k", "other"]
 
 

@@ -356,9 +356,7 @@ def mutate(text: str, source: random.Random) -> str:
             case 2:
                 text = text[:start] + source.choice(pieces) + text[end:]
             case _:
-                text = (
-                    text[:start] + chr(source.choice([source.randrange(128), source.randrange(0x2000)])) + text[start:]
-                )
+                text = text[:start] + chr(source.choice([source.randrange(128), source.randrange(0x2000)])) + text[start:]
     return text
 
 

@@ -65,9 +65,7 @@ def test_conditions_in_functions_are_split_too() -> None:
 
 
 def test_scatter() -> None:
-    einsum = only(
-        lower("X: f32[V, F], src: i32[E], dst: i32[E]) -> (Y: f32[V, F]", "Y[dst[e], f] = X[src[e], f] :: +(e)"), "Y"
-    )
+    einsum = only(lower("X: f32[V, F], src: i32[E], dst: i32[E]) -> (Y: f32[V, F]", "Y[dst[e], f] = X[src[e], f] :: +(e)"), "Y")
     assert einsum.scatter
     assert (einsum.reduced, einsum.output_ranks) == (("e",), ("f",))
 

@@ -165,9 +165,7 @@ def test_shifts_keep_the_left_type() -> None:
 @pytest.mark.parametrize("stored", ["f64", "f32", "bf16", "i64", "i32", "i8", "u8", "bool"])
 def test_what_a_tensor_takes(given: str, stored: str) -> None:
     source, target = DTYPES[given], DTYPES[stored]
-    loses = not target.is_float and (
-        source.is_float or target.minimum > source.minimum or target.maximum < source.maximum
-    )
+    loses = not target.is_float and (source.is_float or target.minimum > source.minimum or target.maximum < source.maximum)
     assert codes(X.format(given, stored), "Y[m] = X[m]") == (["E0404"] if loses else [])
     if not target.is_bool:
         assert codes(X.format(given, stored), f"Y[m] = cast({stored}, X[m])") == []

@@ -180,9 +180,7 @@ def test_evaluation_refuses() -> None:
         evaluate(op("pow", N, integer(10**9)), {"N": 3})
 
 
-_leaves = st.one_of(
-    st.sampled_from([A, B, N]), st.integers(-4, 4).map(integer), st.sampled_from([integer(1), integer(0)])
-)
+_leaves = st.one_of(st.sampled_from([A, B, N]), st.integers(-4, 4).map(integer), st.sampled_from([integer(1), integer(0)]))
 _binary = ("add", "sub", "mul", "floordiv", "mod", "ceildiv", "min", "max")
 _sizes = st.recursive(_leaves, lambda inner: st.builds(op, st.sampled_from(_binary), inner, inner), max_leaves=8)
 

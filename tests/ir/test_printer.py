@@ -150,12 +150,8 @@ CLAUSES = st.sampled_from(["", " :: +(k)", " :: max(k)", " :: *(k)", " where i <
 
 
 @given(value=EXPRESSIONS, clause=CLAUSES, indices=st.sampled_from(["i", "i, k"]), result=st.sampled_from(["", ": f32"]))
-@settings(
-    max_examples=150, deadline=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck)
-)
-def test_whatever_the_front_end_accepts_survives_the_round_trip(
-    value: str, clause: str, indices: str, result: str
-) -> None:
+@settings(max_examples=150, deadline=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
+def test_whatever_the_front_end_accepts_survives_the_round_trip(value: str, clause: str, indices: str, result: str) -> None:
     parameters = ", ".join(f"{name}: {dtype}[M, N]" for name, dtype in _TYPES.items())
     text = (
         f"kernel k({parameters}, s: f16) -> (Y: f32[M, N]) {{\n"
