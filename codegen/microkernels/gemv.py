@@ -146,12 +146,12 @@ class SkinnyProduct:
                 self._emit_store(s, load_aligned(sums, i * lanes, lanes), i, col, cols)
 
     def _along_k(self, s: Statements, i: tirx.Expr, p: tirx.Expr, mask: tirx.Expr) -> tirx.Expr:
-        """Consecutive elements of a row of A."""
+        """Consecutive elements of a row of A, zeros outside the mask: what meets B's zeros there may not be infinite."""
         site = Site(row=i, col=p, lanes=self.plan.lanes, count=self.k - p)
         if self.a.rows_contiguous:
             at = self.a.at(i, p)
             return s.bind("a", load_masked(self.a.buffer, at, mask, self.dtype, self.plan.lanes))
-        return s.bind("a", site.load(self.a, self.dtype))
+        return s.bind("a", tirx.Select(mask, site.load(self.a, self.dtype), zeros(self.dtype, self.plan.lanes)))
 
     def _emit_store(self, s: Statements, value: tirx.Expr, row: tirx.Expr, col: tirx.Expr, count: tirx.Expr) -> None:
         site = Site(row=row, col=s.bind("first_col", col), lanes=self.plan.lanes, count=s.bind("count", count))
