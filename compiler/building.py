@@ -47,7 +47,8 @@ def build(
     form = lower(cascade, online=options.online)
     program = form.program
     explanation = explain(cascade, text, form, online=options.online)
-    signature = Signature.of(cascade, workspace=explanation.workspace, fixed=fixed)
+    # Before a call its memory is held against the machine's: at least one thread holds tiles.
+    signature = Signature.of(cascade, workspace=explanation.memory, fixed=fixed)
     built = _generate(program, goal)
 
     def make() -> Artifact:

@@ -115,18 +115,6 @@ def _number(value: int | float) -> Term:
     return sympy.Integer(int(value)) if float(value).is_integer() else sympy.Float(value)
 
 
-def _real(value: complex) -> float:
-    return complex(value).real
-
-
-_REAL_ONLY: dict[type[sympy.Expr], tuple[str, Callable[..., complex]]] = {
-    sympy.Abs: ("magnitude_", abs),
-    sympy.Max: ("largest_", lambda *values: max(values, key=_real)),
-    sympy.Min: ("smallest_", lambda *values: min(values, key=_real)),
-}
-"""What sympy cannot print for complex arithmetic, by the name of our own function."""
-
-
 def is_constant_in(term: Term, symbols: Collection[sympy.Symbol]) -> bool:
     """Whether a term takes one value for random values of ``symbols``; the other symbols are fixed at random.
 
@@ -138,9 +126,6 @@ def is_constant_in(term: Term, symbols: Collection[sympy.Symbol]) -> bool:
         return True
     opaque = {f.func.__name__ for f in term.atoms(sympy.core.function.AppliedUndef)}
     stand_ins = dict.fromkeys(opaque, _stand_in)
-    for known, (name, meaning) in _REAL_ONLY.items():
-        term = term.replace(known, sympy.Function(name))
-        stand_ins[name] = meaning
     evaluate = sympy.lambdify(free, term, modules=[stand_ins, "numpy"])
     draw = random.Random(len(free))
     for signed in (False, True):
