@@ -182,15 +182,12 @@ class _Assembly:
     def _points(self, group: Group, cut: Independent, local: dict[str, Local]) -> Expr:
         """The points of the cut rank in one tile: a fixed number, or what a thread's tiles leave room for."""
         lanes = [choose(compute_of(self.explicit[i])).vector == cut.variables[i] for i in group.members]
-        if (
-            any(isinstance(step, Sequential) for step in group.steps)
-            and group.sequence is not None
-            and not any(self._is_product(i) for i in group.members)
-        ):
-            return integer(STEPS_TOGETHER)
+        product = any(self._cuts_product(i, cut.variables[i]) for i in group.members)
+        if any(isinstance(step, Sequential) for step in group.steps) and group.sequence is not None and not product:
+            return integer(STEPS_TOGETHER if any(lanes) else 1)
         if all(lanes):
             return integer(LONGEST_RUN)
-        largest = ROWS_OF_A_PRODUCT if any(self._is_product(i) for i in group.members) else STEPS_TOGETHER
+        largest = ROWS_OF_A_PRODUCT if product else STEPS_TOGETHER
         row: Expr = integer(1)
         for name, held in local.items():
             extents = [
@@ -209,8 +206,10 @@ class _Assembly:
         self.derived.append(Let(name=name, value=value))
         return size(name)
 
-    def _is_product(self, member: int) -> bool:
-        return contraction.product_of(self.cascade.einsums[member]) is not None
+    def _cuts_product(self, member: int, variable: str) -> bool:
+        """Whether ``variable`` runs along the rows or the columns of a matrix product."""
+        product = contraction.product_of(self.cascade.einsums[member])
+        return product is not None and variable in (product.rows, product.columns)
 
     def _tiles(self, local: dict[str, Local], points: Expr) -> list[Buffer]:
         made = []

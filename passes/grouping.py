@@ -213,8 +213,8 @@ def offset(index: Expr) -> int:
 def _may_join(cascade: Cascade, member: int, variable: str, tiled: set[str]) -> bool:
     """Whether an Einsum that is no part of a recurrence may be done generation by generation without loss.
 
-    A contraction must stay a matrix product, and each operand must change with the loop or be cut to a tile (``tiled`` are
-    the group's variables): else every generation reads all of an operand that the whole product reads once.
+    Each operand of a contraction must change with the loop or be cut to a tile (``tiled`` are the group's variables): else
+    every generation reads all of an operand that the whole product reads once.
     """
     einsum = cascade.einsums[member]
     if variable in einsum.reduced or einsum.scatter:
@@ -223,11 +223,8 @@ def _may_join(cascade: Cascade, member: int, variable: str, tiled: set[str]) -> 
     if product is None:
         return True
     local = tiled | {variable}
-    return (
-        product.rows is not None
-        and product.columns is not None
-        and variable not in (product.inner, product.rows, product.columns)
-        and all(local & set(ranks_of(operand)) for operand in (product.left, product.right))
+    return variable not in (product.inner, product.rows, product.columns) and all(
+        local & set(ranks_of(operand)) for operand in (product.left, product.right)
     )
 
 
