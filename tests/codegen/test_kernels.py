@@ -42,8 +42,10 @@ KERNELS: dict[str, tuple[str, Mapping[str, object], float]] = {
         1e-6,
     ),
     "multiplication by bit patterns": (
-        "def lmul(a, b) = bitcast(f32, bitcast(i32, a) + bitcast(i32, b) - 0x3F780000)\n"
-        "kernel k(X: f32[M, K], W: f32[N, K]) -> (Z: f32[M, N]) {\n Z[m, n] = lmul(X[m, k], W[n, k])\n}",
+        (
+            "def lmul(a, b) = bitcast(f32, bitcast(i32, a) + bitcast(i32, b) - 0x3F780000)\n"
+            "kernel k(X: f32[M, K], W: f32[N, K]) -> (Z: f32[M, N]) {\n Z[m, n] = lmul(X[m, k], W[n, k])\n}"
+        ),
         {"X": normal(5, 33), "W": normal(7, 33)},
         1e-4,
     ),
@@ -53,21 +55,27 @@ KERNELS: dict[str, tuple[str, Mapping[str, object], float]] = {
         0,
     ),
     "truth values and coordinates": (
-        "kernel k(X: f32[N]) -> (Z: bool[N], A: i32, B: bool, C: u8[N]) {\n"
-        " Z[n] = X[n] > 0 and not (X[n] > 1)\n A = X[n] :: argmax(n)\n B = X[n] > 3 :: or(n)\n"
-        " C[n] = cast(u8, X[n]*200)\n}",
+        (
+            "kernel k(X: f32[N]) -> (Z: bool[N], A: i32, B: bool, C: u8[N]) {\n"
+            " Z[n] = X[n] > 0 and not (X[n] > 1)\n A = X[n] :: argmax(n)\n B = X[n] > 3 :: or(n)\n"
+            " C[n] = cast(u8, X[n]*200)\n}"
+        ),
         {"X": normal(100)},
         0,
     ),
     "integer division is floored, by zero absent": (
-        "kernel k(A: i64[N], B: i64[N]) -> (Z: i64[N], W: i64[N]) {\n"
-        " Z[n] = (A[n] // B[n]) ?? -7\n W[n] = (A[n] % B[n]) ?? 99\n}",
+        (
+            "kernel k(A: i64[N], B: i64[N]) -> (Z: i64[N], W: i64[N]) {\n"
+            " Z[n] = (A[n] // B[n]) ?? -7\n W[n] = (A[n] % B[n]) ?? 99\n}"
+        ),
         {"A": whole(-50, 50, 64, np.int64), "B": whole(-3, 4, 64, np.int64)},
         0,
     ),
     "unsigned integers wrap": (
-        "kernel k(X: u32[N], Y: u32[N]) -> (Z: u32[N], W: u32[N]) {\n"
-        " Z[n] = X[n]*Y[n] - Y[n]\n W[n] = (X[n] << (Y[n] % 40)) ^ (X[n] >> 3)\n}",
+        (
+            "kernel k(X: u32[N], Y: u32[N]) -> (Z: u32[N], W: u32[N]) {\n"
+            " Z[n] = X[n]*Y[n] - Y[n]\n W[n] = (X[n] << (Y[n] % 40)) ^ (X[n] >> 3)\n}"
+        ),
         {"X": whole(0, 2**32, 50, np.uint32), "Y": whole(0, 2**32, 50, np.uint32)},
         0,
     ),
@@ -82,14 +90,18 @@ KERNELS: dict[str, tuple[str, Mapping[str, object], float]] = {
         1e-5,
     ),
     "gather, scatter, out of range": (
-        "kernel k(X: f32[N], I: i32[M]) -> (Z: f32[M], Y: f32[N], C: f32[N]) {\n"
-        " Z[m] = X[I[m]] ?? -1\n Y[I[m]] = 1.5 :: +(m)\n C[I[m]] = X[I[m]]*m :: max(m)\n}",
+        (
+            "kernel k(X: f32[N], I: i32[M]) -> (Z: f32[M], Y: f32[N], C: f32[N]) {\n"
+            " Z[m] = X[I[m]] ?? -1\n Y[I[m]] = 1.5 :: +(m)\n C[I[m]] = X[I[m]]*m :: max(m)\n}"
+        ),
         {"X": normal(11), "I": whole(-3, 15, 40, np.int32)},
         1e-6,
     ),
     "four dimensions transposed": (
-        "kernel k(X: f32[A, B, C, D]) -> (Y: f32[D, C, B, A], S: f32[B, D]) {\n"
-        " Y[d, c, b, a] = X[a, b, c, d]*2\n S[b, d] = X[a, b, c, d]\n}",
+        (
+            "kernel k(X: f32[A, B, C, D]) -> (Y: f32[D, C, B, A], S: f32[B, D]) {\n"
+            " Y[d, c, b, a] = X[a, b, c, d]*2\n S[b, d] = X[a, b, c, d]\n}"
+        ),
         {"X": normal(3, 4, 5, 6)},
         1e-5,
     ),
@@ -99,14 +111,18 @@ KERNELS: dict[str, tuple[str, Mapping[str, object], float]] = {
         1e-6,
     ),
     "double precision": (
-        "kernel k(X: f64[M, N]) -> (Z: f64[N], V: f64[M]) {\n"
-        " Z[n] = exp(X[m, n]) :: *(m)\n V[m] = log(abs(X[m, n])) + tanh(X[m, n]) :: max(n)\n}",
+        (
+            "kernel k(X: f64[M, N]) -> (Z: f64[N], V: f64[M]) {\n"
+            " Z[n] = exp(X[m, n]) :: *(m)\n V[m] = log(abs(X[m, n])) + tanh(X[m, n]) :: max(n)\n}"
+        ),
         {"X": RNG.normal(size=(5, 19))},
         1e-13,
     ),
     "deviations": (
-        "kernel k(X: f32[N, M]) -> (Y: f32[N], V: f32[N]) {\n"
-        " MU[n] = X[n, m]/M\n V[n] = (X[n, m]-MU[n])**2/M\n Y[n] = abs(X[n, m]-MU[n])\n}",
+        (
+            "kernel k(X: f32[N, M]) -> (Y: f32[N], V: f32[N]) {\n"
+            " MU[n] = X[n, m]/M\n V[n] = (X[n, m]-MU[n])**2/M\n Y[n] = abs(X[n, m]-MU[n])\n}"
+        ),
         {"X": normal(9, 300) + 100},
         1e-4,
     ),
