@@ -16,12 +16,13 @@ from ..ir.cascade import Einsum
 from ..ir.expr import Cast, Expr, Rank, Read, reads_of, transform
 from ..ir.operators import REDUCTIONS
 from .closure import Closure, close
+from .construct import is_small
 from .description import formula
 from .exponents import may_overflow
 from .ranks import RankClass
 from .ratio import Ratio, Refusal, correction
 from .structure import Structure, varies
-from .symbolic import Term, Vocabulary
+from .symbolic import Term, Vocabulary, is_writable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +180,12 @@ class _Collector:
             return refuse("C1", "the coordinate of an extreme is carried only where the values do not move")
         if einsum.output_filter:
             return refuse("C6", "some of its results are absent as a whole")
+        own = self.variables(i)[-1]
+        reads = [r for e in (einsum.value, *einsum.point_filter) for r in reads_of(e)]
+        if not any(isinstance(index, Rank) and index.name == own for r in reads for index in r.indices):
+            return refuse(
+                "C1", "nothing that it reads is indexed by the rank itself, which a tile of it could take the place of"
+            )
         if "after" in statuses:
             blocked = sorted({r.tensor for r in einsum.reads() if self.status.get(r.tensor) == "after"})
             return refuse("C2", f"it needs {_quoted(blocked)}, which is known only after the whole pass")
@@ -193,7 +200,7 @@ class _Collector:
         crossing = [r for r in reads_of(value) if r.tensor in self.status and varies(r, einsum.reduced)]
         if crossing:
             return refuse("C4", f"it reduces a rank of {_quoted(sorted({r.tensor for r in crossing}))}, on which it depends")
-        if any(self._is_rounding(node, einsum) for node in _nodes(value)):
+        if any(self._is_rounding(node, einsum) for node in _nodes(value)) or any(map(self._is_rounded, einsum.reads())):
             return refuse("C7", "a rounding stands between the data and the result, and does not commute with a correction")
         term = self.vocabulary.term(value, einsum.reduced)
         shown = formula(einsum, value)
@@ -205,6 +212,8 @@ class _Collector:
             return refuse(found.condition, f"{shown}: {found.reason}")
         if may_overflow(self.structure, [einsum.value], lambda e: self._mixes(e, einsum)):
             return refuse("C6", f"{shown}: the exponential is not bounded on every prefix of the data, where the whole may be")
+        if not is_writable(found.terms):
+            return refuse("C2", f"{shown}: no operator of the language computes its correction")
         self.members.append(Member(index=i, value=value, term=term, correction=found))
         return None
 
@@ -222,6 +231,17 @@ class _Collector:
             return None
 
         return transform(value, rule)
+
+    def _is_rounded(self, read: Read) -> bool:
+        """Whether a result of the chain has an annotated type that its running value can not have."""
+        tensor = self.cascade.by_name[read.tensor]
+        i = self.structure.writer(read.tensor)
+        if self.status.get(read.tensor) != "state" or i is None or not (tensor.annotated and is_small(tensor.value)):
+            return False
+        made = self.cascade.einsums[i]
+        assert made.reduction is not None
+        # Extremes round nothing: they are one of their operands.
+        return not REDUCTIONS[made.reduction].idempotent or made.value.dtype != tensor.value
 
     def _is_rounding(self, node: Expr, einsum: Einsum) -> bool:
         """Whether a node converts a mixed value to a type that can not hold it."""

@@ -43,6 +43,12 @@ class Closure:
     after: tuple[sympy.Symbol, ...]
     shifted: tuple[sympy.Symbol, ...]
 
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """Everything that is to be computed."""
+        coefficients = (c for row in self.rows.values() for c in row.values())
+        return (*self.states, *coefficients, *(s.delta for s in self.shifts))
+
 
 def close(einsum: Einsum, term: Term, vocabulary: Vocabulary) -> Closure | Refusal:
     """The closure of F = ``term`` under a sum, or why no finite basis closes it."""

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from ..ir.cascade import Cascade, Einsum, Let, Origin, RankExtent, Role, Tensor
-from ..ir.expr import Cast, Const, Expr, Op, Read, ranks_of, transform
+from ..ir.expr import Cast, Const, Expr, Op, Read, children, ranks_of, transform, with_children
 from ..ir.operators import REDUCTIONS
-from ..ir.types import BOOL, DType, accumulator
+from ..ir.types import BOOL, F32, DType, accumulator
 
 
 def einsum(
@@ -85,21 +85,25 @@ def _live(einsums: tuple[Einsum, ...], roots: set[str]) -> tuple[Einsum, ...]:
         needed |= more
 
 
-def redirect(expr: Expr, targets: Mapping[str, tuple[str, tuple[Expr, ...]]]) -> Expr:
-    """``expr`` with reads of some tensors sent to others: name → (other tensor, leading indices)."""
+Targets = Mapping[str, tuple[str, tuple[Expr, ...], DType]]
+"""Where reads of a tensor go: another tensor, its leading indices, its type."""
+
+
+def redirect(expr: Expr, targets: Targets) -> Expr:
+    """``expr`` with reads of some tensors sent to others, and converted where these have another type."""
 
     def rule(node: Expr) -> Expr | None:
         match node:
             case Read(tensor=name, indices=indices) if name in targets:
-                other, leading = targets[name]
-                return replace(node, tensor=other, indices=(*leading, *indices))
+                other, leading, dtype = targets[name]
+                return typed(Read(tensor=other, indices=(*leading, *indices), dtype=dtype), node.dtype)
             case _:
                 return None
 
     return transform(expr, rule)
 
 
-def redirect_einsum(einsum: Einsum, targets: Mapping[str, tuple[str, tuple[Expr, ...]]]) -> Einsum:
+def redirect_einsum(einsum: Einsum, targets: Targets) -> Einsum:
     """An Einsum all of whose reads are redirected."""
     if not any(r.tensor in targets for r in einsum.reads()):
         return einsum
@@ -110,6 +114,29 @@ def redirect_einsum(einsum: Einsum, targets: Mapping[str, tuple[str, tuple[Expr,
         point_filter=tuple(redirect(c, targets) for c in einsum.point_filter),
         output_filter=tuple(redirect(c, targets) for c in einsum.output_filter),
     )
+
+
+def is_small(dtype: DType) -> bool:
+    """Whether values of a type are computed in f32 where nothing forces their rounding."""
+    return dtype.is_float and dtype.bits < 32
+
+
+def widened(expr: Expr) -> Expr:
+    """``expr`` with small floats computed in f32; conversions that the program writes keep their rounding."""
+    match expr:
+        case Const(value=value) if is_small(expr.dtype):
+            return Const(value=value, dtype=F32)
+        case Read() if is_small(expr.dtype):
+            return Cast(value=expr, dtype=F32)
+        case Read():
+            return expr
+        case Cast(value=value) if is_small(expr.dtype):
+            return Cast(value=replace(expr, value=widened(value)), dtype=F32)
+        case Cast(value=value) if is_small(value.dtype):
+            return typed(widened(value), expr.dtype)
+        case _:
+            new = with_children(expr, tuple(widened(c) for c in children(expr)))
+            return replace(new, dtype=F32) if is_small(expr.dtype) else new
 
 
 def typed(expr: Expr, dtype: DType) -> Expr:

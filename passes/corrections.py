@@ -20,10 +20,11 @@ from ..ir.expr import (
     ranks_of,
     reads_of,
 )
+from ..ir.operators import REDUCTIONS
 from ..ir.types import BOOL, DType
 from .chain import Chain, Member
 from .closure import Closure
-from .construct import both, einsum, typed
+from .construct import einsum, typed, widened
 from .partition import extents_with
 from .ratio import Ratio, primed
 from .step import MADE_BY, Step
@@ -41,8 +42,8 @@ class Corrections(Step):
 
     def _bases(self, correction: Ratio | Closure, dtype: DType) -> tuple[dict[sympy.Symbol, Expr], dict[sympy.Symbol, Expr]]:
         """What the bases before and after a step mean."""
-        before = {s: typed(self._before(self.part.meaning(s)), dtype) for s in correction.before}
-        after = {primed(s): typed(self._after(self.part.meaning(s)), dtype) for s in correction.before}
+        before = {s: typed(widened(self._before(self.part.meaning(s))), dtype) for s in correction.before}
+        after = {primed(s): typed(widened(self._after(self.part.meaning(s))), dtype) for s in correction.before}
         return before, after
 
     def _constants(self) -> dict[sympy.Symbol, Expr]:
@@ -57,17 +58,39 @@ class Corrections(Step):
             after[primed(symbol)] = self._safe(self.part.meaning(symbol), after[primed(symbol)])
         value = to_expr(correction.term, {**before, **after, **self._constants()}, dtype)
         neutral = Const(value=1.0 if correction.operator == "mul" else 0.0, dtype=dtype)
-        same: Expr | None = None
-        if any(
-            self._infinite_identity(self.part.meaning(s)) is not None and s not in correction.poles for s in correction.before
-        ):
-            for s in correction.before:
-                unmoved = op("eq", before[s], after[primed(s)])
-                same = unmoved if same is None else both(same, unmoved)
-        if same is not None:
-            value = Select(condition=same, then=neutral, otherwise=value, dtype=dtype)
+        settled = self._settled(written, correction, before, after)
+        if settled is not None:
+            value = Select(condition=settled, then=neutral, otherwise=value, dtype=dtype)
         factor = self._shared(value, written, self._named_after(correction), origin)
         return Op(op=correction.operator, args=(previous, factor), dtype=dtype)
+
+    def _settled(
+        self,
+        written: Einsum,
+        correction: Ratio,
+        before: Mapping[sympy.Symbol, Expr],
+        after: Mapping[sympy.Symbol, Expr],
+    ) -> Expr | None:
+        """The condition under which there is nothing to correct, where a base may be infinite: none of them has moved.
+
+        For a running extreme, itself infinite at first, it is that nothing was seen: (-inf) * 0 and (-inf) + inf are NaN.
+        """
+        assert written.reduction is not None
+        starts_finite = abs(REDUCTIONS[written.reduction].identity(written.value.dtype)) != float("inf")
+        infinite = {s: self._infinite_identity(self.part.meaning(s)) for s in correction.before if s not in correction.poles}
+        if all(identity is None for identity in infinite.values()):
+            return None
+        condition: Expr | None = None
+        for symbol in correction.before:
+            identity = infinite.get(symbol)
+            if starts_finite:
+                each, join = op("eq", before[symbol], after[primed(symbol)]), "and"
+            elif identity is not None:
+                each, join = op("eq", before[symbol], Const(value=identity, dtype=before[symbol].dtype)), "or"
+            else:
+                continue
+            condition = each if condition is None else op(join, condition, each)
+        return condition
 
     def _named_after(self, correction: Ratio | Closure) -> str:
         for symbol in correction.before:
@@ -190,7 +213,7 @@ class Corrections(Step):
     ) -> tuple[Read, Read]:
         """A state of its own: its running value before the step, and the sum of one tile."""
         i = member.index
-        value = to_expr(state, self.chain.vocabulary.meaning, dtype)
+        value = to_expr(state, self.chain.vocabulary.meaning, written.value.dtype)
         tiled = self.chain.ranks[-1].variables[i]
         flags = self._masked(written)
         if not varies(value, (tiled,)):
@@ -201,7 +224,7 @@ class Corrections(Step):
         used = {n for e in (value, *conditions) for n in ranks_of(e)}
         outputs = tuple(c for c in written.coords if isinstance(c, Rank) and c.name in used)
         for name in self._missing(written, used):
-            value = op("mul", value, Cast(value=written.extent(name), dtype=dtype))
+            value = op("mul", value, Cast(value=written.extent(name), dtype=value.dtype))
         for each in (value, *where):
             if varies(each, (tiled,)):
                 self._ensure_tile(each, i)

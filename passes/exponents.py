@@ -40,11 +40,11 @@ def _arguments(structure: Structure, expr: Expr, depth: int) -> Iterable[Expr]:
 
 
 def _is_bounded(structure: Structure, argument: Expr) -> bool:
-    """Whether an expression is at most 0: a value minus its own maximum, perhaps times something non-negative."""
+    """Whether an expression is at most 0: a value minus its maximum, a minimum minus its value, perhaps scaled."""
     cascade = structure.cascade
     match argument:
         case Op(op="sub", args=(a, b)):
-            return _is_upper_bound(structure, b, a, _DEPTH)
+            return _is_bound(structure, "max", b, a, _DEPTH) or _is_bound(structure, "min", a, b, _DEPTH)
         case Op(op="mul", args=(a, b)):
             return any(_is_bounded(structure, s) and non_negative(t, cascade) for s, t in ((a, b), (b, a)))
         case Op(op="div", args=(a, b)):
@@ -62,15 +62,15 @@ def _is_bounded(structure: Structure, argument: Expr) -> bool:
             return False
 
 
-def _is_upper_bound(structure: Structure, bound: Expr, value: Expr, depth: int) -> bool:
-    """Whether ``bound >= value`` because it is a maximum over points that include this one."""
+def _is_bound(structure: Structure, extreme: str, bound: Expr, value: Expr, depth: int) -> bool:
+    """Whether ``bound`` is at least (for "min": at most) ``value``, as an extreme over points that include this one."""
     if depth == 0:
         return False
     match bound:
         case Cast(value=inner):
-            return _is_upper_bound(structure, inner, value, depth - 1)
-        case Op(op="max", args=args):
-            return any(_is_upper_bound(structure, a, value, depth - 1) for a in args)
+            return _is_bound(structure, extreme, inner, value, depth - 1)
+        case Op(op=name, args=args) if name == extreme:
+            return any(_is_bound(structure, extreme, a, value, depth - 1) for a in args)
         case Read(tensor=tensor, indices=indices):
             i = structure.writer(tensor)
             if i is None or not structure.is_plain(i):
@@ -78,10 +78,10 @@ def _is_upper_bound(structure: Structure, bound: Expr, value: Expr, depth: int) 
             einsum = structure.cascade.einsums[i]
             names = [c.name for c in einsum.coords if isinstance(c, Rank)]
             point = dict(zip(names, indices, strict=True))
-            if einsum.reduction == "max" and not einsum.point_filter:
+            if einsum.reduction == extreme and not einsum.point_filter:
                 return _matches(structure, einsum.value, point, value)
             inlined = structure.inlined(bound)
-            return inlined is not None and _is_upper_bound(structure, inlined, value, depth - 1)
+            return inlined is not None and _is_bound(structure, extreme, inlined, value, depth - 1)
         case _:
             return False
 

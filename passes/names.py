@@ -50,7 +50,8 @@ class Names:
         return self.tensor(wish)
 
     def rank(self, wish: str) -> str:
-        while wish in self._ranks:
+        """A name for a rank variable. They have a namespace of their own, but a scalar of the same name would win."""
+        while wish in self._ranks or wish in self._taken:
             wish += "'"
         self._ranks.add(wish)
         return wish

@@ -30,10 +30,10 @@ from ..ir.expr import (
     op,
 )
 from ..ir.operators import REDUCTIONS
-from ..ir.types import DType
+from ..ir.types import F32, DType
 from .chain import Chain, Member
 from .closure import Closure
-from .construct import both, einsum, redirect_einsum, rewritten
+from .construct import both, einsum, is_small, redirect_einsum, rewritten
 from .corrections import Corrections
 from .partition import Partition, extents_with
 from .ratio import Ratio
@@ -141,9 +141,9 @@ class _Online(Corrections):
     def _finished(self) -> Cascade:
         """The cascade with the chain in the place of its first member; readers see the last generation."""
         finals = {
-            target: (name, (self.cut.steps,))
+            target: (name, (self.cut.steps,), self.tensors[name].value)
             for target, name in self.running.items()
-            if self.cascade.by_name[target].value == self.tensors[name].value
+            if self._holds(self.tensors[name].value, self.cascade.by_name[target].value)
         }
         first = min(self.members)
         result: list[Einsum] = []
@@ -156,6 +156,11 @@ class _Online(Corrections):
             if written.target not in finals or self.cascade.by_name[written.target].role is Role.RESULT:
                 result.append(self._final(written))
         return rewritten(self.cascade, tuple(result), self.tensors, self.cut.lets)
+
+    @staticmethod
+    def _holds(state: DType, written: DType) -> bool:
+        """Whether readers may see the state itself: it has the type that they expect, or a wider float."""
+        return state == written or (is_small(written) and state == F32)
 
     def _final(self, written: Einsum) -> Einsum:
         """A result of the chain that keeps its own tensor."""

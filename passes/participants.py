@@ -42,10 +42,11 @@ class Participants:
         for member in self.chain.members:
             if isinstance(member.correction, Closure):
                 for symbol in member.correction.shifted:
-                    found |= self._states_behind(self.meaning(symbol))
+                    found |= self.states_behind(self.meaning(symbol))
         return frozenset(t for t in found if self.cascade.einsums[self.states[t]].reduction == "+")
 
-    def _states_behind(self, expr: Expr) -> set[str]:
+    def states_behind(self, expr: Expr) -> set[str]:
+        """The results of the chain that an expression depends on."""
         found: set[str] = set()
         for read in reads_of(expr):
             if read.tensor in self.states:
@@ -54,7 +55,7 @@ class Participants:
                 writer = self.structure.writer(read.tensor)
                 if writer in self.chain.bases:
                     assert writer is not None
-                    found |= self._states_behind(self.cascade.einsums[writer].value)
+                    found |= self.states_behind(self.cascade.einsums[writer].value)
         return found
 
     def _readers(self, tensor: str) -> list[int]:
@@ -65,24 +66,24 @@ class Participants:
         return all(each.variables.get(i) in names for each in self.chain.ranks)
 
     def _absorbed(self) -> set[int]:
-        """The Einsums that are computed tile by tile: what depends on running results and members need, and what nothing
-        else reads."""
+        """The Einsums that are computed tile by tile: those that depend on running results and that members need, and those
+        that nothing else reads. Of the former a copy stays where others read it, and then also what it reads."""
         dependent = {i for i in self.chain.tiles if self._feeds_members(i)}
-        part = set(self.members) | dependent
+        inside = set(self.members)
         while True:
             more: set[int] = set()
-            for reader in part:
+            for reader in inside:
                 for read in self.cascade.einsums[reader].reads():
                     i = self.structure.writer(read.tensor)
-                    if i is None or i in part or read.tensor in self.states or not self.structure.is_plain(i):
+                    if i is None or i in inside or read.tensor in self.states or not self.structure.is_plain(i):
                         continue
                     if not self._carries_all(i) or self.cascade.by_name[read.tensor].role is not Role.LOCAL:
                         continue
-                    if all(r in part and self._reads_in_step(r, read.tensor) for r in self._readers(read.tensor)):
+                    if all(r in inside and self._reads_in_step(r, read.tensor) for r in self._readers(read.tensor)):
                         more.add(i)
             if not more:
-                return part - set(self.members)
-            part |= more
+                return (inside - set(self.members)) | dependent
+            inside |= more
 
     def _feeds_members(self, i: int) -> bool:
         readers = self._readers(self.cascade.einsums[i].target)

@@ -38,9 +38,9 @@ class Ratio:
     poles: tuple[sympy.Symbol, ...]
 
     @property
-    def is_trivial(self) -> bool:
-        neutral = 1 if self.operator == "mul" else 0
-        return bool(self.term == neutral)
+    def terms(self) -> tuple[Term, ...]:
+        """Everything that is to be computed."""
+        return (self.term,)
 
 
 def primed(symbol: sympy.Symbol) -> sympy.Symbol:

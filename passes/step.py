@@ -24,9 +24,9 @@ from ..ir.expr import (
     with_children,
 )
 from ..ir.operators import REDUCTIONS
-from ..ir.types import DType
+from ..ir.types import F32, DType
 from .chain import Chain
-from .construct import einsum, local, result_type
+from .construct import both, einsum, is_small, local, result_type, widened
 from .names import Names
 from .participants import Participants
 from .partition import Partition, extents_with, partition
@@ -65,7 +65,7 @@ class Step:
         """An expression of Einsum ``i`` at the positions of a tile, with running results as of the end of the step."""
         match expr:
             case Read(tensor=tensor) if tensor in self.tile_of:
-                return replace(expr, tensor=self.tile_of[tensor], indices=self._tile_indices(expr, i))
+                return self._read(self.tile_of[tensor], self._tile_indices(expr, i))
             case Read(tensor=tensor) if tensor in self.states or tensor in self.base_of:
                 return self._safe(expr, self._after(expr))
             case Read() if expr in self.view_of:
@@ -98,11 +98,11 @@ class Step:
         """An expression over results, with their running values at the end of the step."""
         match expr:
             case Read(tensor=tensor, indices=indices) if tensor in self.scaled and tensor in self.mean_of:
-                return replace(expr, tensor=self.mean_of[tensor], indices=(self.cut.step, *indices))
+                return self._read(self.mean_of[tensor], (self.cut.step, *indices))
             case Read(tensor=tensor, indices=indices) if tensor in self.running:
-                return replace(expr, tensor=self.running[tensor], indices=(self.following, *indices))
+                return self._read(self.running[tensor], (self.following, *indices))
             case Read(tensor=tensor, indices=indices) if tensor in self.base_of:
-                return replace(expr, tensor=self.base_of[tensor], indices=(self.cut.step, *indices))
+                return self._read(self.base_of[tensor], (self.cut.step, *indices))
             case _:
                 return with_children(expr, tuple(self._after(c) for c in children(expr)))
 
@@ -110,14 +110,14 @@ class Step:
         """An expression over results, with their running values before the step."""
         match expr:
             case Read(tensor=tensor, indices=indices) if tensor in self.running:
-                value = replace(expr, tensor=self.running[tensor], indices=(self.cut.step, *indices))
+                value = self._read(self.running[tensor], (self.cut.step, *indices))
                 if tensor not in self.scaled:
                     return value
                 # Nothing was seen before the first step: the sum is 0 there, whatever it is divided by.
-                seen = self.cut.seen(expr.dtype, after=False)
+                seen = self.cut.seen(value.dtype, after=False)
                 assert isinstance(seen, Cast)
-                count = Cast(value=op("max", seen.value, integer(1)), dtype=expr.dtype)
-                return op("mul", value, op("div", self.cut.total(expr.dtype), count))
+                count = Cast(value=op("max", seen.value, integer(1)), dtype=value.dtype)
+                return op("mul", value, op("div", self.cut.total(value.dtype), count))
             case Read(tensor=tensor) if tensor in self.base_of:
                 inner = self.structure.inlined(expr)
                 assert inner is not None
@@ -125,18 +125,37 @@ class Step:
             case _:
                 return with_children(expr, tuple(self._before(c) for c in children(expr)))
 
+    def _read(self, tensor: str, indices: tuple[Expr, ...]) -> Read:
+        return Read(tensor=tensor, indices=indices, dtype=self.tensors[tensor].value)
+
     def _safe(self, meaning: Expr, value: Expr) -> Expr:
         """A base that data may be shifted or divided by also on a prefix that holds nothing finite."""
         zero, one = (Const(value=float(v), dtype=value.dtype) for v in (0, 1))
         if meaning in self.poles:
+            infinity = Const(value=float("inf"), dtype=value.dtype)
+            usable: Expr = op("ne", value, zero)
             if non_negative(meaning, self.cascade):
-                return Select(condition=op("gt", value, zero), then=value, otherwise=one, dtype=value.dtype)
-            return Select(condition=op("eq", value, zero), then=one, otherwise=value, dtype=value.dtype)
+                usable = op("gt", value, zero)
+            if self._may_start_infinite(meaning):
+                size = value if non_negative(meaning, self.cascade) else op("abs", value)
+                usable = both(usable, op("lt", size, infinity))
+            return Select(condition=usable, then=value, otherwise=one, dtype=value.dtype)
         identity = self._infinite_identity(meaning)
         if identity is None:
             return value
         infinite = Const(value=identity, dtype=value.dtype)
         return Select(condition=op("eq", value, infinite), then=zero, otherwise=value, dtype=value.dtype)
+
+    def _may_start_infinite(self, meaning: Expr) -> bool:
+        """Whether a divisor may be infinite before data is seen; a maximum of what is not negative only starts below 0."""
+        identities = {
+            REDUCTIONS[reduction].identity(self.cascade.by_name[tensor].value)
+            for tensor in self.part.states_behind(meaning)
+            if (reduction := self.cascade.einsums[self.states[tensor]].reduction) is not None
+        }
+        if isinstance(meaning, Read) and meaning.tensor in self.states and non_negative(meaning, self.cascade):
+            identities.discard(-float("inf"))
+        return any(abs(each) == float("inf") for each in identities)
 
     def _infinite_identity(self, expr: Expr) -> float | None:
         """The infinity that a running extreme starts from, where an expression is one or extends one by the same operator."""
@@ -171,13 +190,14 @@ class Step:
         made = einsum(
             target=name,
             coords=self._cut_dims(i, written.coords, written.coords, i),
-            value=self._in_step(written.value, i),
+            value=widened(self._in_step(written.value, i)),
             extents=self._extents(i),
             origin=replace(written.origin, made_by=f"{MADE_BY}:tile"),
             reduction=written.reduction,
             where=where,
         )
-        self._add(made, tensor.value, declared=True)
+        # An unannotated small float states a minimum precision only.
+        self._add(made, F32 if is_small(tensor.value) and not tensor.annotated else tensor.value, declared=True)
         self.tile_of[written.target] = name
 
     def _is_strict(self, value: Expr, i: int) -> bool:
@@ -200,7 +220,7 @@ class Step:
         made = einsum(
             target=name,
             coords=(self.cut.step, *written.coords),
-            value=self._after(written.value),
+            value=widened(self._after(written.value)),
             extents=self._extents(i),
             origin=replace(written.origin, made_by=f"{MADE_BY}:base"),
         )
@@ -269,13 +289,13 @@ class Step:
         made = einsum(
             target=self.names.tensor(wish),
             coords=(self.cut.step, *outputs),
-            value=self._in_step(value, i),
+            value=widened(self._in_step(value, i)),
             extents=self._extents(i),
             origin=origin,
             reduction=written.reduction,
             where=where,
         )
-        self._add(made, value.dtype)
+        self._add(made, made.value.dtype)
         return Read(tensor=made.target, indices=made.coords, dtype=self.tensors[made.target].value)
 
     def _start(self, wish: str, written: Einsum, outputs: tuple[Rank, ...], dtype: DType, origin: Origin) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import sympy
 
 from ..ir.expr import Cast, Const, Expr, Op, Select, integer, op, ranks_of, reads_of
-from ..ir.types import DType
+from ..ir.types import F32, DType
 from .construct import typed
 from .signs import non_negative
 from .structure import Structure, is_widening
@@ -241,6 +241,16 @@ def to_expr(term: Term, meaning: Mapping[sympy.Symbol, Expr], dtype: DType) -> E
         return result
 
     return go(sympy.sympify(term))
+
+
+def is_writable(terms: Iterable[Term]) -> bool:
+    """Whether the operators of the language can compute some terms."""
+    try:
+        for term in terms:
+            to_expr(term, {s: Const(value=1.0, dtype=F32) for s in term.free_symbols}, F32)
+    except ValueError:
+        return False
+    return True
 
 
 def _added(parts: list[tuple[bool, Expr]], dtype: DType) -> Expr:
