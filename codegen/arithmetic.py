@@ -1,7 +1,7 @@
 """Scalar operators of the language on TIR values, scalars or vectors alike: wrapping integers, NaN-propagating extremes.
 
 TVM marks 32- and 64-bit integer arithmetic as never overflowing; the language wraps. 32-bit operations are therefore done
-in 64 bits and cut, which LLVM folds back into one wrapping instruction.
+in 64 bits and cut, which LLVM folds back into one wrapping instruction, and 64-bit ones by intrinsics that carry no such mark.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Callable
 import tvm_ffi
 from tvm import tirx
 
-from ..ir.types import DType, Kind
+from ..ir.types import INDEX, DType, Kind
 from . import functions
 from .element import computed
-from .microkernels.vector import lane_type, splat
+from .microkernels.vector import lane_type, shuffle, splat
 
 Bind = Callable[[tirx.Expr], tirx.Expr]
 
@@ -67,23 +67,55 @@ def wrap(value: tirx.Expr, dtype: DType) -> tirx.Expr:
     return (value << cut) >> cut
 
 
-def _wide(operation: Callable[[tirx.Expr, tirx.Expr], tirx.Expr], a: tirx.Expr, b: tirx.Expr, dtype: DType) -> tirx.Expr:
-    held = computed(dtype)
-    if held not in ("int32", "uint32"):
-        return operation(a, b)
-    return convert(operation(convert(a, "int64"), convert(b, "int64")), held)
+def _wrapping(name: str, a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    """`a` and `b` combined modulo 2^64 by a vector-predicated operation of LLVM, which promises nothing about overflow.
+
+    With all lanes active it becomes the plain instruction.
+    """
+    lanes = lanes_of(a)
+    if lanes == 1:
+        return shuffle([_wrapping(name, splat(a, 2), splat(b, 2))], range(1))
+    active = tirx.Broadcast(tirx.IntImm("bool", 1), lanes)
+    return tirx.call_llvm_pure_intrin(str(a.ty.dtype), f"llvm.vp.{name}", a, b, active, tirx.IntImm("uint32", lanes))
+
+
+def _modular(
+    name: str, operation: Callable[[tirx.Expr, tirx.Expr], tirx.Expr], a: tirx.Expr, b: tirx.Expr, dtype: DType
+) -> tirx.Expr:
+    match computed(dtype):
+        case "int64" | "uint64":
+            return _wrapping(name, a, b)
+        case "uint32" if name == "mul":
+            return convert(operation(convert(a, "uint64"), convert(b, "uint64")), "uint32")
+        case "int32" | "uint32" as held:
+            return convert(operation(convert(a, "int64"), convert(b, "int64")), held)
+        case _:
+            return operation(a, b)
 
 
 def add(a: tirx.Expr, b: tirx.Expr, dtype: DType) -> tirx.Expr:
-    return a + b if dtype.is_float else wrap(_wide(operator.add, a, b, dtype), dtype)
+    return a + b if dtype.is_float else wrap(_modular("add", operator.add, a, b, dtype), dtype)
 
 
 def subtract(a: tirx.Expr, b: tirx.Expr, dtype: DType) -> tirx.Expr:
-    return a - b if dtype.is_float else wrap(_wide(operator.sub, a, b, dtype), dtype)
+    return a - b if dtype.is_float else wrap(_modular("sub", operator.sub, a, b, dtype), dtype)
 
 
 def multiply(a: tirx.Expr, b: tirx.Expr, dtype: DType) -> tirx.Expr:
-    return a * b if dtype.is_float else wrap(_wide(operator.mul, a, b, dtype), dtype)
+    return a * b if dtype.is_float else wrap(_modular("mul", operator.mul, a, b, dtype), dtype)
+
+
+def on_coordinates(name: str, args: list[tirx.Expr], bind: Bind) -> tirx.Expr:
+    """The operator ``name`` on rank variables and sizes, whose results fit 64 bits: the machine's plain instructions."""
+    match name:
+        case "add":
+            return args[0] + args[1]
+        case "sub":
+            return args[0] - args[1]
+        case "mul":
+            return args[0] * args[1]
+        case _:
+            return apply(name, args, INDEX, bind)
 
 
 def _floor_divide(a: tirx.Expr, b: tirx.Expr, dtype: DType, bind: Bind) -> tirx.Expr:

@@ -24,12 +24,13 @@ from ..ir.expr import (
     Select,
     Size,
     ranks_of,
+    reads_of,
     walk,
 )
 from ..ir.index import affine
-from ..ir.types import DType
+from ..ir.types import INDEX, DType
 from . import conversions
-from .arithmetic import apply, convert, lanes_of, literal, not_equal, wrap
+from .arithmetic import apply, convert, lanes_of, literal, not_equal, on_coordinates, wrap
 from .element import computed, stored
 from .microkernels.statements import Statements, as_index, constant, index
 from .microkernels.vector import lane_type, splat
@@ -158,6 +159,8 @@ class Evaluator:
                 values = [self.value(a) for a in args]
                 width = max(map(lanes_of, values))
                 values = [broadcast(v, width, lanes_of(v)) for v in values]
+                if args[0].dtype == INDEX and not reads_of(expr):
+                    return on_coordinates(name, values, self.bind)
                 return apply(name, values, args[0].dtype, self.bind)
             case Cast(value=value, dtype=dtype):
                 return self.cast(self.value(value), value.dtype, dtype)
