@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
+import numpy as np
 import tvm
 from tvm import tirx
 
@@ -121,3 +122,16 @@ def _extent(text: str) -> Expr:
         first, _, second = text.partition("+")
         return op("add", _extent(first.strip()), _extent(second.strip()))
     return expr_from_json(int(text) if text.isdigit() else text)
+
+
+class Foreign:
+    """An array of some library that speaks DLPack."""
+
+    def __init__(self, array: np.ndarray, device: tuple[int, int] | None = None) -> None:
+        self.array, self.device = array, device
+
+    def __dlpack__(self, **options: object) -> object:
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.device or self.array.__dlpack_device__()

@@ -13,7 +13,7 @@ from einfall.ir.diagnostics import EinfallError
 from einfall.ir.expr import integer, op, size
 from einfall.runtime.kernel import Kernel
 
-from .kernels import add_kernel, kernel, scale_module, signature
+from .kernels import Foreign, add_kernel, kernel, scale_module, signature
 
 torch = pytest.importorskip("torch")
 
@@ -99,19 +99,6 @@ def test_torch_in_torch_out(add: Kernel) -> None:
     assert torch.equal(add(a, np.ones((4, 8), np.float32)), a + 1)
     with torch.no_grad():
         assert torch.equal(add(torch.nn.Parameter(a), b), a + b)
-
-
-class Foreign:
-    """An array of some library that speaks DLPack."""
-
-    def __init__(self, array: np.ndarray, device: tuple[int, int] | None = None) -> None:
-        self.array, self.device = array, device
-
-    def __dlpack__(self, **options: object) -> object:
-        return self.array.__dlpack__(**options)
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return self.device or self.array.__dlpack_device__()
 
 
 def test_anything_with_dlpack(add: Kernel) -> None:

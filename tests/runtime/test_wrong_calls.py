@@ -14,8 +14,7 @@ from einfall.ir.diagnostics import EinfallError
 from einfall.ir.expr import integer, op, size
 from einfall.runtime.kernel import Kernel
 
-from .kernels import kernel, signature
-from .test_calls import Foreign
+from .kernels import Foreign, kernel, signature
 
 torch = pytest.importorskip("torch")
 
