@@ -1,7 +1,8 @@
 """Scalar operators of the language on TIR values, scalars or vectors alike: wrapping integers, NaN-propagating extremes.
 
 TVM marks 32- and 64-bit integer arithmetic as never overflowing; the language wraps. 32-bit operations are therefore done
-in 64 bits and cut, which LLVM folds back into one wrapping instruction, and 64-bit ones by intrinsics that carry no such mark.
+in 64 bits and cut, which LLVM folds back into one wrapping instruction, and 64-bit ones by intrinsics that carry no such
+mark. Operations on floats are built as nodes: TVM's Python operators fold ``0 * x`` to 0, whether x is finite or not.
 """
 
 from __future__ import annotations
@@ -94,15 +95,15 @@ def _modular(
 
 
 def add(a: tirx.Expr, b: tirx.Expr, dtype: DType) -> tirx.Expr:
-    return a + b if dtype.is_float else wrap(_modular("add", operator.add, a, b, dtype), dtype)
+    return tirx.Add(a, b) if dtype.is_float else wrap(_modular("add", operator.add, a, b, dtype), dtype)
 
 
 def subtract(a: tirx.Expr, b: tirx.Expr, dtype: DType) -> tirx.Expr:
-    return a - b if dtype.is_float else wrap(_modular("sub", operator.sub, a, b, dtype), dtype)
+    return tirx.Sub(a, b) if dtype.is_float else wrap(_modular("sub", operator.sub, a, b, dtype), dtype)
 
 
 def multiply(a: tirx.Expr, b: tirx.Expr, dtype: DType) -> tirx.Expr:
-    return a * b if dtype.is_float else wrap(_modular("mul", operator.mul, a, b, dtype), dtype)
+    return tirx.Mul(a, b) if dtype.is_float else wrap(_modular("mul", operator.mul, a, b, dtype), dtype)
 
 
 def on_coordinates(name: str, args: list[tirx.Expr], bind: Bind) -> tirx.Expr:
@@ -120,7 +121,7 @@ def on_coordinates(name: str, args: list[tirx.Expr], bind: Bind) -> tirx.Expr:
 
 def _floor_divide(a: tirx.Expr, b: tirx.Expr, dtype: DType, bind: Bind) -> tirx.Expr:
     if dtype.is_float:
-        return functions.floor(tirx.div(a, b))
+        return functions.floor(tirx.Div(a, b))
     safe = bind(_safe_divisor(b, dtype))
     quotient = bind(tirx.truncdiv(a, safe))
     if dtype.kind is Kind.UNSIGNED:
@@ -138,7 +139,7 @@ def _floor_divide(a: tirx.Expr, b: tirx.Expr, dtype: DType, bind: Bind) -> tirx.
 
 def _modulo(a: tirx.Expr, b: tirx.Expr, dtype: DType, bind: Bind) -> tirx.Expr:
     if dtype.is_float:
-        return a - functions.floor(tirx.div(a, b)) * b
+        return tirx.Sub(a, tirx.Mul(functions.floor(tirx.Div(a, b)), b))
     safe = bind(_safe_divisor(b, dtype))
     rest = bind(tirx.truncmod(a, safe))
     if dtype.kind is Kind.UNSIGNED:
@@ -185,7 +186,7 @@ def _power(a: tirx.Expr, b: tirx.Expr, dtype: DType, bind: Bind) -> tirx.Expr:
                 if rest:
                     square = bind(multiply(square, square, dtype))
             powered = one if result is None else result
-            return powered if n >= 0 else tirx.div(one, powered)
+            return powered if n >= 0 else tirx.Div(one, powered)
     if dtype.is_float:
         return tirx.pow(a, b)
     return convert(tirx.pow(convert(a, "float64"), convert(b, "float64")), computed(dtype))
@@ -244,7 +245,7 @@ _BINARY: dict[str, Callable[[tirx.Expr, tirx.Expr, DType], tirx.Expr]] = {
     "add": add,
     "sub": subtract,
     "mul": multiply,
-    "div": lambda a, b, _: tirx.div(a, b),
+    "div": lambda a, b, _: tirx.Div(a, b),
     "and": lambda a, b, _: tirx.And(a, b),
     "or": lambda a, b, _: tirx.Or(a, b),
     "bitor": lambda a, b, _: a | b,

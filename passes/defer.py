@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ..ir.cascade import Cascade, Einsum, Origin, Tensor
-from ..ir.expr import Cast, Const, Expr, Op, Rank, Read, Select, op, ranks_of, reads_of
+from ..ir.expr import Cast, Const, Default, Expr, Op, Rank, Read, Select, op, ranks_of, reads_of
 from ..ir.index import constant_value
 from ..ir.operators import FUNCTIONS, REDUCTIONS
 from ..ir.tile import Decision
@@ -24,6 +24,7 @@ from .construct import einsum, local, product, result_type, rewritten, typed
 from .emptiness import emptiness
 from .exponents import may_overflow
 from .names import Names
+from .presence import FALSE
 from .ranks import RankClass
 from .structure import Structure, is_widening, varies
 
@@ -286,7 +287,8 @@ class _Deferral:
         )
         sums.append(made)
         tensors[name] = local(name, BOOL, tuple(made.extent(r) for r in made.output_ranks), origin)
-        return Read(tensor=name, indices=made.coords, dtype=BOOL)
+        # A condition without reduced ranks makes the flag absent, not false.
+        return Default(value=Read(tensor=name, indices=made.coords, dtype=BOOL), default=FALSE, dtype=BOOL)
 
 
 def _sum(terms: list[tuple[int, Expr]], dtype: DType) -> Expr | None:

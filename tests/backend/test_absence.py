@@ -80,6 +80,23 @@ def test_a_document_without_keys_attends_to_nothing() -> None:
         assert (found[:, 4:8] == 0).all() and (found[:, :4] != 0).all()
 
 
+def test_a_derived_form_keeps_rows_that_a_condition_empties() -> None:
+    """0 / 0 of an empty row is NaN as written: dividing later may not make it absent."""
+    text = """
+    kernel k(X: f64[N, N], V: f64[N, F]) -> (Y: f64[N, F]) {
+        S[n, m] = X[n, m]              where n != n // 2 and m > 0
+        G[n]    = S[n, m] * S[n, m]    :: +(m)
+        A[n, m] = abs(S[n, m]) * rsqrt(G[n] + 0.125)
+        D[n]    = A[n, m]
+        C[n, f] = A[n, m] * V[m, f]
+        Y[n, f] = C[n, f] / D[n]
+    }
+    """
+    with np.errstate(all="ignore"):
+        (found,) = agrees(text, X=normal(9, 9, dtype=float), V=normal(9, 5, seed=1, dtype=float))
+    assert np.isnan(found[0]).all() and np.isfinite(found[1:]).all()
+
+
 WHERE = """
 kernel k(X: f32[M, N], keep: bool[M], length: i32[M]) -> (
     masked: f32[M, N], total: f32[M], top: f32[M], place: i32[M], product: f32[M], least: i32[M], none: bool[M]) {

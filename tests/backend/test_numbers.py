@@ -63,6 +63,22 @@ def test_reductions_propagate_nan_from_every_lane(place: int, dtype: type) -> No
     assert where_[1] == least[1] == place and where_[2] == least[2] == 0 and down[place] == 1
 
 
+@pytest.mark.parametrize("value", ["0 * X[k]", "X[k] * cast(f32, 0)", "X[k] - X[k]", "0 / X[k]", "X[k] / X[k]"])
+def test_nothing_is_simplified_that_nan_and_infinity_forbid(value: str) -> None:
+    text = f"""
+    kernel k(X: f32[K]) -> (Y: f32[K], H: f32[K + 1], S: f32, T: f32) {{
+        Y[k]   = {value}
+        H[0]   = 0
+        H[k+1] = max(H[k], {value})
+        S      = {value}      :: max(k)
+        T      = {value}      :: +(k)
+    }}
+    """
+    with np.errstate(all="ignore"):
+        for x in ([1, np.inf, 2], [0, 1, 0], [np.nan], [-np.inf, np.nan] * 20, [3, -0.0, 2] * 11):
+            agrees(text, X=np.array(x, np.float32))
+
+
 def test_an_infinity_at_the_end_of_a_strided_column() -> None:
     """Lanes beyond the depth of a product of few columns must not meet the padding zeros of the other operand."""
     text = "kernel k(A: f32[M, K], B: f32[K, N]) -> (C: f32[M, N]) {\n C[m, n] = A[m, k] * B[k, n]\n}\n"
