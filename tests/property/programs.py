@@ -1,4 +1,3 @@
-# ruff: noqa: E501, RUF005  (the pieces of programs read best on one line)
 """Random well-formed cascades as `.ecs` text, with arguments for them.
 
 A program is grown statement by statement. Each expression is made for a wanted element type and a set of rank
@@ -230,7 +229,8 @@ class Builder:
             return self.leaf(dtype, ranks)
         if self.chance(12):
             condition = self.condition(ranks, depth - 1)
-            return f"(if {condition} then {self.expression(dtype, ranks, depth - 1)} else {self.expression(dtype, ranks, depth - 1)})"
+            then, otherwise = (self.expression(dtype, ranks, depth - 1) for _ in range(2))
+            return f"(if {condition} then {then} else {otherwise})"
         if self.chance(10):
             return f"({self.expression(dtype, ranks, depth - 1)} ?? {self.expression(dtype, ranks, depth - 1)})"
         return self.real(dtype, ranks, depth) if dtype in FLOATS else self.whole(dtype, ranks, depth)
@@ -278,7 +278,7 @@ class Builder:
             case 13:
                 return f"{self.pick(['sqrt', 'log', 'rsqrt', 'log2'])}(abs({inner()}) + 0.5)"
             case 14:
-                return f"({inner()} * {self.pick(list(ranks) + ['2', '0.5'])})"
+                return f"({inner()} * {self.pick([*ranks, '2', '0.5'])})"
             case 15:
                 return f"(-{inner()})"
             case 16:
