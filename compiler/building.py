@@ -44,7 +44,7 @@ def build(
 
     if options.verify_each:
         verify(cascade)
-    form = lower(cascade, online=options.online)
+    form = lower(cascade, target=goal, online=options.online)
     program = form.program
     explanation = explain(cascade, text, form, online=options.online)
     # Before a call its memory is held against the machine's: at least one thread holds tiles.
@@ -104,7 +104,7 @@ def from_artifact(artifact: Artifact, machine: Target, again: Callable[[], Casca
         def rebuild() -> Built:
             from ..passes.pipeline import lower
 
-            return _generate(lower(again()).program, machine)
+            return _generate(lower(again(), target=machine).program, machine)
 
         sources |= {kind: _text(rebuild, kind) for kind in _TEXTS if kind not in sources}
     runs = artifact.arch == host_target().arch and artifact.features <= host_target().features

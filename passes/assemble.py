@@ -15,6 +15,7 @@ from ..ir.dependence import Step, Straight, einsums_of, schedule
 from ..ir.diagnostics import error
 from ..ir.expr import Expr, Read, integer, op, rank, size, substitute, walk
 from ..ir.index import equal
+from ..ir.target import Target
 from ..ir.tile import Buffer, Compute, Decision, Fill, Loop, Node, Scope, TileProgram, When
 from ..ir.types import BOOL, F32, DType, QuantType
 from . import contraction
@@ -40,17 +41,19 @@ LONGEST_RUN = 4096
 """Points of one task when the only rank of a group is the one that fills the vectors."""
 
 
-def assemble(cascade: Cascade, *, prefix: str = "") -> TileProgram:
-    """The tile program of a cascade. ``prefix`` starts the names of its derived sizes, where two programs are joined.
+def assemble(cascade: Cascade, target: Target, *, prefix: str = "") -> TileProgram:
+    """The tile program of a cascade for ``target``.
+
+    ``prefix`` starts the names of its derived sizes, where two programs are joined.
 
     Raises EinfallError E1204 for quantised storage, which no code generator reads yet.
     """
-    return _Assembly(cascade, prefix).program()
+    return _Assembly(cascade, target, prefix).program()
 
 
 class _Assembly:
-    def __init__(self, cascade: Cascade, prefix: str) -> None:
-        self.cascade = cascade
+    def __init__(self, cascade: Cascade, target: Target, prefix: str) -> None:
+        self.cascade, self.target = cascade, target
         self.prefix = prefix
         self.presence = PresenceAnalysis(cascade)
         self.steps = schedule(cascade)

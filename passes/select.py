@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from ..ir.cascade import Cascade
 from ..ir.expr import Const, Expr, integer, op
 from ..ir.index import simplify
+from ..ir.target import Target
 from ..ir.tile import Compute, Decision, Loop, Method, Node, Scope, TileProgram, When, walk
 from .assemble import assemble
 from .derive import Derivation, derive
@@ -28,13 +29,13 @@ class Form:
     derivation: Derivation
 
 
-def select(cascade: Cascade, *, online: bool = True) -> Form:
-    """The tile program of the form that is expected to run fastest; ``online=False`` keeps the passes as written."""
+def select(cascade: Cascade, target: Target, *, online: bool = True) -> Form:
+    """The form that is expected to run fastest on ``target``; ``online=False`` keeps the passes as written."""
     derivation = derive(cascade)
     fewer = [r for r, passes in derivation.passes.items() if passes.after < passes.before]
     if not online or not fewer:
-        return Form(program=assemble(cascade), derivation=derivation)
-    derived = assemble(derivation.cascade, prefix="online_")
+        return Form(program=assemble(cascade, target), derivation=derivation)
+    derived = assemble(derivation.cascade, target, prefix="online_")
     loops = [n for n in walk(derived.body) if isinstance(n, Loop) and not n.parallel]
     ranks = ", ".join(fewer)
     if not loops:
@@ -44,7 +45,7 @@ def select(cascade: Cascade, *, online: bool = True) -> Form:
     if any(_makes_the_tile(loop) for loop in loops):
         because = "what the passes share is computed, and larger than the inputs: it never leaves the cache"
         return Form(program=_noting(derived, ranks, "one pass", because), derivation=derivation)
-    plain = assemble(cascade)
+    plain = assemble(cascade, target)
     if products:
         because = "the passes share an input, and the matrix product is faster over its whole depth"
         return Form(program=_noting(plain, ranks, "as written", because), derivation=derivation)

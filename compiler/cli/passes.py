@@ -95,7 +95,7 @@ def _explanation(cascade: Cascade, target: str) -> Explanation:
 
     machine = resolve_target(target)
     with reporting_defects(f"explaining `{cascade.name}`"):
-        found = explain(cascade, to_source(cascade), lower(cascade))
+        found = explain(cascade, to_source(cascade), lower(cascade, target=machine))
     threads = default_threads() if machine == host_target() else machine.cores
     limits = roofline(machine, Signature.of(cascade)) if machine.kind == "cpu" else None
     return replace(found, threads=threads, limits=limits)
