@@ -133,9 +133,17 @@ def _defer(cascade: Cascade) -> tuple[Cascade, tuple[Decision, ...]]:
     return found.cascade, decisions
 
 
+def _chunk(cascade: Cascade) -> tuple[Cascade, tuple[Decision, ...]]:
+    from ...passes.chunk import chunked
+
+    found = chunked(cascade)
+    return (cascade, ()) if found is None else (found.cascade, found.decisions)
+
+
 _PASSES: Mapping[str, tuple[str, Callable[[Cascade], tuple[Cascade, tuple[Decision, ...]]]]] = {
     "fuse": ("the form with the fewest passes over the data", _fuse),
     "defer": ("factors that are finished reductions move out of sums", _defer),
+    "chunk": ("linear recurrences in chunks of steps, each chunk in parallel", _chunk),
     "normalize": ("the stage of the pipeline that defer belongs to", _defer),
 }
 
