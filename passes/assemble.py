@@ -186,8 +186,10 @@ class _Assembly:
         """The points of the cut rank in one tile: a fixed number, or what a thread's tiles leave room for."""
         lanes = [choose(compute_of(self.explicit[i])).vector == cut.variables[i] for i in group.members]
         product = any(self._cuts_product(i, cut.variables[i]) for i in group.members)
-        if any(isinstance(step, Sequential) for step in group.steps) and group.sequence is not None and not product:
-            return integer(STEPS_TOGETHER if any(lanes) else 1)
+        if group.sequence is not None and not product:
+            # What the loop repeats decides: an Einsum before it, done once, may well fill its lanes along another rank.
+            repeated = [lane for i, lane in zip(group.members, lanes, strict=True) if i in group.sequence.body]
+            return integer(STEPS_TOGETHER if any(repeated) else 1)
         if all(lanes):
             return integer(LONGEST_RUN)
         largest = ROWS_OF_A_PRODUCT if product else STEPS_TOGETHER
