@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import reduce
 
 from tvm import tirx
 from tvm.tirx.stmt import ForKind
 
-from ..ir.expr import Op, Rank
+from ..ir.expr import Expr, Op, Rank, op, ranks_of
 from ..ir.operators import REDUCTIONS
 from ..ir.tile import Compute, Method
 from ..ir.types import DType
@@ -180,18 +181,36 @@ class ComputeEmitter:
         if compute.reduction is None:
             return self._convert(at, at.value(compute.value), compute.value.dtype)
         acc = Accumulator.start(s, compute.reduction, self._combined, count)
+        outer, filtered = self._filters(lanes)
 
         def take(s: Statements, variables: Variables) -> None:
             inner = self.context.evaluator(s, variables, lanes)
-            where = inner.condition(compute.filter)
+            where = inner.condition(filtered)
             if where is not None and lanes_of(where) == 1:
                 with s.when(where):
                     self._take(s, self.context.evaluator(s, variables, lanes), acc, None)
             else:
                 self._take(s, inner, acc, where)
 
-        self._loops(s, compute.reduced, variables, (), take)
+        with self._where(s, outer, variables):
+            self._loops(s, compute.reduced, variables, (), take)
         return self._convert(at, acc.result(), acc.result_type)
+
+    def _filters(self, lanes: Lanes | None) -> tuple[list[Expr], Expr | None]:
+        """The parts of the filter that the output point alone decides, in all lanes alike, and the rest of it."""
+        varying = {*self.compute.reduced, *(() if lanes is None else (lanes.rank,))}
+        parts = list(_conjuncts(self.compute.filter))
+        outer = [c for c in parts if not varying & set(ranks_of(c))]
+        inner = [c for c in parts if c not in outer]
+        return outer, reduce(lambda a, b: op("and", a, b), inner) if inner else None
+
+    @contextmanager
+    def _where(self, s: Statements, conditions: Sequence[Expr], variables: Variables) -> Iterator[None]:
+        """What is inside, only where scalar conditions hold."""
+        with ExitStack() as stack:
+            for condition in conditions:
+                stack.enter_context(s.when(self.context.evaluator(s, variables).value(condition)))
+            yield
 
     def _take(self, s: Statements, at: Evaluator, acc: Accumulator, where: tirx.Expr | None, copy: int = 0) -> None:
         value = self.compute.value
@@ -222,6 +241,7 @@ class ComputeEmitter:
         assert compute.vector is not None and compute.reduction is not None
         vector, lanes, copies = compute.vector, self.lanes, 4
         others = [r for r in compute.reduced if r != vector]
+        outer, filtered = self._filters(None)
         at = self.context.evaluator(s, variables)
 
         def body() -> None:
@@ -233,27 +253,30 @@ class ComputeEmitter:
                 with s.loop("turn", turns) as turn:
                     for copy in range(copies):
                         base = s.bind("base", turn * (lanes * copies) + copy * lanes)
-                        self._fold_block(s, acc, Lanes(rank=vector, base=base, count=lanes), variables, copy)
+                        self._fold_block(s, acc, Lanes(rank=vector, base=base, count=lanes), variables, filtered, copy)
                 done = s.bind("done", turns * (lanes * copies))
                 whole = s.bind("whole", tirx.truncdiv(extent - done, index(lanes)))
                 with s.loop("block", whole) as block:
                     base = s.bind("base", done + block * lanes)
-                    self._fold_block(s, acc, Lanes(rank=vector, base=base, count=lanes), variables, 0)
+                    self._fold_block(s, acc, Lanes(rank=vector, base=base, count=lanes), variables, filtered, 0)
                 base = s.bind("base", done + whole * lanes)
                 rest = s.bind("rest", extent - base)
                 with s.when(_positive(rest)):
                     tail = Lanes(rank=vector, base=base, count=lanes, valid=rest)
-                    self._fold_block(s, acc, tail, variables, 0)
+                    self._fold_block(s, acc, tail, variables, filtered, 0)
 
-            self._loops(s, others, variables, (), run)
+            with self._where(s, outer, variables):
+                self._loops(s, others, variables, (), run)
             inner = self.context.evaluator(s, variables)
             self._store(s, inner, self._convert(inner, acc.folded(s), acc.result_type))
 
         self._guarded(s, at, variables, body)
 
-    def _fold_block(self, s: Statements, acc: Accumulator, lanes: Lanes, variables: Variables, copy: int) -> None:
+    def _fold_block(
+        self, s: Statements, acc: Accumulator, lanes: Lanes, variables: Variables, filtered: Expr | None, copy: int
+    ) -> None:
         at = self.context.evaluator(s, variables, lanes)
-        where = at.condition(self.compute.filter)
+        where = at.condition(filtered)
         if where is not None:
             where = broadcast(where, lanes.count, lanes_of(where))
         if lanes.mask is not None:
@@ -356,6 +379,18 @@ class ComputeEmitter:
 
 def _load(view: View, position: tirx.Expr, lanes: Lanes | None) -> tirx.Expr:
     return load_scalar(view, position, None) if lanes is None else load_vector(view, position, lanes.count, lanes.mask)
+
+
+def _conjuncts(condition: Expr | None) -> Iterator[Expr]:
+    """The parts that ``and`` joins."""
+    match condition:
+        case None:
+            return
+        case Op(op="and", args=args):
+            for part in args:
+                yield from _conjuncts(part)
+        case _:
+            yield condition
 
 
 def _positive(value: tirx.Expr) -> tirx.Expr | bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from ..ir.cascade import RankExtent
+from ..ir.cascade import Einsum, RankExtent
 from ..ir.expr import Cast, Const, Expr, Op, Rank, Read, Select, integer, op, rank, ranks_of, real
 from ..ir.operators import REDUCTIONS
 from ..ir.tile import Buffer, Compute, MatrixProduct, Method, Node, Scope, When
@@ -19,13 +19,16 @@ from .tighten import conjuncts, is_bound
 def compute_of(explicit: Explicit) -> Compute:
     """The Compute that does an Einsum as it stands."""
     einsum = explicit.einsum
-    condition, filtered = explicit.condition, explicit.filter
+    condition, filtered, value = explicit.condition, explicit.filter, explicit.value
     if einsum.reduction is None:
         condition, filtered = conjunction([condition, filtered]), TRUE
+    else:
+        value, where = _without_identity(einsum, value)
+        filtered = conjunction([filtered, where])
     return Compute(
         target=einsum.target,
         indices=einsum.coords,
-        value=explicit.value,
+        value=value,
         ranks=einsum.ranks,
         reduction=einsum.reduction,
         reduced=einsum.reduced if einsum.reduction is not None else (),
@@ -36,6 +39,22 @@ def compute_of(explicit: Explicit) -> Compute:
         accumulator=einsum.accumulator,
         origin=einsum.origin,
     )
+
+
+def _without_identity(einsum: Einsum, value: Expr) -> tuple[Expr, Expr]:
+    """A reduced value without the branch that contributes nothing, and the condition under which the other counts.
+
+    ``if c then 0 else x`` in a sum is x where not c: a condition that no reduced rank decides then skips the reduction.
+    """
+    assert einsum.reduction is not None
+    reduction = REDUCTIONS[einsum.reduction]
+    match value:
+        case Select(condition=c, then=Const(value=v), otherwise=rest) if (
+            not reduction.coordinate and v == reduction.identity(value.dtype) and not set(ranks_of(c)) & set(einsum.reduced)
+        ):
+            return rest, op("not", c)
+        case _:
+            return value, TRUE
 
 
 def mask_of(explicit: Explicit, mask: Buffer) -> Compute:

@@ -8,6 +8,7 @@ random points first, and what passes is rewritten by the few rules that it needs
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeAlias
@@ -15,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 import sympy
 
-from ..ir.expr import Cast, Const, Expr, Op, Select, integer, op, ranks_of, reads_of
+from ..ir.expr import Cast, Const, Expr, Op, Rank, Read, Select, Size, children, integer, op, ranks_of, reads_of
 from ..ir.types import F32, DType
 from .construct import typed
 from .signs import non_negative
@@ -109,6 +110,31 @@ class Vocabulary:
 
     def _bases(self, expr: Expr) -> Iterable[sympy.Symbol]:
         return (self.symbol("d", r) for r in reads_of(expr) if self.dependent(r.tensor))
+
+
+def named_term(expr: Expr, symbol: Callable[[Read], Term]) -> Term:
+    """``expr`` with ``symbol`` of every read in its place, and every operator kept, pure part or not."""
+    match expr:
+        case Const(value=number) if not isinstance(number, bool) and math.isfinite(number):
+            return _number(number)
+        case Read():
+            return symbol(expr)
+        case Cast() if is_widening(expr):
+            return named_term(expr.value, symbol)
+        case Rank(name=name) | Size(name=name):
+            return sympy.Symbol(f"i_{name}", positive=True)
+        case Op(op=name) if name in _TERMS:
+            return _TERMS[name](*(named_term(c, symbol) for c in children(expr)))
+        case Op(op=name):
+            kind = f"{name}_"
+        case Select():
+            kind = "select"
+        case Cast(dtype=dtype):
+            kind = f"cast_{dtype}"
+        case _:
+            kind = "opaque"
+    parts = [named_term(c, symbol) for c in children(expr)]
+    return sympy.Function(kind, real=True)(*parts) if parts else sympy.Symbol(f"c_{expr!r}", real=True)
 
 
 def _number(value: int | float) -> Term:

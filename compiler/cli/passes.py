@@ -140,10 +140,26 @@ def _chunk(cascade: Cascade) -> tuple[Cascade, tuple[Decision, ...]]:
     return (cascade, ()) if found is None else (found.cascade, found.decisions)
 
 
+def _pairs(cascade: Cascade) -> tuple[Cascade, tuple[Decision, ...]]:
+    from ...passes.pairs import paired
+
+    found = paired(cascade)
+    return found.cascade, found.decisions
+
+
+def _unify(cascade: Cascade) -> tuple[Cascade, tuple[Decision, ...]]:
+    from ...passes.unified import unified
+
+    found = unified(cascade)
+    return found.cascade, found.decisions
+
+
 _PASSES: Mapping[str, tuple[str, Callable[[Cascade], tuple[Cascade, tuple[Decision, ...]]]]] = {
     "fuse": ("the form with the fewest passes over the data", _fuse),
     "defer": ("factors that are finished reductions move out of sums", _defer),
     "chunk": ("linear recurrences in chunks of steps, each chunk in parallel", _chunk),
+    "pairs": ("sums of exponentials as pairs of mantissa and exponent, without the maximum first", _pairs),
+    "unify": ("sums of exponentials under one shift, checked afterwards (needs @tolerance)", _unify),
     "normalize": ("the stage of the pipeline that defer belongs to", _defer),
 }
 
