@@ -40,7 +40,7 @@ def explain(cascade: Cascade, text: str, form: Form, *, online: bool = True) -> 
         workspace=workspace(program),
         tiles=tile_bytes(program),
         passes={
-            name: Passes(before=each.before, after=each.after if is_derived else each.before)
+            name: Passes(before=each.before, after=each.after if online else each.before)
             for name, each in derivation.passes.items()
         },
         live_before=before,

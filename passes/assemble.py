@@ -21,6 +21,7 @@ from ..ir.types import BOOL, F32, DType, QuantType
 from . import contraction
 from .grouping import Group, MergedLoop, form_groups
 from .independent import Independent
+from .inline import inline
 from .methods import choose
 from .placement import Local, Placement, local_shape, local_tensors
 from .presence import PresenceAnalysis, Stored
@@ -53,7 +54,9 @@ def assemble(cascade: Cascade, target: Target, *, prefix: str = "") -> TileProgr
 
 class _Assembly:
     def __init__(self, cascade: Cascade, target: Target, prefix: str) -> None:
-        self.cascade, self.target = cascade, target
+        self.source, self.target = cascade, target
+        inlined = inline(cascade)
+        cascade = self.cascade = inlined.cascade
         self.prefix = prefix
         self.presence = PresenceAnalysis(cascade)
         self.steps = schedule(cascade)
@@ -61,7 +64,7 @@ class _Assembly:
         self.workspace = Workspace()
         self.first: list[Node] = []
         self.derived: list[Let] = []
-        self.decisions: list[Decision] = []
+        self.decisions: list[Decision] = list(inlined.decisions)
         self.flags: dict[str, str] = {}
         self.names = 0
 
@@ -77,7 +80,7 @@ class _Assembly:
         inside = {b.name for node in body for b in _loop_buffers(node)}
         kept = tuple(b for b in self.workspace.buffers.values() if b.name not in inside)
         return TileProgram(
-            cascade=self.cascade,
+            cascade=self.source,
             buffers=kept,
             body=(*self.first, *body),
             derived=tuple(self.derived),
@@ -187,9 +190,11 @@ class _Assembly:
         lanes = [choose(compute_of(self.explicit[i])).vector == cut.variables[i] for i in group.members]
         product = any(self._cuts_product(i, cut.variables[i]) for i in group.members)
         if group.sequence is not None and not product:
-            # What the loop repeats decides: an Einsum before it, done once, may well fill its lanes along another rank.
-            repeated = [lane for i, lane in zip(group.members, lanes, strict=True) if i in group.sequence.body]
-            return integer(STEPS_TOGETHER if any(repeated) else 1)
+            # What the loop repeats most decides: the Einsums of its body with the most ranks.
+            body = group.sequence.body
+            most = max(self._ranks(i) for i in body)
+            heavy = (lane for i, lane in zip(group.members, lanes, strict=True) if i in body and self._ranks(i) == most)
+            return integer(STEPS_TOGETHER if any(heavy) else 1)
         if all(lanes):
             return integer(LONGEST_RUN)
         largest = ROWS_OF_A_PRODUCT if product else STEPS_TOGETHER
@@ -210,6 +215,9 @@ class _Assembly:
         value = op("min", integer(largest), op("max", integer(least), room))
         self.derived.append(Let(name=name, value=value))
         return size(name)
+
+    def _ranks(self, member: int) -> int:
+        return len(self.cascade.einsums[member].ranks)
 
     def _cuts_product(self, member: int, variable: str) -> bool:
         """Whether ``variable`` runs along the rows or the columns of a matrix product."""

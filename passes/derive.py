@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..ir.cascade import Cascade
 from ..ir.tile import Decision
+from .contraction import product_of
 from .defer import defer_explained
 from .passcount import PassAnalysis, analyse
 from .ranks import RankClass
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
     from .partition import Partition
     from .ratio import Refusal
 
-TILE = 64
-"""Positions of a tile where nothing else is asked for: a few vectors, and a tile of scores that fits in cache."""
+PRODUCT_TILE = 64
+"""Positions of a tile that a matrix product makes or takes: a few vectors, and a tile of scores that fits in cache."""
+
+ROW_TILE = 1024
+"""Positions of a tile that is read: it stays in the nearest cache, and its state is corrected seldom."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +47,11 @@ class Derivation:
     passes: Mapping[str, Passes] = field(hash=False)
 
 
-def derive(cascade: Cascade, *, tile: int = TILE, only: Collection[str] | None = None) -> Derivation:
+def derive(cascade: Cascade, *, tile: int | None = None, only: Collection[str] | None = None) -> Derivation:
     """Derives the form with the fewest passes.
 
-    ``tile`` is the number of positions of a tile along a rank that is cut; ``only`` limits the ranks (by their variable in
-    the source) along which online forms are tried.
+    ``tile`` is the number of positions of a tile along a rank that is cut, by default what suits it; ``only`` limits the
+    ranks (by their variable in the source) along which online forms are tried.
     """
     return _Derivation(cascade, tile, only).run()
 
@@ -55,7 +59,7 @@ def derive(cascade: Cascade, *, tile: int = TILE, only: Collection[str] | None =
 class _Derivation:
     """One derivation."""
 
-    def __init__(self, source: Cascade, tile: int, only: Collection[str] | None) -> None:
+    def __init__(self, source: Cascade, tile: int | None, only: Collection[str] | None) -> None:
         self.tile, self.only = tile, only
         self.structure = Structure(source)
         self.analysis = analyse(source, self.structure.steps)
@@ -137,7 +141,7 @@ class _Derivation:
         """Writes a chain in its online form; keeps it where passes fall."""
         from .online import online_form
 
-        derived, cut = online_form(chain, self.tile)
+        derived, cut = online_form(chain, self._tile(chain) if self.tile is None else self.tile)
         after = Structure(derived)
         analysis = analyse(derived, after.steps)
         names = {rank.name: self._name_after(analysis, cut) for rank in chain.ranks}
@@ -153,6 +157,17 @@ class _Derivation:
                 self.parts[source] = names[name]
         self.structure, self.analysis = after, analysis
         return True
+
+    @staticmethod
+    def _tile(chain: Chain) -> int:
+        """The positions of a tile along the ranks of a chain."""
+        for i, einsum in enumerate(chain.structure.cascade.einsums):
+            product = product_of(einsum)
+            if product is not None and any(
+                r.variables.get(i) in (product.rows, product.columns, product.inner) for r in chain.ranks if i in r.variables
+            ):
+                return PRODUCT_TILE
+        return ROW_TILE
 
     def _is_tile(self, name: str) -> bool:
         return any(r.rank.name == name and r.rank.is_tile for r in self.analysis.ranks)

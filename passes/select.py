@@ -1,24 +1,37 @@
 """Which form of a cascade is compiled: as written, with its reductions in one pass, or both behind a test on the sizes.
 
 The one-pass form recomputes a little for every tile and reads its input once. It pays where what the passes share is not an
-input but is computed, and larger than the inputs (the scores of attention), and where a row does not stay in a
-core's cache between its passes (the softmax of a long row). A short row is cheaper as written: its passes all hit the cache.
+input but is computed, and larger than the inputs (the scores of attention), and where a row does not stay in a core's cache
+between its passes (the variance of a long row). The cost model decides, at the sizes of the program or, where they are
+free, at rows of all lengths: the length beyond which the one-pass form is cheaper becomes a test at the start of a call.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import sqrt
 
 from ..ir.cascade import Cascade
-from ..ir.expr import Const, Expr, integer, op
+from ..ir.expr import Const, Expr, integer, op, sizes_of
 from ..ir.index import simplify
 from ..ir.target import Target
-from ..ir.tile import Compute, Decision, Loop, Method, Node, Scope, TileProgram, When, walk
+from ..ir.tile import Decision, Node, Scope, TileProgram, When
 from .assemble import assemble
+from .cost import estimate
 from .derive import Derivation, derive
 
-ROW_IN_CACHE = 1 << 16
-"""Elements of a row that a core keeps between passes: a quarter of a megabyte of f32, an eighth of today's L2 caches."""
+GAIN = 0.95
+"""Share of the time as written that the one-pass form must stay below."""
+
+WORTH_BOTH = 0.75
+"""Share of the one-pass form's time below which, for short rows, the form as written is worth its code besides."""
+
+OTHER_SIZE = 64
+"""What a free size is taken to be that is no part of a row."""
+
+LENGTHS = tuple(4**n for n in range(2, 13))
+"""The lengths of rows at which forms are compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,45 +46,40 @@ def select(cascade: Cascade, target: Target, *, online: bool = True) -> Form:
     """The form that is expected to run fastest on ``target``; ``online=False`` keeps the passes as written."""
     derivation = derive(cascade)
     fewer = [r for r, passes in derivation.passes.items() if passes.after < passes.before]
-    if not online or not fewer:
-        return Form(program=assemble(cascade, target), derivation=derivation)
-    derived = assemble(derivation.cascade, target, prefix="online_")
-    loops = [n for n in walk(derived.body) if isinstance(n, Loop) and not n.parallel]
-    ranks = ", ".join(fewer)
-    if not loops:
-        # Deferral alone saved the pass: no work was added.
-        return Form(program=_noting(derived, ranks, "as derived", "a pass less and no work more"), derivation=derivation)
-    products = [n for n in walk(derived.body) if isinstance(n, Compute) and n.method is Method.CONTRACTION]
-    if any(_makes_the_tile(loop) for loop in loops):
-        because = "what the passes share is computed, and larger than the inputs: it never leaves the cache"
-        return Form(program=_noting(derived, ranks, "one pass", because), derivation=derivation)
     plain = assemble(cascade, target)
-    if products:
-        because = "the passes share an input, and the matrix product is faster over its whole depth"
-        return Form(program=_noting(plain, ranks, "as written", because), derivation=derivation)
-    return Form(program=_by_size(plain, derived, cascade, fewer), derivation=derivation)
-
-
-def _makes_the_tile(loop: Loop) -> bool:
-    """Whether a loop over tiles computes its tile by a matrix product and reduces it by another."""
-    computes = [n for n in walk(loop.body) if isinstance(n, Compute)]
-    made = {c.target for c in computes if c.method is Method.CONTRACTION and c.product and c.product.inner in c.reduced}
-    return sum(1 for c in computes if c.method is Method.CONTRACTION and c.target in made) >= 2
-
-
-def _by_size(plain: TileProgram, derived: TileProgram, cascade: Cascade, fewer: list[str]) -> TileProgram:
-    """Both forms behind a test of the row's length, or the one that known lengths call for."""
-    length = _row(cascade, fewer)
-    limit = integer(ROW_IN_CACHE)
+    if not online or not fewer:
+        return Form(program=plain, derivation=derivation)
+    derived = assemble(derivation.cascade, target, prefix="online_")
     ranks = ", ".join(fewer)
-    if isinstance(length, Const):
-        if int(length.value) <= ROW_IN_CACHE:
-            return _noting(plain, ranks, "as written", f"a row of {length.value} stays in the cache between its passes")
-        return _noting(derived, ranks, "one pass", f"a row of {length.value} does not stay in the cache between passes")
+    if derivation.cascade.lets == cascade.lets:
+        # Deferral alone saved the pass: no rank was cut, no work was added.
+        return Form(program=_noting(derived, ranks, "as derived", "a pass less and no work more"), derivation=derivation)
+    return Form(program=_cheaper(plain, derived, cascade, target, fewer), derivation=derivation)
+
+
+def _cheaper(plain: TileProgram, derived: TileProgram, cascade: Cascade, target: Target, fewer: list[str]) -> TileProgram:
+    """The cheaper of the two forms, or both behind a test of the row's length."""
+    length = _row(cascade, fewer)
+    ranks = ", ".join(fewer)
+    faster: list[bool] = []
+    lengths: list[int] = []
+    said: list[str] = []
+    for points, sizes in _samples(cascade, length):
+        before, after = (estimate(p, target, sizes).seconds for p in (plain, derived))
+        faster.append(after < before * GAIN)
+        lengths.append(points)
+        said.append(f"{_time(after)} in one pass and {_time(before)} as written, where a row has {points} elements")
+    model = f"by the cost model of {target}"
+    if not any(faster):
+        return _noting(plain, ranks, "as written", f"{model} one pass is not faster: {said[-1]}")
+    first = faster.index(True)
+    if first == 0 or not _is_worse(plain, derived, cascade, target, length, lengths[:first]):
+        return _noting(derived, ranks, "one pass", f"{model} it is not slower: {said[-1]}")
     workspaces = [b for p in (plain, derived) for b in p.buffers if b.scope is Scope.WORKSPACE]
     if workspaces:
-        return _noting(plain, ranks, "as written", "the forms need different workspaces, and the row's length is not known")
-    short = op("le", length, limit)
+        return _noting(derived, ranks, "one pass", f"{model} it is faster for long rows ({said[-1]})")
+    limit = int(sqrt(lengths[first - 1] * lengths[first]))
+    short = op("le", length, integer(limit))
     body: tuple[Node, ...] = (When(condition=short, body=plain.body), When(condition=op("not", short), body=derived.body))
     both = replace(
         derived,
@@ -79,8 +87,38 @@ def _by_size(plain: TileProgram, derived: TileProgram, cascade: Cascade, fewer: 
         derived=(*plain.derived, *derived.derived),
         decisions=(*plain.decisions, *derived.decisions),
     )
-    because = f"rows of up to {ROW_IN_CACHE} elements stay in the cache between passes; longer ones are read once"
+    because = f"{model} rows of up to {limit} elements are faster as written ({said[first - 1]}; {said[first]})"
     return _noting(both, ranks, "both forms, chosen at the call", because)
+
+
+def _is_worse(
+    plain: TileProgram, derived: TileProgram, cascade: Cascade, target: Target, length: Expr, lengths: list[int]
+) -> bool:
+    """Whether the derived form loses so much at some of these lengths that the other is worth its code."""
+    return any(
+        estimate(plain, target, sizes).seconds < estimate(derived, target, sizes).seconds * WORTH_BOTH
+        for points, sizes in _samples(cascade, length)
+        if points in lengths
+    )
+
+
+def _samples(cascade: Cascade, length: Expr) -> Iterator[tuple[int, Mapping[str, int]]]:
+    """Lengths of a row, with sizes that give it; the sizes of the program where they are all known."""
+    row = [s for s in cascade.sizes if s in sizes_of(length)]
+    others = {s: OTHER_SIZE for s in cascade.sizes if s not in row}
+    if isinstance(length, Const):
+        yield int(length.value), others
+        return
+    for points in LENGTHS:
+        *most, last = row
+        yield points, {**others, **dict.fromkeys(most, 8), last: max(1, points // 8 ** len(most))}
+
+
+def _time(seconds: float) -> str:
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds / 1e-6:.2g} us"
 
 
 def _row(cascade: Cascade, fewer: list[str]) -> Expr:

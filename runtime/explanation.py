@@ -29,7 +29,10 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passes:
-    """Passes over the data along one rank: of the program as written, and of the form that was compiled."""
+    """Passes over the data along one rank: of the program as written, and of the form with the fewest that was derived.
+
+    Where that is not the form that was compiled, because it costs more, the decision of ``select`` says so.
+    """
 
     before: int
     after: int
@@ -93,6 +96,11 @@ class Explanation:
     def memory(self) -> Expr:
         """Bytes of scratch memory of one call: the workspace and the tiles of all threads."""
         return simplify(op("add", self.workspace, op("mul", integer(self.threads), self.tiles)))
+
+    @property
+    def as_written(self) -> bool:
+        """Whether the cost model kept the passes of the program although a form with fewer was derived."""
+        return any(d.made_by == "select" and d.chosen == "as written" for d in self.decisions)
 
     @property
     def sizes(self) -> tuple[str, ...]:

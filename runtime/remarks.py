@@ -47,7 +47,7 @@ def remarks(explanation: Explanation) -> Iterator[Line]:
 def remarks_html(explanation: Explanation) -> str:
     """The same for a notebook."""
     rows = "".join(f"<tr><td>{escape(n)}</td><td>{p.before}</td><td>{p.after}</td></tr>" for n, p in explanation.passes.items())
-    passes = f"<table><tr><th>rank</th><th>passes as written</th><th>as compiled</th></tr>{rows}</table>" if rows else ""
+    passes = f"<table><tr><th>rank</th><th>passes as written</th><th>fewest</th></tr>{rows}</table>" if rows else ""
     rows = "".join(
         f"<tr><td>{escape(d.subject)}</td><td>{escape(d.chosen)}</td><td>{escape(d.because)}</td></tr>"
         for d in explanation.decisions
@@ -75,7 +75,8 @@ def _passes(explanation: Explanation) -> Iterator[Line]:
     for name, p in several.items():
         better = p.after < p.before
         counts = _part(f"{p.before} → {p.after}", "better") if better else _part(f"{p.before}")
-        yield (_part("    "), _part(name, "name"), _part(": "), counts)
+        kept = [_part(" (compiled as written, which is cheaper)", "quiet")] if better and explanation.as_written else []
+        yield (_part("    "), _part(name, "name"), _part(": "), counts, *kept)
     once = [name for name in explanation.passes if name not in several]
     if once:
         yield (_part("    "), _part(", ".join(once), "name"), _part(": 1"))
