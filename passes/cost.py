@@ -35,6 +35,9 @@ _HALF_DEPTH = 24
 _PACKING = 0.35
 """Cycles to pack one element of a product's right operand."""
 
+_BLOCK = 1024.0
+"""Elements of a result that are one task of a matrix product."""
+
 _VECTOR_SHARE = 0.35
 """Share of the vector issue rate that pointwise code reaches."""
 
@@ -129,6 +132,12 @@ class _Model:
                 tasks = float(self._value(node.extent))
                 for r in node.inner:
                     tasks *= self._value(r.extent)
+            case Compute(method=Method.CONTRACTION):
+                # The micro-kernel's loops share out blocks of rows and columns themselves.
+                tasks = 1.0
+                for name in node.output_ranks:
+                    tasks *= self._value(node.extent(name))
+                tasks /= _BLOCK
             case Compute(parallel=parallel) if parallel:
                 tasks = 1.0
                 for name in parallel:
