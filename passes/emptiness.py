@@ -50,11 +50,13 @@ def emptiness(structure: Structure, index: int, values: Sequence[Expr], where: S
 
 
 def _extreme(structure: Structure, index: int, inner: frozenset[Expr], conditions: frozenset[Expr]) -> Expr | None:
-    """``GM[h, p] != -inf`` for a maximum over exactly the same points."""
+    """``GM[h, p] != -inf`` for a maximum over exactly the same points that does not itself depend on the reduction."""
     einsum = structure.cascade.einsums[index]
     for i in structure.straight:
         other = structure.cascade.einsums[i]
         if other.reduction is None or other.reduced != einsum.reduced or not structure.is_plain(i):
+            continue
+        if structure.needs(i, einsum.target):
             continue
         dtype = structure.cascade.by_name[other.target].value
         identity = REDUCTIONS[other.reduction].identity(dtype)

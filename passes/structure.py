@@ -98,6 +98,19 @@ class Structure:
                 stack.extend(r.tensor for r in self.cascade.einsums[i].reads())
         return False
 
+    def needs(self, einsum: int, tensor: str) -> bool:
+        """Whether an Einsum reads a tensor, or what is computed from it."""
+        seen: set[str] = set()
+        stack = [r.tensor for r in self.cascade.einsums[einsum].reads()]
+        while stack:
+            name = stack.pop()
+            if name == tensor:
+                return True
+            if name not in seen:
+                seen.add(name)
+                stack.extend(r.tensor for i in self.writers.get(name, ()) for r in self.cascade.einsums[i].reads())
+        return False
+
     def conditions(self, einsum: Einsum, value: Expr | None = None) -> frozenset[Expr]:
         """The conditions under which a point of an Einsum counts: its filters and the presence of what it reads."""
         extents = {r.name: r.extent for r in einsum.ranks}

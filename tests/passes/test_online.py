@@ -333,3 +333,17 @@ def test_an_annotated_rounding_of_a_sum_ends_the_chain() -> None:
     chain, refusals = chain_of(text, "n")
     assert chain is None
     assert [r.condition for r in refusals] == ["C7"]
+
+
+def test_a_later_maximum_does_not_tell_whether_a_sum_is_empty():
+    text = """
+    kernel k(X: f32[P, N], Y: f32[P, N]) -> (D0: f32[P], D1: f32[P], D2: f32[P]) {
+        S[p, n] = X[p, n]    where n <= p
+        D0[p] = S[p, n] / N
+        E[p, n] = exp(S[p, n] - D0[p])
+        D1[p] = S[p, n] / (D0[p] + 1) * Y[p, n]    :: +(n)
+        D2[p] = E[p, n] / (1 + D1[p] * D1[p]) * Y[p, n]    :: max(n)
+    }
+    """
+    for n in (0, 1, 5):
+        derived(text, {"X": rng.normal(size=(3, n)), "Y": rng.normal(size=(3, n))})
