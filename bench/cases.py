@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,10 +52,27 @@ def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape, np.float32) * np.float32(scale)
 
 
-def with_torch(contestants: dict[str, Callable[[], object]], peer: Callable[[ModuleType], Any]) -> Contestants:
-    """The contestants and PyTorch, where it is installed. ``peer`` takes the module and returns a call."""
+def unfused(path: str, **sizes: int) -> ef.Kernel:
+    """The same with the passes over the data that the program has: no online forms, no parts, no chunks."""
+    return ef.compile(EXAMPLES / path, target="cpu", online=False, **sizes)
+
+
+def with_torch(
+    contestants: dict[str, Callable[[], object]],
+    peer: Callable[[ModuleType], Any],
+    compiled: Callable[[ModuleType], tuple[Callable[..., object], tuple[object, ...]]] | None = None,
+) -> Contestants:
+    """The contestants and PyTorch, where it is installed.
+
+    ``peer`` takes the module and returns a call; ``compiled`` returns a function of tensors for `torch.compile`, and its
+    arguments. Left out under ``--no-compile``, which saves the minutes that it takes.
+    """
     if torch is not None:
         contestants["torch"] = peer(torch)
+        if compiled is not None and not os.environ.get("EINFALL_BENCH_NO_COMPILE"):
+            function, arguments = compiled(torch)
+            fast = torch.compile(function)
+            contestants["torch.compile"] = lambda: fast(*arguments)
     return contestants
 
 

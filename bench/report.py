@@ -9,6 +9,8 @@ from cases import Case
 from interleaved import Timing
 from rich.table import Table
 
+OURS = ("einfall", "unfused")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -21,8 +23,8 @@ class Row:
 
     @property
     def best_peer(self) -> str | None:
-        """The fastest other contestant."""
-        peers = {name: t.median for name, t in self.timings.items() if name != "einfall"}
+        """The fastest other contestant; our own unfused form is none."""
+        peers = {name: t.median for name, t in self.timings.items() if name not in OURS}
         return min(peers, key=lambda name: peers[name]) if peers else None
 
     @property
@@ -30,6 +32,12 @@ class Row:
         """The best peer's time over einfall's."""
         peer = self.best_peer
         return None if peer is None else self.timings[peer].median / self.timings["einfall"].median
+
+    @property
+    def fusion(self) -> float | None:
+        """The time of the passes as written over that of the form that was chosen."""
+        plain = self.timings.get("unfused")
+        return None if plain is None else plain.median / self.timings["einfall"].median
 
     @property
     def rate(self) -> str:
@@ -51,20 +59,21 @@ class Row:
 
 
 def _peers(found: Sequence[Row]) -> list[str]:
-    names = dict.fromkeys(name for row in found for name in row.timings if name != "einfall")
-    return [name for name in ("torch", "numpy") if name in names]
+    names = dict.fromkeys(name for row in found for name in row.timings)
+    return [name for name in ("torch", "torch.compile", "numpy") if name in names]
 
 
 def _cells(row: Row, peers: Sequence[str]) -> list[str]:
     timing = row.timings["einfall"]
     ratio = "" if row.ratio is None else f"{row.ratio:.2f}×"
+    fusion = "" if row.fusion is None else f"{row.fusion:.2f}×"
     spread = f"{_ms(timing.p10)} – {_ms(timing.p90)}"
     others = [_ms(row.timings[name].median) if name in row.timings else "" for name in peers]
-    return [row.case.name, ratio, _ms(timing.median), spread, *others, row.rate, row.share]
+    return [row.case.name, ratio, fusion, _ms(timing.median), spread, *others, row.rate, row.share]
 
 
 def _headings(peers: Sequence[str]) -> list[str]:
-    return ["workload", "speed", "einfall ms", "p10 – p90", *(f"{name} ms" for name in peers), "rate", "of limit"]
+    return ["workload", "speed", "by fusion", "einfall ms", "p10 – p90", *(f"{name} ms" for name in peers), "rate", "of limit"]
 
 
 def table(found: Sequence[Row], facts: Mapping[str, object]) -> Table:
@@ -72,9 +81,8 @@ def table(found: Sequence[Row], facts: Mapping[str, object]) -> Table:
     peers = _peers(found)
     shown = Table(
         title=f"{facts['processor']} ({facts['target']}), {facts['threads']} threads",
-        caption="speed: the best other's time over einfall's; of limit: of what the machine was measured to allow"
-        if any(row.limit is not None for row in found)
-        else "speed: the best other's time over einfall's",
+        caption="speed: the best other's time over einfall's; by fusion: the time of the passes as written over it"
+        + ("; of limit: of what the machine was measured to allow" if any(row.limit is not None for row in found) else ""),
         title_justify="left",
         caption_justify="left",
         box=None,
@@ -101,6 +109,7 @@ def markdown(found: Sequence[Row], facts: Mapping[str, object]) -> str:
         "",
         ", ".join(f"{name} {value}" for name, value in facts.items() if name not in ("processor", "threads")) + ".",
         "Medians of interleaved calls in one process, results preallocated. Speed: the best other's time over ours.",
+        "By fusion: the time of our kernel with the passes over the data as written (`online=False`) over ours.",
         "",
         f"| {' | '.join(headings)} |",
         f"|---|{'---:|' * (len(headings) - 1)}",

@@ -1,4 +1,4 @@
-"""einfall beside PyTorch and NumPy: one table of times, medians of interleaved calls in one process.
+"""einfall beside PyTorch, torch.compile and NumPy: one table of times, medians of interleaved calls in one process.
 
     python bench/run.py                         everything: several minutes
     python bench/run.py --quick                 the small workloads
@@ -41,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the workloads that the options choose. Exit code 1 where a result differs from a peer's."""
     options = _options(arguments)
     os.environ.update(dict.fromkeys(_LIBRARIES, str(default_threads())))  # read when NumPy and PyTorch are loaded
+    if options.no_compile or options.quick:
+        os.environ["EINFALL_BENCH_NO_COMPILE"] = "1"
     from cases import torch
     from report import markdown, record, table
 
@@ -93,6 +95,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=1.0, help="for each contestant of a workload (default: 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out: it takes a minute per workload")
     parser.add_argument("--list", action="store_true", help="print the names of the workloads")
     return parser.parse_args(arguments)
 

@@ -14,7 +14,7 @@ from math import sqrt
 
 from ..ir.cascade import Cascade
 from ..ir.expr import Const, Expr, integer, op, sizes_of
-from ..ir.index import simplify
+from ..ir.index import expand_lets, simplify
 from ..ir.target import Target
 from ..ir.tile import Decision, Node, Scope, TileProgram, When
 from .assemble import assemble
@@ -50,10 +50,6 @@ def select(cascade: Cascade, target: Target, *, online: bool = True) -> Form:
     if not online or not fewer:
         return Form(program=plain, derivation=derivation)
     derived = assemble(derivation.cascade, target, prefix="online_")
-    ranks = ", ".join(fewer)
-    if derivation.cascade.lets == cascade.lets:
-        # Deferral alone saved the pass: no rank was cut, no work was added.
-        return Form(program=_noting(derived, ranks, "as derived", "a pass less and no work more"), derivation=derivation)
     return Form(program=_cheaper(plain, derived, cascade, target, fewer), derivation=derivation)
 
 
@@ -131,7 +127,7 @@ def _row(cascade: Cascade, fewer: list[str]) -> Expr:
     total: Expr = integer(1)
     for extent in found.values():
         total = op("mul", total, extent)
-    return simplify(total)
+    return simplify(expand_lets(total, {let.name: let.value for let in cascade.lets}))
 
 
 def _noting(program: TileProgram, ranks: str, chosen: str, because: str) -> TileProgram:
