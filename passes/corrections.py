@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import sympy
 
-from ..ir.cascade import Einsum, Origin
+from ..ir.cascade import Cascade, Einsum, Origin
 from ..ir.expr import (
     Cast,
     Const,
@@ -25,7 +25,7 @@ from ..ir.types import BOOL, DType
 from .chain import Chain, Member
 from .closure import Closure
 from .construct import einsum, typed, widened
-from .partition import extents_with
+from .partition import Parts, extents_with
 from .ratio import Ratio, primed
 from .step import MADE_BY, Step
 from .structure import varies
@@ -35,10 +35,10 @@ from .symbolic import Term, to_expr
 class Corrections(Step):
     """The corrections of a chain. Equal factors are computed once, and states that are known already are not carried twice."""
 
-    def __init__(self, chain: Chain, tile: int) -> None:
-        super().__init__(chain, tile)
+    def __init__(self, chain: Chain, tile: int, parts: Parts | None = None, beside: Cascade | None = None) -> None:
+        super().__init__(chain, tile, parts, beside)
         self.factors: dict[Expr, tuple[str, tuple[Expr, ...]]] = {}
-        self.further: dict[tuple[object, ...], Expr] = {}
+        self.further: dict[tuple[object, ...], tuple[str, tuple[Expr, ...]]] = {}
 
     def _bases(self, correction: Ratio | Closure, dtype: DType) -> tuple[dict[sympy.Symbol, Expr], dict[sympy.Symbol, Expr]]:
         """What the bases before and after a step mean."""
@@ -100,8 +100,8 @@ class Corrections(Step):
 
     def _shared(self, value: Expr, written: Einsum, base: str, origin: Origin, prefix: str = "C") -> Read:
         """A tensor over the steps that holds ``value``; one for all equal values."""
-        used = set(ranks_of(value)) - {self.cut.step.name}
-        coords = (self.cut.step, *(c for c in written.coords if isinstance(c, Rank) and c.name in used))
+        used = set(ranks_of(value))
+        coords = (*self.now, *(c for c in written.coords if isinstance(c, Rank) and c.name in used))
         if value not in self.factors:
             made = einsum(
                 target=self.names.tensor(f"{prefix}{base}"),
@@ -133,7 +133,7 @@ class Corrections(Step):
             values[number] = known
         for number, (state, here) in carried.items():
             corrected = self._combination(correction.rows[number], values, meaning, dtype)
-            outputs = tuple(c for c in state.indices[1:] if isinstance(c, Rank))
+            outputs = tuple(c for c in state.indices[len(self.now) :] if isinstance(c, Rank))
             self._advance(state.tensor, written, outputs, op("add", corrected, here), origin)
         return self._combination(correction.rows[None], values, meaning, dtype)
 
@@ -186,13 +186,13 @@ class Corrections(Step):
         i = member.index
         written = self.cascade.einsums[i]
         if state.is_number and not self._masked(written):
-            count: Expr = self.cut.seen(dtype, after=False)
+            count: Expr = self._seen(dtype)
             for name in self._missing(written, ()):
                 count = op("mul", count, Cast(value=written.extent(name), dtype=dtype))
             return op("mul", count, Const(value=float(state), dtype=dtype)) if state != 1 else count
         key = (state, written.reduced, self.structure.conditions(written))
         if key in self.further:
-            return self.further[key]
+            return self._held(*self.further[key])
         for other in self.chain.members:
             theirs = self.cascade.einsums[other.index]
             if other.term is None or theirs.target not in self.running or theirs.reduction != written.reduction:
@@ -203,8 +203,7 @@ class Corrections(Step):
             if any(s.name[0] != "c" for s in share.free_symbols):
                 continue
             outputs = tuple(c for c in theirs.coords if isinstance(c, Rank))
-            held = self.tensors[self.running[theirs.target]].value
-            value = typed(Read(tensor=self.running[theirs.target], indices=(self.cut.step, *outputs), dtype=held), dtype)
+            value = typed(self._held(self.running[theirs.target], outputs), dtype)
             return value if share == 1 else op("mul", value, to_expr(share, self._constants(), dtype))
         return None
 
@@ -231,9 +230,8 @@ class Corrections(Step):
         suffix = f"{written.target}{number + 1}"
         here = self._local(f"L{suffix}", part, value, i, outputs, origin)
         name = self._start(f"R{suffix}", part, outputs, here.dtype, origin)
-        previous = Read(tensor=name, indices=(self.cut.step, *outputs), dtype=here.dtype)
-        self.further[state, written.reduced, self.structure.conditions(written)] = previous
-        return previous, here
+        self.further[state, written.reduced, self.structure.conditions(written)] = (name, outputs)
+        return self._held(name, outputs), here
 
     def _is_result(self, read: Read) -> bool:
         return read.tensor in self.states or read.tensor in self.base_of

@@ -34,10 +34,14 @@ _KEYWORDS = frozenset(
 class Names:
     """Names that collide with nothing in a cascade; each is given out once."""
 
-    def __init__(self, cascade: Cascade) -> None:
+    def __init__(self, cascade: Cascade, beside: Cascade | None = None) -> None:
+        """Names for ``cascade``; ``beside`` is another that shares a program with it."""
         self._taken = {t.name for t in cascade.tensors} | set(cascade.sizes) | {let.name for let in cascade.lets}
         self._taken |= _KEYWORDS | set(FUNCTIONS)
         self._ranks = {r.name for e in cascade.einsums for r in e.ranks} | _KEYWORDS
+
+        if beside is not None:
+            self._taken |= {t.name for t in beside.tensors} | {let.name for let in beside.lets}
 
     def tensor(self, wish: str) -> str:
         """A name for a tensor or a size: ``wish``, with primes as needed."""

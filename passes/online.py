@@ -27,6 +27,7 @@ from ..ir.expr import (
     Rank,
     Read,
     Select,
+    integer,
     op,
 )
 from ..ir.operators import REDUCTIONS
@@ -35,21 +36,21 @@ from .chain import Chain, Member
 from .closure import Closure
 from .construct import both, einsum, is_small, redirect_einsum, rewritten
 from .corrections import Corrections
-from .partition import Partition, extents_with
+from .partition import Partition, Parts, extents_with
 from .ratio import Ratio
 from .step import MADE_BY
 
 
 def online_form(chain: Chain, tile: int) -> tuple[Cascade, Partition]:
     """The cascade with ``chain`` computed in one pass over tiles of ``tile`` positions."""
-    return _Online(chain, tile).build()
+    return Online(chain, tile).build()
 
 
-class _Online(Corrections):
+class Online(Corrections):
     """The construction of one online form."""
 
-    def __init__(self, chain: Chain, tile: int) -> None:
-        super().__init__(chain, tile)
+    def __init__(self, chain: Chain, tile: int, parts: Parts | None = None, beside: Cascade | None = None) -> None:
+        super().__init__(chain, tile, parts, beside)
         self.local_of: dict[str, Read] = {}
 
     def build(self) -> tuple[Cascade, Partition]:
@@ -73,21 +74,24 @@ class _Online(Corrections):
         if REDUCTIONS[written.reduction].coordinate:
             self._coordinate(written, i, here, outputs, origin)
             return
-        correction = member.correction
         name = self._start(f"R{written.target}", written, outputs, here.dtype, origin)
         self.running[written.target] = name
-        previous = Read(tensor=name, indices=(self.cut.step, *outputs), dtype=here.dtype)
-        match correction:
-            case None:
-                corrected: Expr = previous
-            case Ratio():
-                corrected = self._rescaled(written, correction, previous, origin)
-            case Closure():
-                corrected = self._recentred(member, written, correction, previous, origin)
+        corrected = self._corrected(member, self._held(name, outputs), origin)
         combine = REDUCTIONS[written.reduction].combine
         self._advance(name, written, outputs, Op(op=combine, args=(corrected, here), dtype=here.dtype), origin)
         if written.target in self.scaled:
             self._mean(written, name, outputs, here.dtype, origin)
+
+    def _corrected(self, member: Member, previous: Read, origin: Origin) -> Expr:
+        """The running value ``previous`` of a member at the results that it depends on, as they are now."""
+        written = self.cascade.einsums[member.index]
+        match member.correction:
+            case None:
+                return previous
+            case Ratio() as ratio:
+                return self._rescaled(written, ratio, previous, origin)
+            case Closure() as closure:
+                return self._recentred(member, written, closure, previous, origin)
 
     def _coordinate(self, written: Einsum, i: int, here: Read, outputs: tuple[Rank, ...], origin: Origin) -> None:
         """The coordinate of an extreme, carried beside the extreme: a tile's replaces it only where its value is better.
@@ -99,13 +103,13 @@ class _Online(Corrections):
         best, held = self._extreme(extreme, i, outputs, origin)
         name = self._start(f"R{written.target}", written, outputs, here.dtype, origin)
         self.running[written.target] = name
-        previous = Read(tensor=name, indices=(self.cut.step, *outputs), dtype=here.dtype)
+        previous = self._held(name, outputs)
         better = op("gt" if extreme.reduction == "max" else "lt", best, held)
         if best.dtype.is_float:
             better = op("or", better, both(op("ne", best, best), op("eq", held, held)))
         none = Const(value=0, dtype=here.dtype)
         replaced = both(op("ge", here, none), op("or", op("lt", previous, none), better))
-        start = Cast(value=op("mul", self.cut.step, self.cut.tile), dtype=here.dtype)
+        start = Cast(value=op("mul", self.cut.place, self.cut.tile), dtype=here.dtype)
         value = Select(condition=replaced, then=op("add", start, here), otherwise=previous, dtype=here.dtype)
         self._advance(name, written, outputs, value, origin)
 
@@ -119,18 +123,23 @@ class _Online(Corrections):
             return here, Read(tensor=state, indices=here.indices, dtype=self.tensors[state].value)
         here = self._local(f"L{extreme.target}'", extreme, extreme.value, i, outputs, origin)
         name = self._start(f"R{extreme.target}'", extreme, outputs, here.dtype, origin)
-        held = Read(tensor=name, indices=(self.cut.step, *outputs), dtype=here.dtype)
+        held = self._held(name, outputs)
         assert extreme.reduction is not None
         self._advance(name, extreme, outputs, op(extreme.reduction, held, here), origin)
         return here, held
 
     def _mean(self, written: Einsum, name: str, outputs: tuple[Rank, ...], dtype: DType, origin: Origin) -> None:
         """The running sum scaled to what was seen so far."""
-        total = Read(tensor=name, indices=(self.following, *outputs), dtype=dtype)
-        scale = op("div", self.cut.total(dtype), self.cut.seen(dtype, after=True))
+        total = Read(tensor=name, indices=(*self.following, *outputs), dtype=dtype)
+        seen = self.cut.seen(dtype, after=True)
+        if self.parts:
+            # The last parts may hold nothing: their sums are 0, whatever they are divided by.
+            assert isinstance(seen, Cast)
+            seen = Cast(value=op("max", seen.value, integer(1)), dtype=dtype)
+        scale = op("div", self.cut.total(dtype), seen)
         made = einsum(
             target=self.names.tensor(f"M{written.target}"),
-            coords=(self.cut.step, *outputs),
+            coords=(*self.now, *outputs),
             value=op("mul", total, scale),
             extents=extents_with(self.cut, {r.name: r.extent for r in written.ranks}),
             origin=replace(origin, made_by=f"{MADE_BY}:mean"),
@@ -140,11 +149,8 @@ class _Online(Corrections):
 
     def _finished(self) -> Cascade:
         """The cascade with the chain in the place of its first member; readers see the last generation."""
-        finals = {
-            target: (name, (self.cut.steps,), self.tensors[name].value)
-            for target, name in self.running.items()
-            if self._holds(self.tensors[name].value, self.cascade.by_name[target].value)
-        }
+        held = {target: self._last(target) for target in self.running}
+        finals = {t: at for t, at in held.items() if self._holds(at[2], self.cascade.by_name[t].value)}
         first = min(self.members)
         result: list[Einsum] = []
         for i, written in enumerate(self.cascade.einsums):
@@ -157,6 +163,11 @@ class _Online(Corrections):
                 result.append(self._final(written))
         return rewritten(self.cascade, tuple(result), self.tensors, self.cut.lets)
 
+    def _last(self, target: str) -> tuple[str, tuple[Expr, ...], DType]:
+        """The tensor that holds a finished result, its leading indices, its type."""
+        name = self.running[target]
+        return name, (self.cut.steps,), self.tensors[name].value
+
     @staticmethod
     def _holds(state: DType, written: DType) -> bool:
         """Whether readers may see the state itself: it has the type that they expect, or a wider float."""
@@ -164,8 +175,8 @@ class _Online(Corrections):
 
     def _final(self, written: Einsum) -> Einsum:
         """A result of the chain that keeps its own tensor."""
-        name = self.running[written.target]
-        value = Read(tensor=name, indices=(self.cut.steps, *written.coords), dtype=self.tensors[name].value)
+        name, leading, dtype = self._last(written.target)
+        value = Read(tensor=name, indices=(*leading, *written.coords), dtype=dtype)
         return einsum(
             target=written.target,
             coords=written.coords,

@@ -2,6 +2,9 @@
 
 One rank of extent R is read at ``r1*R0 + r0`` in ``R1 = ceildiv(R, R0)`` steps. Ranks I, J that are always reduced together
 become I * J1 steps t, with ``i = t // J1`` and ``j = t % J1 * J0 + j0``: only the last is cut into tiles.
+
+In the split form the steps are dealt out to R2 parts, R1 consecutive ones to each: the step is ``r2*R1 + r1``. The number of
+parts follows from the sizes and from constants, never from the machine at hand, so that results do not depend on it.
 """
 
 from __future__ import annotations
@@ -19,11 +22,20 @@ from .structure import Structure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Partition:
-    """``ranks`` in order, the last one tiled; ``step`` and ``inner`` are the new rank variables.
+class Parts:
+    """Into how many parts the steps are dealt out: at most ``most``, each but the last of at least ``least`` steps."""
 
-    ``at`` gives for each rank the index that replaces its variable, ``bound`` the condition that a tile ends with its rank
-    (None where it always does), ``steps`` and ``tile`` the extents of the new variables.
+    most: int
+    least: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partition:
+    """``ranks`` in order, the last one tiled; ``step`` and ``inner`` are the new rank variables, and ``part`` in the split form.
+
+    ``at`` gives for each rank the index that replaces its variable, ``bounds`` the conditions that a tile ends with its rank
+    and a part with the last step (none where they always do), ``steps`` and ``tile`` the extents of the new variables.
+    ``place`` is the step counted through all parts, ``all_steps`` how many there are.
     """
 
     ranks: tuple[RankClass, ...]
@@ -32,10 +44,14 @@ class Partition:
     steps: Size
     tile: Size
     at: tuple[Expr, ...]
-    bound: Expr | None
+    bounds: tuple[Expr, ...]
     extents: tuple[Expr, ...]
     inner_steps: Size
     lets: tuple[Let, ...]
+    place: Expr
+    all_steps: Size
+    part: Rank | None = None
+    parts: Size | None = None
 
     def replacement(self, einsum: int) -> dict[str, Expr]:
         """Rank variable → index, for the variables of an Einsum."""
@@ -43,17 +59,32 @@ class Partition:
         return {r.variables[einsum]: index for r, index in pairs if einsum in r.variables}
 
     def seen(self, dtype: DType, *, after: bool) -> Expr:
-        """How many positions the steps before this one hold, this one included where ``after``."""
-        extent = self.extents[-1]
-        first = op("mod", self.step, self.inner_steps) if len(self.ranks) > 1 else self.step
-        if after:
-            end = op("mul", op("add", first, integer(1)), self.tile)
-            here = end if self.bound is None else op("min", end, extent)
-        else:
-            here = op("mul", first, self.tile)
-        if len(self.ranks) > 1:
-            here = op("add", op("mul", op("floordiv", self.step, self.inner_steps), extent), here)
-        return Cast(value=here, dtype=dtype)
+        """How many positions the steps of a part before this one hold, this one included where ``after``."""
+        end = op("add", self.place, integer(1)) if after else self.place
+        if self.part is None:
+            return Cast(value=self._before(end, clipped=after and bool(self.bounds)), dtype=dtype)
+        seen = op("sub", self._before(end, clipped=True), self._before(self._first(), clipped=True))
+        return Cast(value=seen, dtype=dtype)
+
+    def held(self, dtype: DType) -> Expr:
+        """How many positions a part holds."""
+        end = op("add", self._first(), self.steps)
+        return Cast(value=op("sub", self._before(end, clipped=True), self._before(self._first(), clipped=True)), dtype=dtype)
+
+    def _first(self) -> Expr:
+        """The first step of a part."""
+        assert self.part is not None
+        return op("mul", self.part, self.steps)
+
+    def _before(self, step: Expr, *, clipped: bool) -> Expr:
+        """How many positions come before a step; ``clipped`` where it may lie beyond the last one."""
+        if len(self.ranks) == 1:
+            here = op("mul", step, self.tile)
+            return op("min", here, self.extents[-1]) if clipped else here
+        if clipped:
+            step = op("min", step, self.all_steps)
+        rows = op("mul", op("floordiv", step, self.inner_steps), self.extents[-1])
+        return op("add", rows, op("mul", op("mod", step, self.inner_steps), self.tile))
 
     def total(self, dtype: DType) -> Expr:
         """All positions."""
@@ -64,40 +95,60 @@ class Partition:
 
 
 def partition(
-    structure: Structure, ranks: tuple[RankClass, ...], einsum: int, tile: int, names: Names, origin: Origin
+    structure: Structure,
+    ranks: tuple[RankClass, ...],
+    einsum: int,
+    tile: int,
+    names: Names,
+    origin: Origin,
+    parts: Parts | None = None,
 ) -> Partition:
     """The partition of ``ranks`` as Einsum ``einsum`` iterates them, into tiles of ``tile`` positions."""
     cascade = structure.cascade
     extents = tuple(cascade.einsums[einsum].extent(r.variables[einsum]) for r in ranks)
     last, extent = ranks[-1].name.rstrip("'"), extents[-1]
-    inner_name = names.rank(f"{last}0")
+    all_ranks = "".join(r.name.rstrip("'") for r in ranks)
+    inner = rank(names.rank(f"{last}0"))
     tile_size = size(names.size(f"{last.upper()}0"))
-    count = size(names.size(f"{last.upper()}1"))
+    count = size(names.size(f"{last.upper()}1" if parts is None else f"{last.upper()}T"))
+    step = rank(names.rank(f"{all_ranks}1"))
     lets = [
         Let(name=tile_size.name, value=integer(tile), origin=origin),
         Let(name=count.name, value=op("ceildiv", extent, tile_size), origin=origin),
     ]
-    known = constant_value(extent, structure.lets)
-    exact = known is not None and known % tile == 0
-    inner = rank(inner_name)
-    if len(ranks) == 1:
-        step = rank(names.rank(f"{last}1"))
-        at: tuple[Expr, ...] = (op("add", op("mul", step, tile_size), inner),)
-        steps = count
-    else:
-        step = rank(names.rank("".join(r.name.rstrip("'") for r in ranks) + "1"))
-        steps = size(names.size(step.name.upper()))
+    all_steps = count
+    if len(ranks) > 1:
+        all_steps = size(names.size(f"{all_ranks.upper()}1" if parts is None else f"{all_ranks.upper()}T"))
         total: Expr = extents[0]
         for each in (*extents[1:-1], count):
             total = op("mul", total, each)
-        lets.append(Let(name=steps.name, value=total, origin=origin))
-        rest: Expr = op("floordiv", step, count)
+        lets.append(Let(name=all_steps.name, value=total, origin=origin))
+    place: Expr = step
+    steps, part, number = all_steps, None, None
+    if parts is not None:
+        part, number = rank(names.rank(f"{all_ranks}2")), size(names.size(f"{all_ranks.upper()}2"))
+        steps = size(names.size(f"{all_ranks.upper()}1"))
+        enough = op("max", op("ceildiv", all_steps, integer(parts.least)), integer(1))
+        lets.append(Let(name=number.name, value=op("min", enough, integer(parts.most)), origin=origin))
+        lets.append(Let(name=steps.name, value=op("ceildiv", all_steps, number), origin=origin))
+        place = op("add", op("mul", part, steps), step)
+    known = constant_value(extent, structure.lets)
+    exact = known is not None and known % tile == 0
+    bounds: list[Expr] = []
+    if len(ranks) == 1:
+        at: tuple[Expr, ...] = (op("add", op("mul", place, tile_size), inner),)
+    else:
+        rest: Expr = op("floordiv", place, count)
         outer: list[Expr] = []
         for each in reversed(extents[1:-1]):
             outer.append(op("mod", rest, each))
             rest = op("floordiv", rest, each)
         outer.append(rest)
-        at = (*reversed(outer), op("add", op("mul", op("mod", step, count), tile_size), inner))
+        at = (*reversed(outer), op("add", op("mul", op("mod", place, count), tile_size), inner))
+        if part is not None:
+            bounds.append(op("lt", place, all_steps))
+    if not exact or (part is not None and len(ranks) == 1):
+        bounds.append(op("lt", at[-1], extent))
     return Partition(
         ranks=ranks,
         step=step,
@@ -105,13 +156,20 @@ def partition(
         steps=steps,
         tile=tile_size,
         at=at,
-        bound=None if exact else op("lt", at[-1], extent),
+        bounds=tuple(bounds),
         extents=extents,
         inner_steps=count,
         lets=tuple(lets),
+        place=place,
+        all_steps=all_steps,
+        part=part,
+        parts=number,
     )
 
 
 def extents_with(partition: Partition, extents: Mapping[str, Expr]) -> dict[str, Expr]:
     """The extents of an Einsum's ranks after the partition."""
-    return {**extents, partition.step.name: partition.steps, partition.inner.name: partition.tile}
+    found = {**extents, partition.step.name: partition.steps, partition.inner.name: partition.tile}
+    if partition.part is not None and partition.parts is not None:
+        found[partition.part.name] = partition.parts
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ..ir.cascade import Einsum, Origin, Role, Tensor
+from ..ir.cascade import Cascade, Einsum, Origin, Role, Tensor
 from ..ir.expr import (
     Cast,
     Const,
@@ -29,7 +29,7 @@ from .chain import Chain
 from .construct import both, einsum, is_small, local, result_type, widened
 from .names import Names
 from .participants import Participants
-from .partition import Partition, extents_with, partition
+from .partition import Partition, Parts, extents_with, partition
 from .ratio import Ratio
 from .signs import non_negative
 from .structure import varies
@@ -40,15 +40,17 @@ MADE_BY = "online"
 class Step:
     """What is emitted for a chain, Einsum by Einsum, and where the tensors of the source are found within a step."""
 
-    def __init__(self, chain: Chain, tile: int) -> None:
+    def __init__(self, chain: Chain, tile: int, parts: Parts | None = None, beside: Cascade | None = None) -> None:
         self.chain, self.structure, self.cascade = chain, chain.structure, chain.structure.cascade
         self.part = Participants(chain)
         self.members, self.states, self.scaled = self.part.members, self.part.states, self.part.scaled
-        self.names = Names(self.cascade)
+        self.names = Names(self.cascade, beside)
         first = chain.members[0].index
         origin = Origin(span=self.cascade.einsums[first].origin.span, made_by="online:partition")
-        self.cut: Partition = partition(self.structure, chain.ranks, first, tile, self.names, origin)
-        self.following = op("add", self.cut.step, integer(1))
+        self.cut: Partition = partition(self.structure, chain.ranks, first, tile, self.names, origin, parts)
+        self.parts: tuple[Rank, ...] = () if self.cut.part is None else (self.cut.part,)
+        self.now: tuple[Expr, ...] = (self.cut.step, *self.parts)
+        self.following: tuple[Expr, ...] = (op("add", self.cut.step, integer(1)), *self.parts)
         self.einsums: list[Einsum] = []
         self.tensors: dict[str, Tensor] = {}
         self.tile_of: dict[str, str] = {}
@@ -89,7 +91,7 @@ class Step:
         for coord, index in zip(coords, indices, strict=True):
             name = coord.name if isinstance(coord, Rank) else None
             if name is not None and name == own[-1]:
-                result += [self.cut.step, self.cut.inner]
+                result += [*self.parts, self.cut.step, self.cut.inner]
             elif name is None or name not in own:
                 result.append(self._in_step(index, i))
         return tuple(result)
@@ -98,11 +100,11 @@ class Step:
         """An expression over results, with their running values at the end of the step."""
         match expr:
             case Read(tensor=tensor, indices=indices) if tensor in self.scaled and tensor in self.mean_of:
-                return self._read(self.mean_of[tensor], (self.cut.step, *indices))
+                return self._read(self.mean_of[tensor], (*self.now, *indices))
             case Read(tensor=tensor, indices=indices) if tensor in self.running:
-                return self._read(self.running[tensor], (self.following, *indices))
+                return self._read(self.running[tensor], (*self.following, *indices))
             case Read(tensor=tensor, indices=indices) if tensor in self.base_of:
-                return self._read(self.base_of[tensor], (self.cut.step, *indices))
+                return self._read(self.base_of[tensor], (*self.now, *indices))
             case _:
                 return with_children(expr, tuple(self._after(c) for c in children(expr)))
 
@@ -110,11 +112,11 @@ class Step:
         """An expression over results, with their running values before the step."""
         match expr:
             case Read(tensor=tensor, indices=indices) if tensor in self.running:
-                value = self._read(self.running[tensor], (self.cut.step, *indices))
+                value = self._held(self.running[tensor], indices)
                 if tensor not in self.scaled:
                     return value
                 # Nothing was seen before the first step: the sum is 0 there, whatever it is divided by.
-                seen = self.cut.seen(value.dtype, after=False)
+                seen = self._seen(value.dtype)
                 assert isinstance(seen, Cast)
                 count = Cast(value=op("max", seen.value, integer(1)), dtype=value.dtype)
                 return op("mul", value, op("div", self.cut.total(value.dtype), count))
@@ -124,6 +126,14 @@ class Step:
                 return self._before(inner)
             case _:
                 return with_children(expr, tuple(self._before(c) for c in children(expr)))
+
+    def _held(self, state: str, indices: tuple[Expr, ...]) -> Read:
+        """The running value of a state before the step."""
+        return self._read(state, (*self.now, *indices))
+
+    def _seen(self, dtype: DType) -> Expr:
+        """How many positions were seen before the step."""
+        return self.cut.seen(dtype, after=False)
 
     def _read(self, tensor: str, indices: tuple[Expr, ...]) -> Read:
         return Read(tensor=tensor, indices=indices, dtype=self.tensors[tensor].value)
@@ -185,8 +195,8 @@ class Step:
         tensor = self.cascade.by_name[written.target]
         name = self.names.tensor(f"B{written.target}")
         where = [self._in_step(c, i) for c in (*written.output_filter, *written.point_filter)]
-        if self.cut.bound is not None and (written.reduction is not None or not self._is_strict(written.value, i)):
-            where.append(self.cut.bound)
+        if written.reduction is not None or not self._is_strict(written.value, i):
+            where += self.cut.bounds
         made = einsum(
             target=name,
             coords=self._cut_dims(i, written.coords, written.coords, i),
@@ -202,6 +212,8 @@ class Step:
 
     def _is_strict(self, value: Expr, i: int) -> bool:
         """Whether a value is absent beyond the end of the ranks because something that it always reads is."""
+        if len(self.cut.bounds) > 1:
+            return False
         match value:
             case Read(indices=indices):
                 own = [v for v in (each.variables.get(i) for each in self.chain.ranks[-1:]) if v is not None]
@@ -219,7 +231,7 @@ class Step:
         name = self.names.tensor(f"B{written.target}")
         made = einsum(
             target=name,
-            coords=(self.cut.step, *written.coords),
+            coords=(*self.now, *written.coords),
             value=widened(self._after(written.value)),
             extents=self._extents(i),
             origin=replace(written.origin, made_by=f"{MADE_BY}:base"),
@@ -248,7 +260,7 @@ class Step:
         indices: list[Expr] = []
         for name in dict.fromkeys(n for index in read.indices for n in ranks_of(index)):
             if name == own[-1]:
-                indices += [self.cut.step, self.cut.inner]
+                indices += [*self.parts, self.cut.step, self.cut.inner]
             elif name not in own:
                 indices.append(rank(name))
         return Read(tensor=self.view_of[read], indices=tuple(indices), dtype=read.dtype)
@@ -263,7 +275,7 @@ class Step:
         access = self._view_read(read, i)
         assert isinstance(access, Read)
         origin = Origin(span=self.cascade.einsums[i].origin.span, made_by=f"{MADE_BY}:tile")
-        where = () if self.cut.bound is None or self._is_strict(read, i) else (self.cut.bound,)
+        where = () if self._is_strict(read, i) else self.cut.bounds
         made = einsum(target=name, coords=access.indices, value=value, extents=self._extents(i), origin=origin, where=where)
         self._add(made, read.dtype, declared=True)
 
@@ -284,11 +296,11 @@ class Step:
     def _local(self, wish: str, written: Einsum, value: Expr, i: int, outputs: tuple[Rank, ...], origin: Origin) -> Read:
         """The reduction of one tile."""
         where = [self._in_step(c, i) for c in written.point_filter]
-        if self.cut.bound is not None and not any(self._is_strict(e, i) for e in (value, *written.point_filter)):
-            where.append(self.cut.bound)
+        if not any(self._is_strict(e, i) for e in (value, *written.point_filter)):
+            where += self.cut.bounds
         made = einsum(
             target=self.names.tensor(wish),
-            coords=(self.cut.step, *outputs),
+            coords=(*self.now, *outputs),
             value=widened(self._in_step(value, i)),
             extents=self._extents(i),
             origin=origin,
@@ -303,10 +315,11 @@ class Step:
         assert written.reduction is not None
         name = self.names.tensor(wish)
         identity = REDUCTIONS[written.reduction].identity(dtype)
-        extents = {r.name: r.extent for r in written.ranks}
+        extents = extents_with(self.cut, {r.name: r.extent for r in written.ranks})
+        coords = (*self.parts, *outputs)
         first = einsum(
             target=name,
-            coords=(integer(0), *outputs),
+            coords=(integer(0), *coords),
             value=Const(value=identity, dtype=dtype),
             extents=extents,
             origin=origin,
@@ -316,16 +329,16 @@ class Step:
         self.tensors[name] = Tensor(
             name=name,
             dtype=dtype,
-            shape=(op("add", self.cut.steps, integer(1)), *(extents[o.name] for o in outputs)),
+            shape=(op("add", self.cut.steps, integer(1)), *(extents[o.name] for o in coords)),
             role=Role.LOCAL,
-            steps=(self.cut.steps, *(None for _ in outputs)),
+            steps=(self.cut.steps, *(None for _ in coords)),
             origin=origin,
         )
         return name
 
     def _advance(self, name: str, written: Einsum, outputs: tuple[Rank, ...], value: Expr, origin: Origin) -> None:
         extents = extents_with(self.cut, {r.name: r.extent for r in written.ranks})
-        self.einsums.append(einsum(target=name, coords=(self.following, *outputs), value=value, extents=extents, origin=origin))
+        self.einsums.append(einsum(target=name, coords=(*self.following, *outputs), value=value, extents=extents, origin=origin))
 
 
 def _nested(read: Read, value: Expr) -> bool:
