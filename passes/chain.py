@@ -61,8 +61,11 @@ class Chain:
         return self.structure.cascade.einsums[member.index].target
 
 
-def chains(structure: Structure, ranks: Sequence[RankClass]) -> tuple[list[Chain], list[Refusal]]:
-    """The chains over one rank (or over several that are always reduced together), and what was refused why."""
+def chains(structure: Structure, ranks: Sequence[RankClass], *, worthwhile: bool = True) -> tuple[list[Chain], list[Refusal]]:
+    """The chains over one rank (or over several that are always reduced together), and what was refused why.
+
+    Without ``worthwhile`` also those in which no reduction depends on another.
+    """
     found: list[Chain] = []
     refusals: dict[str, Refusal] = {}
     finished: set[int] = set()
@@ -74,7 +77,7 @@ def chains(structure: Structure, ranks: Sequence[RankClass]) -> tuple[list[Chain
         if chain is None:
             return found, list(refusals.values())
         finished |= {m.index for m in chain.members}
-        if chain.is_worthwhile:
+        if chain.is_worthwhile or not worthwhile:
             found.append(chain)
 
 

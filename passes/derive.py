@@ -40,11 +40,13 @@ class Passes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Derivation:
-    """A derived cascade, why it is as it is, and its passes by the rank variables of the source."""
+    """A derived cascade, why it is as it is, its passes by the rank variables of the source, and the chains of reductions
+    that were put into their online forms, each with the cascade that it was found in."""
 
     cascade: Cascade
     decisions: tuple[Decision, ...]
     passes: Mapping[str, Passes] = field(hash=False)
+    chains: tuple[Chain, ...] = field(default=(), compare=False, repr=False)
 
 
 def derive(cascade: Cascade, *, tile: int | None = None, only: Collection[str] | None = None) -> Derivation:
@@ -66,6 +68,7 @@ class _Derivation:
         self.decisions: list[Decision] = []
         self.parts: dict[str, str] = {}
         self.attempted: set[str] = set()
+        self.kept: list[Chain] = []
 
     def run(self) -> Derivation:
         before = _by_name(self.analysis)
@@ -75,7 +78,9 @@ class _Derivation:
                 pass
         after = _by_name(self.analysis)
         passes = {name: Passes(before=n, after=after.get(self.parts.get(name, name), n)) for name, n in before.items()}
-        return Derivation(cascade=self.structure.cascade, decisions=tuple(self.decisions), passes=passes)
+        return Derivation(
+            cascade=self.structure.cascade, decisions=tuple(self.decisions), passes=passes, chains=tuple(self.kept)
+        )
 
     def _defer(self) -> None:
         deferred, decisions = defer_explained(self.structure)
@@ -156,6 +161,7 @@ class _Derivation:
             if name in names:
                 self.parts[source] = names[name]
         self.structure, self.analysis = after, analysis
+        self.kept.append(chain)
         return True
 
     @staticmethod

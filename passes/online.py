@@ -52,6 +52,7 @@ class Online(Corrections):
     def __init__(self, chain: Chain, tile: int, parts: Parts | None = None, beside: Cascade | None = None) -> None:
         super().__init__(chain, tile, parts, beside)
         self.local_of: dict[str, Read] = {}
+        self.extreme_of: dict[str, str] = {}
 
     def build(self) -> tuple[Cascade, Partition]:
         for i in self.part.order:
@@ -101,6 +102,7 @@ class Online(Corrections):
         assert written.reduction is not None
         extreme = replace(written, reduction=REDUCTIONS[written.reduction].combine)
         best, held = self._extreme(extreme, i, outputs, origin)
+        self.extreme_of[written.target] = held.tensor
         name = self._start(f"R{written.target}", written, outputs, here.dtype, origin)
         self.running[written.target] = name
         previous = self._held(name, outputs)

@@ -31,7 +31,8 @@ class Parts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Partition:
-    """``ranks`` in order, the last one tiled; ``step`` and ``inner`` are the new rank variables, and ``part`` in the split form.
+    """``ranks`` in order, the last one tiled; ``step`` and ``inner`` are the new rank variables, in the split form
+    ``part`` besides.
 
     ``at`` gives for each rank the index that replaces its variable, ``bounds`` the conditions that a tile ends with its rank
     and a part with the last step (none where they always do), ``steps`` and ``tile`` the extents of the new variables.

@@ -338,7 +338,9 @@ class Step:
 
     def _advance(self, name: str, written: Einsum, outputs: tuple[Rank, ...], value: Expr, origin: Origin) -> None:
         extents = extents_with(self.cut, {r.name: r.extent for r in written.ranks})
-        self.einsums.append(einsum(target=name, coords=(*self.following, *outputs), value=value, extents=extents, origin=origin))
+        self.einsums.append(
+            einsum(target=name, coords=(*self.following, *outputs), value=value, extents=extents, origin=origin)
+        )
 
 
 def _nested(read: Read, value: Expr) -> bool:
