@@ -19,7 +19,7 @@ from ..ir.target import Target
 from ..ir.tile import Buffer, Compute, Decision, Fill, Loop, Node, Scope, TileProgram, When
 from ..ir.types import BOOL, F32, DType, QuantType
 from . import contraction
-from .grouping import Group, MergedLoop, form_groups
+from .grouping import Group, MergedLoop, form_groups, is_parts
 from .independent import Independent
 from .inline import inline
 from .methods import choose
@@ -40,6 +40,10 @@ TILE_ELEMENTS = 1 << 16
 
 LONGEST_RUN = 4096
 """Points of one task when the only rank of a group is the one that fills the vectors."""
+
+FEWEST_ROWS, FEWEST_LANES, SHORTEST_RUN = 16, 16, 512
+"""The least points of a tile of a product, of a recurrence and of a run, where there are few: a tile on the micro-kernel, a
+vector, the waking of a thread."""
 
 
 def assemble(cascade: Cascade, target: Target, *, prefix: str = "") -> TileProgram:
@@ -140,17 +144,15 @@ class _Assembly:
             for i in members:
                 fixed[i][found.variables[i]] = rank(name)
         local = local_tensors(self.cascade, members, whole, cut, group.sequence, masks)
-        points = self._points(group, cut, local)
-        tile = self._fresh(cut.variables[members[0]])
-        loops.append(RankExtent(name=tile, extent=op("ceildiv", cut.extent, points)))
-        start = op("mul", rank(tile), points)
-        placement = Placement(
-            fixed=fixed,
-            cut={i: (cut.variables[i], start, points, cut.extent) for i in members},
-            locals=local,
-        )
+        placement, most = Placement(fixed=fixed, locals=local), None
+        if cut is not None:
+            points, most = self._points(group, whole, cut, local)
+            tile = self._fresh(cut.variables[members[0]])
+            loops.append(RankExtent(name=tile, extent=op("ceildiv", cut.extent, points)))
+            start = op("mul", rank(tile), points)
+            placement = replace(placement, cut={i: (cut.variables[i], start, points, cut.extent) for i in members})
         self._remember(group, whole, cut, local)
-        buffers = self._tiles(local, points)
+        buffers = self._tiles(local, most)
         body: list[Node] = []
         if group.sequence is None:
             for step in group.steps:
@@ -169,24 +171,39 @@ class _Assembly:
             )
         ]
 
-    def _around(self, group: Group) -> tuple[list[Independent], Independent]:
+    def _around(self, group: Group) -> tuple[list[Independent], Independent | None]:
         """The independent ranks that the loops go through whole, and the one that is cut into tiles.
 
-        The rank that most Einsums vectorise stays inside, if there is another.
+        The rank that most Einsums vectorise stays inside, if there is another. Beside the parts of a long rank, all others
+        are short: only the rows of a product are worth keeping together.
         """
-        wanted = Counter(
-            chosen.vector for i in group.members for chosen in (choose(compute_of(self.explicit[i])),) if chosen.vector
-        )
         classes = list(group.classes)
+        parts = [c for c in classes if is_parts(self.cascade, c)]
+        voters = [i for i in group.members if not parts or self._goes_further(group, i)]
+        wanted = Counter(chosen.vector for i in voters for chosen in (choose(compute_of(self.explicit[i])),) if chosen.vector)
         if len(classes) > 1:
-            votes = [sum(wanted[v] for v in set(c.variables.values())) for c in classes]
-            if max(votes) * 2 > len(group.members):
+            votes = [0 if c in parts else sum(wanted[v] for v in set(c.variables.values())) for c in classes]
+            if max(votes) * 2 > len(voters):
                 del classes[votes.index(max(votes))]
-        *whole, cut = classes
-        return whole, cut
+        if not parts:
+            *whole, cut = classes
+            return whole, cut
+        rows = [c for c in classes if any(self._cuts_product(i, c.variables[i]) for i in group.members) and c not in parts]
+        return [c for c in classes if c not in rows[-1:]], rows[-1] if rows else None
 
-    def _points(self, group: Group, cut: Independent, local: dict[str, Local]) -> Expr:
-        """The points of the cut rank in one tile: a fixed number, or what a thread's tiles leave room for."""
+    def _goes_further(self, group: Group, member: int) -> bool:
+        """Whether an Einsum has a rank beside the independent ones and that of the group's loop."""
+        outside = {c.variables[member] for c in group.classes}
+        if group.sequence is not None:
+            outside.add(group.sequence.variables.get(member, ""))
+        return any(r.name not in outside for r in self.cascade.einsums[member].ranks)
+
+    def _points(self, group: Group, whole: list[Independent], cut: Independent, local: dict[str, Local]) -> tuple[Expr, Expr]:
+        """The points of the cut rank in one tile, and a limit to them that the sizes of the tiles' buffers take.
+
+        They are a fixed number, or what a thread's tiles leave room for; less where the target's cores would not all get
+        one, but never so few that what a tile does once outweighs them.
+        """
         lanes = [choose(compute_of(self.explicit[i])).vector == cut.variables[i] for i in group.members]
         product = any(self._cuts_product(i, cut.variables[i]) for i in group.members)
         if group.sequence is not None and not product:
@@ -194,9 +211,11 @@ class _Assembly:
             body = group.sequence.body
             most = max(self._ranks(i) for i in body)
             heavy = (lane for i, lane in zip(group.members, lanes, strict=True) if i in body and self._ranks(i) == most)
-            return integer(STEPS_TOGETHER if any(heavy) else 1)
+            if not any(heavy):
+                return integer(1), integer(1)
+            return self._shared(whole, cut, integer(STEPS_TOGETHER), FEWEST_LANES), integer(STEPS_TOGETHER)
         if all(lanes):
-            return integer(LONGEST_RUN)
+            return self._shared(whole, cut, integer(LONGEST_RUN), SHORTEST_RUN), integer(LONGEST_RUN)
         largest = ROWS_OF_A_PRODUCT if product else STEPS_TOGETHER
         row: Expr = integer(1)
         for name, held in local.items():
@@ -210,9 +229,17 @@ class _Assembly:
                 total = op("mul", total, extent)
             row = op("add", row, total)
         room = op("floordiv", integer(TILE_ELEMENTS), op("max", row, integer(1)))
-        least = 16 if largest == ROWS_OF_A_PRODUCT else 1
+        points = self._shared(whole, cut, op("min", integer(largest), room), FEWEST_ROWS if product else 1)
+        return points, points
+
+    def _shared(self, whole: list[Independent], cut: Independent, most: Expr, least: int) -> Expr:
+        """A size: at most ``most`` points of the cut rank, fewer where not every core of the target would have a tile."""
+        rows: Expr = integer(1)
+        for found in whole:
+            rows = op("mul", rows, found.extent)
+        tiles = op("ceildiv", integer(self.target.cores), op("max", rows, integer(1)))
         name = self._fresh(f"{self.prefix}tile")
-        value = op("min", integer(largest), op("max", integer(least), room))
+        value = op("max", integer(least), op("min", most, op("ceildiv", cut.extent, tiles)))
         self.derived.append(Let(name=name, value=value))
         return size(name)
 
@@ -224,7 +251,7 @@ class _Assembly:
         product = contraction.product_of(self.cascade.einsums[member])
         return product is not None and variable in (product.rows, product.columns)
 
-    def _tiles(self, local: dict[str, Local], points: Expr) -> list[Buffer]:
+    def _tiles(self, local: dict[str, Local], points: Expr | None) -> list[Buffer]:
         made = []
         for name, held in local.items():
             buffer = self.workspace.buffers[name]
@@ -236,10 +263,14 @@ class _Assembly:
                 self.workspace.buffers[held.following] = made[-1]
         return made
 
-    def _remember(self, group: Group, whole: list[Independent], cut: Independent, local: dict[str, Local]) -> None:
+    def _remember(self, group: Group, whole: list[Independent], cut: Independent | None, local: dict[str, Local]) -> None:
         first = group.members[0]
         names = dict.fromkeys(self.cascade.einsums[i].target for i in group.members)
-        ranks = [*(c.variables[first] for c in whole), f"tiles of {cut.variables[first]}"]
+        around = [c.variables[first] for c in whole]
+        ranks = list(around)
+        if cut is not None:
+            around.append(cut.variables[first])
+            ranks.append(f"tiles of {cut.variables[first]}")
         inside = f"; {', '.join(local)} never leave their thread's tile" if local else ""
         merged = group.sequence
         if merged is not None:
@@ -247,7 +278,7 @@ class _Assembly:
         self._decide(
             ", ".join(names),
             f"one loop over {', '.join(ranks)}{inside}",
-            f"no dependence among them crosses {', '.join(c.variables[first] for c in (*whole, cut))}",
+            f"no dependence among them crosses {', '.join(around)}",
         )
 
     def _sequence(self, merged: MergedLoop, placement: Placement, buffers: list[Buffer]) -> list[Node]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..ir.cascade import Cascade
 from ..ir.tile import Decision
+from .bounds import greatest
 from .contraction import product_of
 from .defer import defer_explained
 from .passcount import PassAnalysis, analyse
@@ -103,12 +104,17 @@ class _Derivation:
             name = each.rank.name
             if each.passes < 2 or each.rank.is_tile or name in self.attempted:
                 continue
-            if self.only is not None and name not in self.only:
+            if (self.only is not None and name not in self.only) or self._is_short(each.rank):
                 continue
             if self._attempt(structure, each.rank):
                 return True
             self.attempted.add(name)
         return False
+
+    def _is_short(self, rank: RankClass) -> bool:
+        """Whether a rank is known to be no longer than a tile, as the parts of a split form are."""
+        extents = (self.structure.cascade.einsums[i].extent(v) for i, v in rank.variables.items())
+        return all((most := greatest(e, self.structure.lets)) is not None and most <= self.tile for e in extents)
 
     def _attempt(self, structure: Structure, rank: RankClass) -> bool:
         from .chain import chains

@@ -1,7 +1,8 @@
 """Groups Einsums that share their outer loops, so that what passes between them stays in a thread's cache.
 
 A group is a run of consecutive steps with at least one independent rank in common (``independent.py``): the group becomes
-one parallel loop over tiles of those ranks. Within it the loops over one iterative rank merge, and the Einsums that feed them
+one parallel loop over tiles of those ranks. The parts of a split form (``split.py``) stay one of them: what merges the parts
+begins the next group. Within it the loops over one iterative rank merge, and the Einsums that feed them
 tile by tile join them (the online form of attention: one loop over the tiles of the keys).
 
 Requires: a schedule. Guarantees: the order of dependent Einsums is kept.
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from ..ir.cascade import Cascade
 from ..ir.dependence import Loop, Step, Straight, einsums_of
-from ..ir.expr import Const, Expr, Op, Rank, ranks_of
+from ..ir.expr import Const, Expr, Op, Rank, Size, integer, ranks_of
 from ..ir.index import affine, equal
 from . import contraction
 from .independent import Independent, independent_classes
@@ -59,7 +60,7 @@ def form_groups(cascade: Cascade, steps: tuple[Step, ...], alone: frozenset[int]
         joined: list[Independent] = []
         if current and not alone & set(members):
             joined = _joint(cascade, [*current, *unit])
-        if joined and _worth(cascade, [*current, *unit], joined):
+        if joined and _keeps_parts(cascade, classes, joined) and _worth(cascade, [*current, *unit], joined):
             current += unit
             classes = joined
             continue
@@ -107,6 +108,34 @@ def _loop_variables(step: Step) -> Iterator[tuple[int, str]]:
 def _finished(cascade: Cascade, steps: list[Step], classes: list[Independent]) -> Group:
     group = Group(steps=tuple(steps), classes=tuple(classes))
     return replace(group, sequence=_merged(cascade, group))
+
+
+def is_parts(cascade: Cascade, found: Independent) -> bool:
+    """Whether a rank numbers the parts of a longer one: a size that a constant bounds, ``min(…, 8)``, counts them, and
+    it moves some index by more than one."""
+    match found.extent:
+        case Size(name=name):
+            bounds = [let.value for let in cascade.lets if let.name == name]
+        case _:
+            return False
+    match bounds:
+        case [Op(op="min", args=(_, Const()) | (Const(), _))]:
+            pass
+        case _:
+            return False
+    for i, variable in found.variables.items():
+        for read in cascade.einsums[i].reads():
+            for index in read.indices:
+                form = None if variable not in ranks_of(index) else affine(index)
+                if form is not None and form.coefficient(variable) != integer(1):
+                    return True
+    return False
+
+
+def _keeps_parts(cascade: Cascade, before: Sequence[Independent], after: Sequence[Independent]) -> bool:
+    """Whether no rank of parts is lost when a group grows."""
+    kept = [set(c.variables.items()) for c in after]
+    return all(any(set(c.variables.items()) <= k for k in kept) for c in before if is_parts(cascade, c))
 
 
 # -- what is worth sharing -------------------------------------------------------------------------------------------
