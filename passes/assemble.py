@@ -19,7 +19,7 @@ from ..ir.target import Target
 from ..ir.tile import Buffer, Compute, Decision, Fill, Loop, Node, Scope, TileProgram, When
 from ..ir.types import BOOL, F32, DType, QuantType
 from . import contraction
-from .grouping import Group, MergedLoop, form_groups, is_parts
+from .grouping import Group, MergedLoop, few, form_groups, is_parts
 from .independent import Independent
 from .inline import inline
 from .methods import choose
@@ -66,6 +66,7 @@ class _Assembly:
         self.steps = schedule(cascade)
         self.explicit = self.presence.run(self.steps)
         self.workspace = Workspace()
+        self.few = few(cascade)
         self.first: list[Node] = []
         self.derived: list[Let] = []
         self.decisions: list[Decision] = list(inlined.decisions)
@@ -370,7 +371,9 @@ class _Assembly:
             nodes.append(choose(self._placed(index, mask_of(explicit, self.workspace.buffers[explicit.mask]), placement)))
         if einsum.scatter:
             return [*nodes, *scatter(self.workspace, compute)]
-        around = Surroundings(buffers=self.workspace.buffers, zeros=self._zeros(index, placement), finite=self._finite)
+        around = Surroundings(
+            buffers=self.workspace.buffers, zeros=self._zeros(index, placement), few=self.few, finite=self._finite
+        )
         made, extra = nodes_of(compute, around, own_tile=own_tile)
         for buffer in extra:
             if buffers is not None and serial:

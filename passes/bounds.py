@@ -76,6 +76,11 @@ def guard(index: Expr, extent: Expr, extents: Mapping[str, Expr], lets: Definiti
     conditions: list[Expr] = []
     if low is None or not non_negative(low, lets):
         conditions.append(op("ge", index, integer(0)))
-    if high is None or not at_most(op("add", simplify(high), integer(1)), extent, lets):
+    if high is None or not _reaches(op("add", simplify(high), integer(1)), extent, lets):
         conditions.append(op("lt", index, extent))
     return conditions
+
+
+def _reaches(high: Expr, extent: Expr, lets: Definitions) -> bool:
+    """Whether ``high <= extent``. Most often the sizes of tiles cancel, and their definitions need not be expanded."""
+    return at_most(high, extent) or at_most(high, extent, lets)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from ..ir.cascade import Cascade
 from ..ir.dependence import Loop, Step, Straight, einsums_of
-from ..ir.expr import Const, Expr, Op, Rank, Size, integer, ranks_of
+from ..ir.expr import Const, Expr, Op, Rank, integer, ranks_of, size
 from ..ir.index import affine, equal
 from . import contraction
 from .independent import Independent, independent_classes
@@ -110,19 +110,16 @@ def _finished(cascade: Cascade, steps: list[Step], classes: list[Independent]) -
     return replace(group, sequence=_merged(cascade, group))
 
 
+def few(cascade: Cascade) -> frozenset[Expr]:
+    """The sizes that a constant bounds, as ``let M2 = min(…, 8)`` does: what they count is few."""
+    found = {size(let.name): let.value for let in cascade.lets}
+    return frozenset(s for s, v in found.items() if isinstance(v, Op) and v.op == "min" and Const in map(type, v.args))
+
+
 def is_parts(cascade: Cascade, found: Independent) -> bool:
-    """Whether a rank numbers the parts of a longer one: a size that a constant bounds, ``min(…, 8)``, counts them, and
-    it moves some index by more than one."""
-    match found.extent:
-        case Size(name=name):
-            bounds = [let.value for let in cascade.lets if let.name == name]
-        case _:
-            return False
-    match bounds:
-        case [Op(op="min", args=(_, Const()) | (Const(), _))]:
-            pass
-        case _:
-            return False
+    """Whether a rank numbers the parts of a longer one: they are few, and it moves some index by more than one."""
+    if found.extent not in few(cascade):
+        return False
     for i, variable in found.variables.items():
         for read in cascade.einsums[i].reads():
             for index in read.indices:

@@ -23,7 +23,7 @@ from .structure import Structure
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """Into how many parts the steps are dealt out: at most ``most``, each but the last of at least ``least`` steps."""
+    """Into how many parts a rank is dealt out: at most ``most``, and no more than it has times ``least`` positions."""
 
     most: int
     least: int
@@ -36,7 +36,7 @@ class Partition:
 
     ``at`` gives for each rank the index that replaces its variable, ``bounds`` the conditions that a tile ends with its rank
     and a part with the last step (none where they always do), ``steps`` and ``tile`` the extents of the new variables.
-    ``place`` is the step counted through all parts, ``all_steps`` how many there are.
+    ``place`` is the step counted through all parts, ``all_steps`` how many there are (of several ranks).
     """
 
     ranks: tuple[RankClass, ...]
@@ -84,8 +84,10 @@ class Partition:
             return op("min", here, self.extents[-1]) if clipped else here
         if clipped:
             step = op("min", step, self.all_steps)
-        rows = op("mul", op("floordiv", step, self.inner_steps), self.extents[-1])
-        return op("add", rows, op("mul", op("mod", step, self.inner_steps), self.tile))
+        # What the parts hold is asked for even where the ranks are empty.
+        row = op("max", self.inner_steps, integer(1)) if clipped else self.inner_steps
+        rows = op("mul", op("floordiv", step, row), self.extents[-1])
+        return op("add", rows, op("mul", op("mod", step, row), self.tile))
 
     def total(self, dtype: DType) -> Expr:
         """All positions."""
@@ -113,10 +115,9 @@ def partition(
     tile_size = size(names.size(f"{last.upper()}0"))
     count = size(names.size(f"{last.upper()}1" if parts is None else f"{last.upper()}T"))
     step = rank(names.rank(f"{all_ranks}1"))
-    lets = [
-        Let(name=tile_size.name, value=integer(tile), origin=origin),
-        Let(name=count.name, value=op("ceildiv", extent, tile_size), origin=origin),
-    ]
+    lets = [Let(name=tile_size.name, value=integer(tile), origin=origin)]
+    if parts is None or len(ranks) > 1:
+        lets.append(Let(name=count.name, value=op("ceildiv", extent, tile_size), origin=origin))
     all_steps = count
     if len(ranks) > 1:
         all_steps = size(names.size(f"{all_ranks.upper()}1" if parts is None else f"{all_ranks.upper()}T"))
@@ -129,9 +130,13 @@ def partition(
     if parts is not None:
         part, number = rank(names.rank(f"{all_ranks}2")), size(names.size(f"{all_ranks.upper()}2"))
         steps = size(names.size(f"{all_ranks.upper()}1"))
-        enough = op("max", op("ceildiv", all_steps, integer(parts.least)), integer(1))
+        if len(ranks) == 1:
+            length, each_part = extent, op("ceildiv", extent, op("mul", number, tile_size))
+        else:
+            length, each_part = op("mul", all_steps, tile_size), op("ceildiv", all_steps, number)
+        enough = op("max", op("ceildiv", length, integer(parts.least)), integer(1))
         lets.append(Let(name=number.name, value=op("min", enough, integer(parts.most)), origin=origin))
-        lets.append(Let(name=steps.name, value=op("ceildiv", all_steps, number), origin=origin))
+        lets.append(Let(name=steps.name, value=each_part, origin=origin))
         place = op("add", op("mul", part, steps), step)
     known = constant_value(extent, structure.lets)
     exact = known is not None and known % tile == 0

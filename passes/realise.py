@@ -170,10 +170,12 @@ def _region(compute: Compute, held: Buffer) -> Compute:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """What a Compute may rely on: ``buffers`` by name; ``zeros``, the conditions under whose negation a tensor holds 0;
-    ``finite``, which names the flag that tells whether all elements of a tensor are finite (None: it has none)."""
+    ``few``, the sizes too small for the depth of a product; ``finite``, which names the flag that tells whether all elements
+    of a tensor are finite (None: it has none)."""
 
     buffers: Mapping[str, Buffer]
     zeros: Mapping[str, frozenset[Expr]]
+    few: frozenset[Expr]
     finite: Callable[[str], str | None]
 
 
@@ -187,7 +189,7 @@ def nodes_of(compute: Compute, around: Surroundings, *, own_tile: bool) -> tuple
     buffers = around.buffers
     generic = choose(compute)
     product = _product(compute)
-    if product is None:
+    if product is None or compute.extent(product.inner) in around.few:
         return [generic], []
     flag = None
     if compute.filter is not None:

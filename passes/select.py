@@ -16,10 +16,11 @@ from ..ir.cascade import Cascade
 from ..ir.expr import Const, Expr, integer, op, sizes_of
 from ..ir.index import expand_lets, simplify
 from ..ir.target import Target
-from ..ir.tile import Decision, Node, Scope, TileProgram, When
+from ..ir.tile import Decision, Scope, TileProgram
 from .assemble import assemble
 from .cost import estimate
 from .derive import Derivation, derive
+from .either import either, in_parts
 
 GAIN = 0.95
 """Share of the time as written that the one-pass form must stay below."""
@@ -44,6 +45,12 @@ class Form:
 
 def select(cascade: Cascade, target: Target, *, online: bool = True) -> Form:
     """The form that is expected to run fastest on ``target``; ``online=False`` keeps the passes as written."""
+    form = _unsplit(cascade, target, online=online)
+    return replace(form, program=in_parts(form.program, cascade, form.derivation, target)) if online else form
+
+
+def _unsplit(cascade: Cascade, target: Target, *, online: bool) -> Form:
+    """The form in which one thread goes through all of a row."""
     derivation = derive(cascade)
     fewer = [r for r, passes in derivation.passes.items() if passes.after < passes.before]
     plain = assemble(cascade, target)
@@ -72,17 +79,10 @@ def _cheaper(plain: TileProgram, derived: TileProgram, cascade: Cascade, target:
     if first == 0 or not _is_worse(plain, derived, cascade, target, length, lengths[:first]):
         return _noting(derived, ranks, "one pass", f"{model} it is not slower: {said[-1]}")
     workspaces = [b for p in (plain, derived) for b in p.buffers if b.scope is Scope.WORKSPACE]
-    if workspaces:
-        return _noting(derived, ranks, "one pass", f"{model} it is faster for long rows ({said[-1]})")
     limit = int(sqrt(lengths[first - 1] * lengths[first]))
-    short = op("le", length, integer(limit))
-    body: tuple[Node, ...] = (When(condition=short, body=plain.body), When(condition=op("not", short), body=derived.body))
-    both = replace(
-        derived,
-        body=body,
-        derived=(*plain.derived, *derived.derived),
-        decisions=(*plain.decisions, *derived.decisions),
-    )
+    both = None if workspaces else either(op("le", length, integer(limit)), plain, derived)
+    if both is None:
+        return _noting(derived, ranks, "one pass", f"{model} it is faster for long rows ({said[-1]})")
     because = f"{model} rows of up to {limit} elements are faster as written ({said[first - 1]}; {said[first]})"
     return _noting(both, ranks, "both forms, chosen at the call", because)
 

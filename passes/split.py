@@ -13,6 +13,7 @@ beyond the end of the rank or a mask empties it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..ir.cascade import Cascade, Einsum, Origin, RankExtent
@@ -24,7 +25,7 @@ from ..ir.types import INDEX, DType
 from . import contraction
 from .chain import Chain, chains
 from .construct import einsum
-from .derive import TILE, Derivation
+from .derive import Derivation
 from .online import Online
 from .participants import Participants
 from .partition import Parts, extents_with
@@ -33,8 +34,8 @@ from .rewriting import Rewriting
 from .step import MADE_BY
 from .structure import Structure
 
-ROW_OF_A_TILE = 2048
-"""Positions of a tile where no matrix product fills it: 8 KB of f32, so that what is done once for each tile is little."""
+LONG_TILE, ROWS_TILE = 1024, 256
+"""Positions of a tile, so that what is done once for each tile is little: of one row, and of the rows of a product."""
 
 LEAST_PART = 16384
 """Positions of a part that are worth waking a thread for: some ten microseconds of work."""
@@ -45,10 +46,13 @@ ROWS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Splitting(Rewriting):
-    """A split form. ``tasks`` is what runs side by side without it, ``length`` the positions that are dealt out."""
+    """A split form. ``ranks`` are those of the source that are dealt out, ``tasks`` is what runs side by side without it,
+    ``length`` how many positions are dealt out; ``heavy`` tells that it holds products of matrices, whose code is large."""
 
+    ranks: tuple[str, ...]
     tasks: Expr
     length: Expr
+    heavy: bool
 
 
 def split(
@@ -67,9 +71,11 @@ class _Splitting:
         self.derivation, self.most, self.least, self.tile, self.beside = derivation, most, least, tile, beside
         first = derivation.chains[0].structure if derivation.chains else Structure(derivation.cascade)
         self.structure = first
+        self.recurs = len(first.straight) < len(first.cascade.einsums)
         self.decisions: list[Decision] = []
         self.tasks: list[Expr] = []
         self.lengths: list[Expr] = []
+        self.ranks: list[str] = []
         self.ours: set[str] = set()
 
     def run(self) -> Splitting | None:
@@ -86,6 +92,8 @@ class _Splitting:
         return Splitting(
             cascade=self.structure.cascade,
             decisions=tuple(self.decisions),
+            ranks=tuple(self.ranks),
+            heavy=any(_is_heavy(e) for e in self.structure.cascade.einsums),
             tasks=_extreme("max", self.tasks),
             length=_extreme("max", self.lengths),
         )
@@ -101,24 +109,38 @@ class _Splitting:
         return next((c for c in found if [c.target(m) for m in c.members] == names), None)
 
     def _plain(self) -> Chain | None:
-        """Reductions over one rank that depend on no other one."""
-        for rank in self.structure.ranks:
-            if rank.is_tile or rank.outer or not self.ours.isdisjoint(rank.variables.values()) or not self._is_long(rank):
+        """Reductions that depend on no other one: the first of the cascade and those over the same ranks.
+
+        Recurrences are left alone, and reductions with several independent ranks: these are many enough.
+        """
+        structure, cascade = self.structure, self.structure.cascade
+        if self.recurs:
+            return None
+        for i in structure.straight:
+            einsum = cascade.einsums[i]
+            if einsum.reduction is None or len(einsum.output_ranks) > 1 or not self.ours.isdisjoint(einsum.reduced):
                 continue
-            found, _ = chains(self.structure, (rank,), worthwhile=False)
+            ranks = tuple(structure.class_of(i, r) for r in einsum.reduced)
+            names = [r.name for r in ranks]
+            if (self.ranks and names != self.ranks) or any(r.is_tile or r.outer for r in ranks) or not self._are_long(ranks):
+                continue
+            found, _ = chains(structure, ranks, worthwhile=False)
             for chain in found:
                 if not chain.is_worthwhile and self._is_few(chain):
                     return chain
         return None
 
-    def _is_long(self, rank: RankClass) -> bool:
-        cascade = self.structure.cascade
-        extents = (constant_value(cascade.einsums[i].extent(v), self.structure.lets) for i, v in rank.variables.items())
-        return all(e is None or e >= 2 * self.least for e in extents)
+    def _are_long(self, ranks: Sequence[RankClass]) -> bool:
+        total: Expr = integer(1)
+        for rank in ranks:
+            i, variable = next(iter(rank.variables.items()))
+            total = op("mul", total, self.structure.cascade.einsums[i].extent(variable))
+        known = constant_value(total, self.structure.lets)
+        return known is None or known >= 2 * self.least
 
     def _is_few(self, chain: Chain) -> bool:
         """Whether splitting may pay: where a matrix product is made, only with a known small number of results."""
-        if not _products(chain):
+        if not any(_is_heavy(e) for e in self.structure.cascade.einsums) and not _products(chain):
             return True
         return all(
             (known := constant_value(_points(self.structure.cascade.einsums[m.index]), self.structure.lets)) is not None
@@ -127,17 +149,18 @@ class _Splitting:
         )
 
     def _split(self, chain: Chain) -> None:
-        tile = self.tile or (TILE if _products(chain) else ROW_OF_A_TILE)
-        parts = Parts(most=self.most, least=max(1, self.least // tile))
+        tile = self.tile or (ROWS_TILE if _rows(chain) else LONG_TILE)
+        parts = Parts(most=self.most, least=self.least)
         form = Split(chain, tile, parts, self.beside)
         cascade, cut = form.build()
         assert cut.part is not None
-        self.ours |= {cut.part.name, cut.step.name}
+        self.ours |= {cut.part.name, cut.step.name, cut.inner.name}
         length: Expr = integer(1)
         for extent in cut.extents:
             length = op("mul", length, extent)
         tasks = _tasks(chain)
         names = ", ".join(chain.target(m) for m in chain.members)
+        self.ranks = self.ranks or [r.name for r in chain.ranks]
         self.tasks.append(tasks)
         self.lengths.append(simplify(length))
         over = ", ".join(r.name for r in chain.ranks)
@@ -264,6 +287,23 @@ def _products(chain: Chain) -> list[int]:
     return [i for i in Participants(chain).order if contraction.product_of(cascade.einsums[i]) is not None]
 
 
+def _rows(chain: Chain) -> list[RankClass]:
+    """The ranks that are rows or columns of products of matrices by matrices, and none of the chain's own."""
+    found: list[RankClass] = []
+    for i in _products(chain):
+        product = contraction.product_of(chain.structure.cascade.einsums[i])
+        assert product is not None
+        if product.rows is not None and product.columns is not None:
+            found += (chain.structure.class_of(i, name) for name in (product.rows, product.columns))
+    return [rank for rank in found if rank not in chain.ranks]
+
+
+def _is_heavy(einsum: Einsum) -> bool:
+    """Whether an Einsum is a product of a matrix by a matrix."""
+    product = contraction.product_of(einsum)
+    return product is not None and product.rows is not None and product.columns is not None
+
+
 def _points(einsum: Einsum) -> Expr:
     total: Expr = integer(1)
     for r in einsum.ranks:
@@ -284,13 +324,7 @@ def _tasks(chain: Chain) -> Expr:
         rank = chain.structure.class_of(first.index, r.name)
         if all(rank.variables.get(m.index) in cascade.einsums[m.index].output_ranks for m in others):
             shared.append(r)
-    rows: set[str] = set()
-    for i in _products(chain):
-        product = contraction.product_of(cascade.einsums[i])
-        assert product is not None
-        for name in (product.rows, product.columns):
-            if name is not None:
-                rows.add(chain.structure.class_of(i, name).variables.get(first.index, ""))
+    rows = {rank.variables.get(first.index) for rank in _rows(chain)}
     total: Expr = integer(1)
     for r in shared:
         total = op("mul", total, op("ceildiv", r.extent, integer(ROWS)) if r.name in rows else r.extent)

@@ -1,0 +1,93 @@
+"""Two forms of a kernel in one program, behind a test on the sizes; and when the split form is one of them.
+
+A form in parts pays where what is independent leaves cores of the target idle and the row is long enough that every part is
+worth a thread. How many cores there are is the target description's to say: the machine that a kernel happens to run on, or
+the threads of a call, decide nothing, so that results are the same bit by bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..ir.cascade import Cascade
+from ..ir.expr import Const, Expr, integer, op
+from ..ir.index import constant_value
+from ..ir.printer import expr_to_source
+from ..ir.target import Target
+from ..ir.tile import Buffer, Decision, Scope, TileProgram, When, all_buffers
+from .assemble import assemble
+from .derive import Derivation
+from .split import LEAST_PART, Splitting, split
+
+MOST_PARTS = 64
+"""More parts than this cost more to merge than further cores save."""
+
+PARTS_OF_A_CORE = 2
+"""Parts for each core of the target, so that one that is held up does not hold up all."""
+
+
+def either(condition: Expr, first: TileProgram, second: TileProgram) -> TileProgram | None:
+    """``first`` where ``condition`` (over sizes) holds, else ``second``; None where one buffer would have to be two.
+
+    What explains the whole is taken from ``second``.
+    """
+    buffers: dict[str, Buffer] = {}
+    for buffer in (*all_buffers(first), *all_buffers(second)):
+        known = buffers.setdefault(buffer.name, buffer)
+        if known != buffer and Scope.WORKSPACE in (known.scope, buffer.scope):
+            return None
+    shared = {b.name for b in second.buffers}
+    lets = {let.name for let in second.cascade.lets}
+    more = tuple(let for let in first.cascade.lets if let.name not in lets)
+    return replace(
+        second,
+        cascade=replace(second.cascade, lets=(*second.cascade.lets, *more)) if more else second.cascade,
+        buffers=(*second.buffers, *(b for b in first.buffers if b.name not in shared)),
+        body=(When(condition=condition, body=first.body), When(condition=op("not", condition), body=second.body)),
+        derived=(*first.derived, *second.derived),
+        decisions=(*first.decisions, *second.decisions),
+    )
+
+
+def in_parts(program: TileProgram, source: Cascade, derivation: Derivation, target: Target) -> TileProgram:
+    """``program``, or its split form where few independent ranks meet a long one, or both behind a test on the sizes."""
+    if target.kind != "cpu" or target.cores < 2:
+        return program
+    most = min(PARTS_OF_A_CORE * target.cores, MOST_PARTS)
+    found = split(derivation, most=most, beside=derivation.cascade)
+    if found is None or (found.heavy and derivation.chains and program.cascade == source):
+        return program
+    lets = {let.name: let.value for let in source.lets}
+    tasks, length = constant_value(found.tasks, lets), constant_value(found.length, lets)
+    if (tasks is not None and tasks >= target.cores) or (length is not None and length < 2 * LEAST_PART):
+        return program
+    subject = f"the positions of {', '.join(found.ranks)}"
+    if found.heavy and tasks is None:
+        reason = f"how many rows share the work ({expr_to_source(found.tasks)}) is not known, and the products' code is large"
+        return _noting(program, Decision(made_by="split", subject=subject, chosen="in one part", because=reason))
+    parts = assemble(found.cascade, target, prefix="split_")
+    parts = replace(parts, decisions=(*found.decisions, *parts.decisions))
+    few, long = op("lt", found.tasks, integer(target.cores)), op("ge", found.length, integer(2 * LEAST_PART))
+    conditions = [c for c, known in ((few, tasks), (long, length)) if known is None]
+    if not conditions:
+        return _noting(parts, _decision(subject, f"up to {most} parts, side by side", found, target))
+    condition = conditions[0] if len(conditions) == 1 else op("and", *conditions)
+    both = either(condition, parts, program)
+    if both is None:
+        reason = "the forms would need one buffer in two places"
+        return _noting(program, Decision(made_by="split", subject=subject, chosen="in one part", because=reason))
+    chosen = f"up to {most} parts, side by side, if {expr_to_source(condition)}"
+    return _noting(both, _decision(subject, chosen, found, target))
+
+
+def _decision(subject: str, chosen: str, found: Splitting, target: Target) -> Decision:
+    rows = expr_to_source(found.tasks) if not isinstance(found.tasks, Const) else str(found.tasks.value)
+    because = (
+        f"{rows} independent tasks, where fewer than the {target.cores} cores of the target, leave some of them idle; a part "
+        f"of {LEAST_PART} positions is worth a thread"
+    )
+    return Decision(made_by="split", subject=subject, chosen=chosen, because=because)
+
+
+def _noting(program: TileProgram, decision: Decision) -> TileProgram:
+    return replace(program, decisions=(decision, *program.decisions))
