@@ -131,10 +131,11 @@ def partition(
         part, number = rank(names.rank(f"{all_ranks}2")), size(names.size(f"{all_ranks.upper()}2"))
         steps = size(names.size(f"{all_ranks.upper()}1"))
         if len(ranks) == 1:
-            length, each_part = extent, op("ceildiv", extent, op("mul", number, tile_size))
+            length, each_part = extent, op("ceildiv", extent, op("mul", op("max", number, integer(1)), tile_size))
         else:
-            length, each_part = op("mul", all_steps, tile_size), op("ceildiv", all_steps, number)
-        enough = op("max", op("ceildiv", length, integer(parts.least)), integer(1))
+            length, each_part = op("mul", all_steps, tile_size), op("ceildiv", all_steps, op("max", number, integer(1)))
+        # Nothing has no parts: what they would be merged by may divide by the extent.
+        enough = op("ceildiv", length, integer(parts.least))
         lets.append(Let(name=number.name, value=op("min", enough, integer(parts.most)), origin=origin))
         lets.append(Let(name=steps.name, value=each_part, origin=origin))
         place = op("add", op("mul", part, steps), step)

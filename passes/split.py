@@ -139,8 +139,8 @@ class _Splitting:
         return known is None or known >= 2 * self.least
 
     def _is_few(self, chain: Chain) -> bool:
-        """Whether splitting may pay: where a matrix product is made, only with a known small number of results."""
-        if not any(_is_heavy(e) for e in self.structure.cascade.einsums) and not _products(chain):
+        """Whether splitting may pay: where matrices are multiplied, only with a known small number of results."""
+        if not any(_is_heavy(e) for e in self.structure.cascade.einsums):
             return True
         return all(
             (known := constant_value(_points(self.structure.cascade.einsums[m.index]), self.structure.lets)) is not None
