@@ -67,10 +67,18 @@ def test_attention_is_one_pass(capsys: pytest.CaptureFixture[str]) -> None:
 def test_layernorm_keeps_short_rows_as_written(capsys: pytest.CaptureFixture[str]) -> None:
     found = explained(capsys, LAYERNORM)["layernorm"]
     assert found["passes"] == {"m": {"before": 1, "after": 1}, "k": {"before": 3, "after": 2}}
+<<<<<<< HEAD
     first, second = (g["condition"] for g in found["groups"])
     assert first.startswith("K <= ") and second == f"not {first}"
     short = explained(capsys, LAYERNORM, "K=48", "M=512")["layernorm"]
     assert short["passes"]["k"] == {"before": 3, "after": 2}
+=======
+    # Before them, on a machine of several cores, the form for few rows.
+    conditions = [g["condition"].split(") and ")[-1] for g in found["groups"]]
+    assert conditions[-2:] == ["K <= 65536", "not K <= 65536"]
+    short = explained(capsys, LAYERNORM, "K=1024")["layernorm"]
+    assert short["passes"]["k"] == {"before": 3, "after": 3}
+>>>>>>> 660b345 (The test of explain knows the form for few rows)
     assert [d["taken"] for d in short["decisions"] if d["made_by"].startswith("online:")] == [False, False]
     text = printed(capsys, "explain", LAYERNORM, "K=48", "M=512")
     assert "3 → 2 (compiled as written, which is cheaper)" in text and "the form that was not chosen" in text
@@ -185,7 +193,8 @@ def test_long_attention_runs_in_little_memory() -> None:
     kernel = ef.compile(ATTENTION)
     assert kernel.workspace_bytes(**sizes) < 16e6
     assert kernel.workspace_bytes(**{**sizes, "M": 2**40}) == kernel.workspace_bytes(**sizes)
-    assert kernel.workspace_bytes(**{**sizes, "P": 2**30}) == kernel.workspace_bytes(**sizes)
+    most = kernel.workspace_bytes(**{**sizes, "P": 2**10})
+    assert kernel.workspace_bytes(**sizes) <= most == kernel.workspace_bytes(**{**sizes, "P": 2**30}) < 16e6
     r = np.random.default_rng(2)
     q = 4 * r.standard_normal((1, 64, 64), np.float32)
     k, v = (r.standard_normal((1, 131072, 64), np.float32) for _ in range(2))
