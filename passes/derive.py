@@ -113,10 +113,9 @@ class _Derivation:
 
     def _is_short(self, rank: RankClass) -> bool:
         """Whether a rank is known to be no longer than a tile, as the parts of a split form are."""
+        longest = PRODUCT_TILE if self.tile is None else self.tile
         extents = (self.structure.cascade.einsums[i].extent(v) for i, v in rank.variables.items())
-        return all(
-            (most := greatest(e, self.structure.lets)) is not None and most <= (self.tile or PRODUCT_TILE) for e in extents
-        )
+        return all((most := greatest(e, self.structure.lets)) is not None and most <= longest for e in extents)
 
     def _attempt(self, structure: Structure, rank: RankClass) -> bool:
         from .chain import chains
