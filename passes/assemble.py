@@ -303,6 +303,9 @@ class _Assembly:
         reductions = [i for i in merged.body if self.explicit[i].einsum.reduction is not None]
         if merged.reverse or not reductions or not leaves_states(self.cascade, merged):
             return merged.extent
+        held = [placement.locals.get(self.cascade.einsums[i].target) for i in merged.body]
+        if any(local is None or local.generation is None for local in held):
+            return merged.extent  # what is read by its generation must be written in all of them
         # The rank of a contraction inside a masked tile is not the mask's: its own condition speaks for it.
         computes = [self._placed(i, compute_of(self.explicit[i]), placement) for i in reductions]
         limit = visited(computes, variable)

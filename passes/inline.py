@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ..ir.cascade import Cascade, Einsum, Role, Tensor
-from ..ir.expr import Expr, Op, Rank, Read, reads_of, transform, walk
+from ..ir.expr import Expr, Op, Rank, Read, ranks_of, reads_of, transform, walk
 from ..ir.index import affine, equal
 from ..ir.operators import FUNCTIONS
 from ..ir.tile import Decision
@@ -60,6 +60,8 @@ def _candidates(structure: Structure) -> Iterator[tuple[str, str]]:
         tensor = cascade.by_name[einsum.target]
         if tensor.role is not Role.LOCAL or not structure.is_pointwise(i) or einsum.point_filter or einsum.output_filter:
             continue
+        if _ends_recurrence(cascade, einsum):
+            continue
         if tensor.value != einsum.value.dtype and (tensor.annotated or not tensor.value.is_float):
             continue
         readers = [e for e in cascade.einsums if any(r.tensor == einsum.target for r in e.reads())]
@@ -86,6 +88,13 @@ def _reason(cascade: Cascade, einsum: Einsum, tensor: Tensor, readers: list[Eins
     if cost <= CHEAP and len(readers) <= MOST_CONSUMERS:
         return "computing it again is cheaper than storing it"
     return None
+
+
+def _ends_recurrence(cascade: Cascade, einsum: Einsum) -> bool:
+    """Whether an Einsum takes what a recurrence ends with: read elsewhere, all its generations would have to be stored."""
+    return any(
+        not ranks_of(read.indices[dim]) for read in einsum.reads() for dim in cascade.by_name[read.tensor].iterative_dims
+    )
 
 
 def _is_view(cascade: Cascade, einsum: Einsum) -> bool:
