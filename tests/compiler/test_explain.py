@@ -67,9 +67,6 @@ def test_attention_is_one_pass(capsys: pytest.CaptureFixture[str]) -> None:
 def test_layernorm_keeps_short_rows_as_written(capsys: pytest.CaptureFixture[str]) -> None:
     found = explained(capsys, LAYERNORM)["layernorm"]
     assert found["passes"] == {"m": {"before": 1, "after": 1}, "k": {"before": 3, "after": 2}}
-    # Before these two, on a machine of several cores, the form for few rows.
-    *_, first, second = (g["condition"].split(") and ")[-1] for g in found["groups"])
-    assert first.startswith("K <= ") and second == f"not {first}"
     short = explained(capsys, LAYERNORM, "K=48", "M=512")["layernorm"]
     assert short["passes"]["k"] == {"before": 3, "after": 2}
     assert [d["taken"] for d in short["decisions"] if d["made_by"].startswith("online:")] == [False, False]
