@@ -8,23 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..ir.expr import Expr, Op, Rank, Read, Size, integer, op, walk
+from ..ir.expr import Expr, Op, Rank, Read, integer, op, walk
 from ..ir.index import at_most, constant_value, non_negative, simplify
 
 Interval = tuple[Expr | None, Expr | None]
 Definitions = Mapping[str, Expr]
 """Sizes that lets define, by name."""
-
-
-def greatest(extent: Expr, lets: Definitions) -> int | None:
-    """A constant that an extent is known not to exceed, None where there is none: 4 for ``min(ceildiv(M, 64), 4)``."""
-    match extent:
-        case Size(name=name) if name in lets:
-            return greatest(lets[name], lets)
-        case Op(op="min", args=args):
-            return min((b for b in (greatest(a, lets) for a in args) if b is not None), default=None)
-        case _:
-            return constant_value(extent, lets)
 
 
 def interval(expr: Expr, extents: Mapping[str, Expr], lets: Definitions) -> Interval:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from ..ir.cascade import Cascade
 from ..ir.tile import Decision
-from .bounds import greatest
 from .contraction import product_of
 from .defer import defer_explained
+from .grouping import few
 from .passcount import PassAnalysis, analyse
 from .ranks import RankClass
 from .structure import Structure
@@ -104,18 +104,17 @@ class _Derivation:
             name = each.rank.name
             if each.passes < 2 or each.rank.is_tile or name in self.attempted:
                 continue
-            if (self.only is not None and name not in self.only) or self._is_short(each.rank):
+            if (self.only is not None and name not in self.only) or self._is_few(each.rank):
                 continue
             if self._attempt(structure, each.rank):
                 return True
             self.attempted.add(name)
         return False
 
-    def _is_short(self, rank: RankClass) -> bool:
-        """Whether a rank is known to be no longer than a tile, as the parts of a split form are."""
-        longest = PRODUCT_TILE if self.tile is None else self.tile
-        extents = (self.structure.cascade.einsums[i].extent(v) for i, v in rank.variables.items())
-        return all((most := greatest(e, self.structure.lets)) is not None and most <= longest for e in extents)
+    def _is_few(self, rank: RankClass) -> bool:
+        """Whether a rank is bounded by a constant, as the parts of a split form are: no tile of it is worth a pass less."""
+        cascade = self.structure.cascade
+        return all(cascade.einsums[i].extent(v) in few(cascade) for i, v in rank.variables.items())
 
     def _attempt(self, structure: Structure, rank: RankClass) -> bool:
         from .chain import chains
