@@ -19,6 +19,7 @@ from .compute import ComputeEmitter, Context, Variables
 from .contraction import ContractionEmitter
 from .element import argument, computed, stored
 from .expressions import Evaluator
+from .functions.lanes import using
 from .machine import Machine
 from .microkernels.statements import Statements, as_index, index
 from .views import View, encode
@@ -26,7 +27,8 @@ from .views import View, encode
 
 def lower(program: TileProgram, machine: Machine) -> tirx.PrimFunc:
     """The primitive function ``main`` of a tile program, for one machine."""
-    return _Lowering(program, machine).function()
+    with using(machine.target.features):
+        return _Lowering(program, machine).function()
 
 
 class _Lowering:

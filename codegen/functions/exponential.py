@@ -3,7 +3,8 @@
 x = n*ln2 + r with n the nearest integer, e^x = 2^n * e^r (Cody and Waite, *Software Manual for the Elementary
 Functions*, 1980, chapter 6). n is rounded and made an integer by one addition of 1.5 * 2^mantissa, so that its bits
 need no conversion. Subnormal results, at which arithmetic stalls for a hundred cycles, are never formed by arithmetic:
-2^(1-bias) times y < 1 has the bits of 1 + y, minus those of 1. So masks of -inf cost nothing.
+2^(1-bias) times y < 1 has the bits of 1 + y, minus those of 1. So masks of -inf cost nothing. AVX-512 has one instruction
+for all of that.
 Coefficients: `tools/minimax.py`.
 """
 
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
-from .lanes import Bind, at_least, bits, fma, format_of, from_bits, horner, integer, magnitude, number
+from .lanes import Bind, at_least, at_most, bits, fma, format_of, from_bits, horner, integer, magnitude, number, scaled
 
 LOG2E = 1.4426950408889634
 
@@ -108,9 +109,12 @@ def remainder(x: tirx.Expr, n: tirx.Expr, bind: Bind) -> tirx.Expr:
     return bind(fma(n, number(-low, x), fma(n, number(-high, x), x)))
 
 
-def _scale(p: tirx.Expr, shifted: tirx.Expr, x: tirx.Expr, limits: Range, bind: Bind) -> tirx.Expr:
+def _scale(p: tirx.Expr, shifted: tirx.Expr, n: tirx.Expr, x: tirx.Expr, limits: Range, bind: Bind) -> tirx.Expr:
     """p * 2^n, p near 1 and n in the low bits of `shifted`, rounded once; inf above the range, NaN where x is NaN."""
     binary = format_of(x)
+    whole = scaled(p, n)
+    if whole is not None:
+        return whole
     one = integer(binary.bias << binary.mantissa, x)
     subnormal = x < number(limits.normal, x)
     exponent = bits(shifted) << integer(binary.mantissa, x)
@@ -122,24 +126,30 @@ def _scale(p: tirx.Expr, shifted: tirx.Expr, x: tirx.Expr, limits: Range, bind: 
     return tirx.Select(x <= number(limits.high, x), result, x + number(math.inf, x))
 
 
+def _bounded(x: tirx.Expr, limits: Range) -> tirx.Expr:
+    """x, not so far outside the range that rounding to a whole number fails. NaN stays."""
+    below = at_least(x, limits.low)
+    return below if scaled(x, x) is None else at_most(below, limits.high + 1.0)
+
+
 def exp(x: tirx.Expr, bind: Bind) -> tirx.Expr:
     """e^x. exp(-inf) = 0, exp(inf) = inf, NaN stays; subnormal results are correct."""
     limits = EXP_RANGE[format_of(x).name]
-    x = bind(at_least(x, limits.low))
+    x = bind(_bounded(x, limits))
     shifted, n = nearest(x, LOG2E, bind)
     r = remainder(x, n, bind)
     p = bind(fma(fma(horner(EXP[format_of(x).name], r), r, number(1.0, x)), r, number(1.0, x)))
-    return _scale(p, shifted, x, limits, bind)
+    return _scale(p, shifted, n, x, limits, bind)
 
 
 def exp2(x: tirx.Expr, bind: Bind) -> tirx.Expr:
     """2^x, exact for integers. Limits and NaN as in `exp`."""
     limits = EXP2_RANGE[format_of(x).name]
-    x = bind(at_least(x, limits.low))
+    x = bind(_bounded(x, limits))
     shifted, n = nearest(x, 1.0, bind)
     r = bind(x - n)
     p = bind(fma(horner(EXP2[format_of(x).name], r), r, number(1.0, x)))
-    return _scale(p, shifted, x, limits, bind)
+    return _scale(p, shifted, n, x, limits, bind)
 
 
 def expm1_near(t: tirx.Expr, bind: Bind) -> tirx.Expr:

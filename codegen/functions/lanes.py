@@ -7,7 +7,9 @@ TVM's simplifier must not run over the result: it takes x - x for 0 and (x + c) 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import tvm_ffi
@@ -17,6 +19,18 @@ from ..microkernels.vector import lane_type, splat
 
 Bind = Callable[[tirx.Expr], tirx.Expr]
 """Names a value that is used more than once, so that it is written and computed once."""
+
+_FEATURES: ContextVar[frozenset[str]] = ContextVar("features", default=frozenset())
+
+
+@contextmanager
+def using(features: frozenset[str]) -> Iterator[None]:
+    """Functions made inside may use the instructions of these features (LLVM's names), beside those of every machine."""
+    token = _FEATURES.set(features)
+    try:
+        yield
+    finally:
+        _FEATURES.reset(token)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,3 +126,17 @@ def at_least(x: tirx.Expr, bound: float) -> tirx.Expr:
 def at_most(x: tirx.Expr, bound: float) -> tirx.Expr:
     """min(x, bound); NaN stays NaN."""
     return tirx.Min(number(bound, x), x)
+
+
+def scaled(p: tirx.Expr, n: tirx.Expr) -> tirx.Expr | None:
+    """p * 2^n for a whole n of any size, rounded once, subnormals included; None where the machine has no such instruction
+    for vectors of this type (`vscalefps`, `vscalefpd`)."""
+    binary, lanes = format_of(p), lanes_of(p)
+    bits = lanes * (32 if binary.name == "float32" else 64)
+    needed = {512: {"avx512f"}, 256: {"avx512f", "avx512vl"}, 128: {"avx512f", "avx512vl"}}.get(bits)
+    if needed is None or lanes == 1 or not needed <= _FEATURES.get():
+        return None
+    mask = tirx.IntImm("uint8" if lanes <= 8 else "uint16", (1 << max(8, lanes)) - 1)
+    nearest = [tirx.IntImm("int32", 4)] if bits == 512 else []  # the rounding mode that is set
+    name = f"llvm.x86.avx512.mask.scalef.{'ps' if binary.name == 'float32' else 'pd'}.{bits}"
+    return pure(name, p, n, p, mask, *nearest)

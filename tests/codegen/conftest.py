@@ -15,12 +15,13 @@ Array = NDArray[np.generic]
 def elementwise() -> Callable[..., Callable[..., Array]]:
     """`elementwise(f, inputs=("float32",), output="float32", lanes=16)` compiles `f(*values, bind)` for arrays.
 
-    uint16 and uint8 arrays carry the bits of smaller floats.
+    `features` are those of the machine that the functions may use. uint16 and uint8 arrays carry the bits of smaller floats.
     """
     import tvm
     from tvm import tirx
 
     from einfall.codegen import pipeline
+    from einfall.codegen.functions.lanes import using
     from einfall.codegen.microkernels.statements import Statements, index
 
     target = {"kind": "llvm", "mcpu": tvm.target.codegen.llvm_get_system_cpu()}
@@ -31,12 +32,13 @@ def elementwise() -> Callable[..., Callable[..., Array]]:
         inputs: tuple[str, ...] = ("float32",),
         output: str = "float32",
         lanes: int = 16,
+        features: frozenset[str] = frozenset(),
     ) -> Callable[..., Array]:
         size = tirx.Var("size", "int64")
         arrays = [tirx.decl_buffer((size,), dtype, name=f"x{k}") for k, dtype in enumerate(inputs)]
         result = tirx.decl_buffer((size,), output, name="y")
         statements = Statements()
-        with statements.loop("i", tirx.truncdiv(size, index(lanes))) as i:
+        with using(features), statements.loop("i", tirx.truncdiv(size, index(lanes))) as i:
             at = tirx.Ramp(i * lanes, index(1), lanes) if lanes > 1 else i
             statements.store(result, at, f(*(tirx.BufferLoad(a, [at]) for a in arrays), statements.share))
         function = tirx.PrimFunc([*arrays, result], statements.finish())

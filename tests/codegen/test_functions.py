@@ -10,6 +10,7 @@ import pytest
 from scipy import special
 
 from einfall.codegen import functions
+from einfall.compiler.host import host_target
 
 mpmath = pytest.importorskip("mpmath")
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -90,6 +91,23 @@ def test_float32_within_4_ulp_over_the_whole_range(name, lanes, elementwise):
     error = ulps(got, REFERENCE[name](x.astype(np.float64)), np.float32)
     worst = error.argmax()
     assert error[worst] <= 3, f"{name}({x[worst]!r}) = {got[worst]!r}: {error[worst]:.2f} ulp"
+
+
+@pytest.mark.skipif(not {"avx512f", "avx512vl"} <= host_target().features, reason="needs AVX-512")
+@pytest.mark.parametrize("name", ["exp", "exp2", "sigmoid"])
+@pytest.mark.parametrize(("dtype", "lanes"), [("float32", 4), ("float32", 8), ("float32", 16), ("float64", 8), ("float64", 4)])
+def test_the_scaling_instruction_of_avx512_gives_the_same_bits(name, dtype, lanes, elementwise):
+    x = np.concatenate([patterns(10007), *near(BORDERS), np.array([INF, -INF, NAN, 0.0, -0.0, 1e30, -1e30], np.float32)])
+    x = x.astype(dtype)
+    if dtype == "float64":
+        edges = (-708.3964185322641, 709.782712893384, -745.1332191019411, 1023.9999999999999, -1022.0, -1074.0)
+        x = np.concatenate([x, *(b + np.arange(-2000, 2001) * np.spacing(b) for b in edges)])
+    runs = [
+        elementwise(functions.REAL[name], inputs=(dtype,), output=dtype, lanes=lanes, features=features)
+        for features in (frozenset(), host_target().features)
+    ]
+    assert "vscalef" not in runs[0].assembly and "vscalef" in runs[1].assembly
+    np.testing.assert_array_equal(*(run(x) for run in runs))
 
 
 @pytest.mark.slow
