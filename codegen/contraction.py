@@ -212,6 +212,7 @@ class ContractionEmitter:
             offset=s.bind("origin", offset),
             row_stride=strides[0],
             col_stride=strides[1],
+            slack=view.slack,
         )
 
     def _stride(self, at: Evaluator, view: View, indices: tuple[Expr, ...], rank: str | None) -> tirx.Expr:

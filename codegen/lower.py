@@ -11,8 +11,8 @@ from tvm import tirx
 from tvm.tirx.stmt import ForKind
 
 from ..ir.cascade import Cascade, Role
-from ..ir.expr import Expr, sizes_of
-from ..ir.tile import Buffer, Compute, Fill, Loop, Method, Node, Scope, TileProgram, When
+from ..ir.expr import Expr, Read, sizes_of
+from ..ir.tile import Buffer, Compute, Fill, Loop, Method, Node, Scope, TileProgram, When, walk
 from ..ir.types import DType
 from .arithmetic import literal
 from .compute import ComputeEmitter, Context, Variables
@@ -21,8 +21,11 @@ from .element import argument, computed, stored
 from .expressions import Evaluator
 from .functions.lanes import using
 from .machine import Machine
-from .microkernels.statements import Statements, as_index, index
+from .microkernels.statements import Statements, as_index, constant, index
 from .views import View, encode
+
+SLACK = 32
+"""Rows that may be read beyond a tile's last: more than any register tile has."""
 
 
 def lower(program: TileProgram, machine: Machine) -> tirx.PrimFunc:
@@ -39,6 +42,7 @@ class _Lowering:
         self.sizes: dict[str, tirx.Expr] = {}
         self.scalars: dict[str, tirx.Expr] = {}
         self.views: dict[str, View] = {}
+        self.left = {name for node in walk(program.body) if isinstance(node, Compute) for name in _left_operands(node)}
         self.context = Context(
             views=self.views,
             sizes=self.sizes,
@@ -119,13 +123,22 @@ class _Lowering:
         for extent in reversed(shape):
             strides.insert(0, total)
             total = s.bind("stride", total * extent)
-        flat = tirx.decl_buffer((tirx.Max(total, index(1)),), stored(buffer.dtype), name=buffer.name.replace(".", "_"))
+        padded = buffer.scope is Scope.TILE and buffer.name in self.left and constant(strides[-2]) is not None
+        slack = SLACK if padded else 0
+        held = total + slack * strides[-2] if padded else tirx.Max(total, index(1))
+        flat = tirx.decl_buffer((held,), stored(buffer.dtype), name=buffer.name.replace(".", "_"))
         s.add(tirx.AllocBuffer(flat))
+        if padded:
+            # What lay in the memory before may be subnormal, which stalls a product that reads beyond the rows.
+            with s.loop("i", held) as i:
+                s.store(flat, i, encode(literal(0, computed(buffer.dtype)), buffer.dtype, 1))
         typed = None
         if buffer.dtype.name == "bf16":
             typed = tirx.decl_buffer((index(1 << 40),), "bfloat16", name=f"{flat.name}_bf16", data_alignment=2)
             s.add(tirx.DeclBuffer(typed, data=flat.data))
-        self.views[buffer.name] = View(flat=flat, strides=tuple(strides), extents=tuple(shape), dtype=buffer.dtype, typed=typed)
+        self.views[buffer.name] = View(
+            flat=flat, strides=tuple(strides), extents=tuple(shape), dtype=buffer.dtype, slack=slack, typed=typed
+        )
 
     # -- nodes -------------------------------------------------------------------------------------------------------
 
@@ -184,6 +197,12 @@ class _Lowering:
             return
         with s.loop("i", view.extents[len(at)]) as i:
             self._fill_rows(s, view, raw, [*at, i])
+
+
+def _left_operands(compute: Compute) -> list[str]:
+    """The tensor whose rows a product of at least two dimensions reads as its left operand."""
+    left = None if compute.product is None else compute.product.left
+    return [left.tensor] if isinstance(left, Read) and len(left.indices) > 1 else []
 
 
 def _scalar_type(dtype: DType) -> str:

@@ -27,6 +27,7 @@ class View:
     extents: tuple[tirx.Expr, ...]
     dtype: DType
     dense: bool = True  # one block without gaps: ours are, an argument's rows may be strided
+    slack: int = 0  # points of the last dimension but one that may be read beyond the end
     typed: tirx.Buffer | None = None  # the same memory under its own type, where ``flat`` holds raw bits
 
     def offset(self, indices: list[tirx.Expr]) -> tirx.Expr:

@@ -16,7 +16,7 @@ from tvm.tirx.stmt import ForKind
 from .fma import Place, emit_prefetch_tile, emit_rank_one_updates, emit_store_tile
 from .gemv import SkinnyProduct, is_skinny
 from .operand import Epilogue, Operand
-from .packing import columns_capacity, emit_pack_columns, emit_pack_rows, rows_capacity
+from .packing import columns_capacity, emit_pack_columns, emit_pack_rows, rows_capacity, rows_in_place
 from .plan import GemmPlan
 from .statements import Statements, both, ceil_div, condition, constant, index, maximum, minimum, negation, round_up
 
@@ -157,7 +157,7 @@ class _Product:
             with s.loop("row_block", row_blocks) as ic:
                 first_row = s.bind("first_row", ic * mc)
                 rows = s.bind("rows", minimum(mc, height - first_row))
-                packed = emit_pack_rows(
+                packed = rows_in_place(self.a, row + first_row, start, plan, self.dtype) or emit_pack_rows(
                     s, a=self.a, target=packed_a, row=row + first_row, rows=rows, start=start, depth=depth,
                     plan=plan, dtype=self.dtype,
                 )  # fmt: skip

@@ -18,13 +18,15 @@ class Operand:
     elements.
 
     `buffer` is one-dimensional. Strides may be any int64 expression; a literal 1 selects contiguous vector access
-    when the code is emitted, a literal 0 a broadcast. No alignment is assumed.
+    when the code is emitted, a literal 0 a broadcast. No alignment is assumed. `slack` is how many rows beyond the last
+    may be read.
     """
 
     buffer: tirx.Buffer
     offset: tirx.Expr | int = 0
     row_stride: tirx.Expr | int
     col_stride: tirx.Expr | int
+    slack: int = 0
 
     def at(self, row: tirx.Expr | int, col: tirx.Expr | int) -> tirx.Expr:
         """The flat index of element (row, col)."""
@@ -37,7 +39,7 @@ class Operand:
         return as_index(total)
 
     def transposed(self) -> Operand:
-        return replace(self, row_stride=self.col_stride, col_stride=self.row_stride)
+        return replace(self, row_stride=self.col_stride, col_stride=self.row_stride, slack=0)
 
     @property
     def dtype(self) -> str:

@@ -1,8 +1,9 @@
 """Packing: blocks of the operands of a matrix product copied to where the register tile reads them best.
 
-The operand that feeds vectors (B) becomes panels of nr columns, the one that feeds broadcasts (A) panels of mr rows;
-in both, step after step of k follows in memory, so that the register tile reads two ascending streams. Where k is the
-contiguous direction of an operand, squares of it are transposed in registers. Narrow types are widened.
+The operand that feeds vectors (B) becomes panels of nr columns, in which step after step of k follows in memory; where
+k is its contiguous direction, squares of it are transposed in registers. The one that feeds broadcasts (A) needs no order
+but a distance between its rows that is known when the code is made, so that one register addresses all of them: rows are
+copied as they lie, or read in place where that holds already. Narrow types are widened.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from tvm import tirx
 
 from .operand import Operand
 from .plan import GemmPlan
-from .statements import Statements, ceil_div, index, minimum, round_up
+from .statements import Statements, ceil_div, constant, index, minimum, round_up
 from .vector import first_lanes, load_aligned, load_masked, load_scalar, shuffle, store_masked
 
 
@@ -38,9 +39,15 @@ class PackedColumns:
     vector: Callable[[tirx.Expr, int, tirx.Expr], tirx.Expr]
 
 
+def row_pitch(plan: GemmPlan) -> int:
+    """The distance of two rows of a packed block of A: an odd number of vectors, so that they fall into different sets."""
+    vectors = -(-plan.kc // plan.lanes)
+    return (vectors + 1 - vectors % 2) * plan.lanes
+
+
 def rows_capacity(plan: GemmPlan) -> int:
-    """Elements of the buffer that holds a packed block of A; the last panel may run over by a chunk of lanes."""
-    return plan.mc * plan.kc + plan.lanes * (plan.mr + 1)
+    """Elements of the buffer that holds a packed block of A, in either of its layouts."""
+    return -(-plan.mc // plan.mr) * plan.mr * row_pitch(plan) + plan.lanes
 
 
 def columns_capacity(plan: GemmPlan) -> int:
@@ -60,9 +67,9 @@ def emit_pack_rows(
     plan: GemmPlan,
     dtype: str,
 ) -> PackedRows:
-    """Copies A[row : row + rows, start : start + depth] as panels of mr interleaved rows; rows beyond the last are
-    harmless."""
-    mr, lanes = plan.mr, plan.lanes
+    """Copies A[row : row + rows, start : start + depth] row by row, or, where A is contiguous along its columns, as panels of
+    mr interleaved rows; rows beyond the last are harmless."""
+    mr, lanes, pitch = plan.mr, plan.lanes, row_pitch(plan)
     with s.loop("panel", ceil_div(rows, mr)) as panel:
         inside = s.bind("inside", minimum(rows - panel * mr, mr))
         first = s.bind("first", row + panel * mr)
@@ -73,25 +80,41 @@ def emit_pack_rows(
                     value = load_masked(a.buffer, source + i, first_lanes(inside - i, lanes), dtype, lanes)
                     _emit_keep(s, target, (panel * depth + p) * mr + i, value, mr - i, lanes)
         elif a.rows_contiguous:
-            # Panels ascend, so that what a last chunk writes beyond its panel is overwritten by the next panel.
-            with s.loop("chunk", ceil_div(depth, lanes)) as chunk:
-                step = s.bind("step", chunk * lanes)
-                mask = first_lanes(depth - step, lanes)
-                for i in range(0, mr, lanes):
-                    square = []
-                    for j in range(i, i + lanes):
-                        at = a.at(first + minimum(min(j, mr - 1), inside - 1), start + step)
-                        square.append(s.bind(f"row_{j}", load_masked(a.buffer, at, mask, dtype, lanes)))
-                    for p, value in enumerate(_emit_transpose(s, square)):
-                        _emit_keep(s, target, (panel * depth + step + p) * mr + i, value, mr - i, lanes)
+            # The last row again instead of rows beyond it: what lay in the memory there may be subnormal, which stalls.
+            with s.loop("i", mr) as i:
+                source = s.bind("source", a.at(first + minimum(i, inside - 1), start))
+                held = s.bind("held", (panel * mr + i) * pitch)
+                with s.loop("chunk", ceil_div(depth, lanes)) as chunk:
+                    step = s.bind("step", chunk * lanes)
+                    value = load_masked(a.buffer, source + step, first_lanes(depth - step, lanes), dtype, lanes)
+                    s.store(target, _ramp(held + step, lanes), value)
         else:
             with s.loop("p", depth) as p, s.loop("i", mr) as i:
                 at = a.at(first + minimum(i, inside - 1), start + p)
                 s.store(target, (panel * depth + p) * mr + i, load_scalar(a.buffer, at, dtype))
+    if a.rows_contiguous and not a.columns_contiguous:
+        return PackedRows(
+            buffer=target,
+            base=lambda panel: panel * (mr * pitch),
+            element=lambda base, i, p: tirx.BufferLoad(target, [base + p + i * pitch]),
+        )
     return PackedRows(
         buffer=target,
         base=lambda panel: panel * depth * mr,
         element=lambda base, i, p: tirx.BufferLoad(target, [base + p * mr + i]),
+    )
+
+
+def rows_in_place(a: Operand, row: tirx.Expr, start: tirx.Expr, plan: GemmPlan, dtype: str) -> PackedRows | None:
+    """A as it lies, from (row, start) on; None where the register tile cannot read it so."""
+    pitch = constant(a.row_stride)
+    if pitch is None or not a.rows_contiguous or a.slack < plan.mr - 1 or a.dtype != dtype:
+        return None
+    first = a.at(row, start)
+    return PackedRows(
+        buffer=a.buffer,
+        base=lambda panel: first + panel * (plan.mr * pitch),
+        element=lambda base, i, p: tirx.BufferLoad(a.buffer, [base + p + i * pitch]),
     )
 
 
