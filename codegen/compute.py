@@ -38,8 +38,15 @@ class Context:
     fused: bool  # the target has fused multiply-add
     threads: int
 
-    def evaluator(self, s: Statements, variables: Variables, lanes: Lanes | None = None) -> Evaluator:
-        return Evaluator(s, self.views, self.sizes, variables, lanes, self.scalars)
+    def evaluator(
+        self,
+        s: Statements,
+        variables: Variables,
+        lanes: Lanes | None = None,
+        values: Mapping[str, tirx.Expr] | None = None,
+    ) -> Evaluator:
+        """An evaluator at a point or a vector of points; ``values`` are known values beside the scalar parameters."""
+        return Evaluator(s, self.views, self.sizes, variables, lanes, {**self.scalars, **(values or {})})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

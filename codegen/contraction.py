@@ -8,29 +8,23 @@ from dataclasses import dataclass, replace
 from tvm import tirx
 from tvm.tirx.stmt import ForKind
 
-from ..ir.expr import Const, Expr, Read
+from ..ir.expr import Const, Expr, Op, Read, reads_of, walk
 from ..ir.index import affine
-from ..ir.tile import Compute, MatrixProduct
-from .arithmetic import apply, convert, lanes_of
+from ..ir.tile import SUM, Compute, MatrixProduct
+from .arithmetic import convert, lanes_of
 from .compute import Context, Variables
-from .element import computed
+from .element import computed, stored
 from .expressions import Evaluator, Lanes
+from .functions import REAL
 from .machine import Machine
 from .microkernels.gemm import emit_gemm
 from .microkernels.operand import Epilogue, Operand, Site
 from .microkernels.plan import GemmPlan, plan_gemm
 from .microkernels.statements import Statements, as_index, ceil_div, constant, index, maximum, minimum, round_up
-from .views import View, broadcast
+from .views import View, broadcast, encode
 
-
-class _Inline(Statements):
-    """Statements that name nothing: an epilogue is one expression inside the micro-kernel's store."""
-
-    def bind(self, name: str, value: tirx.Expr | int) -> tirx.Expr:
-        return index(value) if isinstance(value, int) else value
-
-    def share(self, value: tirx.Expr) -> tirx.Expr:
-        return value
+LIGHT = 12
+"""Operations of an epilogue up to which every register of a tile gets a copy of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +94,7 @@ class ContractionEmitter:
         *,
         parallel: bool,
     ) -> None:
-        """The sum over further reduced ranks: the first product overwrites, the others add; the last one scales."""
+        """The sum over further reduced ranks: cleared, then every product adds. It has no epilogue."""
         if not outer:
             self._gemm(s, variables, first, height, accumulate=False, last=True, parallel=parallel)
             return
@@ -109,7 +103,6 @@ class ContractionEmitter:
         for extent in extents[1:]:
             total = total * extent
         total = s.bind("turns", total)
-        # Without a scale one accumulating product serves every turn, after the result is cleared.
         self._clear(s, variables, first, height)
         with s.loop("turn", total) as turn:
             inside, rest = dict(variables), turn
@@ -152,7 +145,7 @@ class ContractionEmitter:
                 accumulate=accumulate,
                 plan=self._plan(),
                 parallel=parallel,
-                epilogue=self._epilogue(variables, first) if product.scale and last else None,
+                epilogue=self._epilogue(variables, first) if last else None,
             )
         )
 
@@ -185,7 +178,10 @@ class ContractionEmitter:
     def _result(self, s: Statements, variables: Variables, first: tirx.Expr) -> Operand:
         compute, product = self.compute, self.product
         view = self.context.views[compute.target]
-        return self._matrix(s, view, compute.indices, variables, product.rows, product.columns, first)
+        c = self._matrix(s, view, compute.indices, variables, product.rows, product.columns, first)
+        if computed(view.dtype) == stored(view.dtype) == computed(compute.accumulator):
+            return c
+        return replace(c, buffer=view.flat, encode=lambda value: encode(value, view.dtype, lanes_of(value)))
 
     def _matrix(
         self,
@@ -229,11 +225,18 @@ class ContractionEmitter:
             total = step if constant(total) == 0 else total + step
         return as_index(constant(total)) if constant(total) is not None else total
 
-    def _epilogue(self, variables: Variables, first: tirx.Expr) -> Epilogue:
-        """Multiplies and divides the finished sums by the factors that no reduced rank indexes."""
-        product, dtype = self.product, self.compute.accumulator
+    def _epilogue(self, variables: Variables, first: tirx.Expr) -> Epilogue | None:
+        """What is stored in the place of a sum: the product's epilogue, converted to the type in which C is computed."""
+        product, accumulator = self.product, self.compute.accumulator
+        view = self.context.views[self.compute.target]
+        wanted = product.epilogue
+        if wanted is None:
+            if computed(view.dtype) == computed(accumulator):
+                return None
+            wanted = Read(tensor=SUM, indices=(), dtype=accumulator)
+        value_of = wanted
 
-        def scaled(site: Site, value: tirx.Expr) -> tirx.Expr:
+        def apply(s: Statements, site: Site, value: tirx.Expr) -> tirx.Expr:
             inside = dict(variables)
             if product.rows is not None:
                 inside[product.rows] = site.row + first
@@ -242,13 +245,19 @@ class ContractionEmitter:
             moving = product.columns if site.along_row else product.rows
             lanes = None
             if site.lanes > 1 and moving is not None:
-                base = inside.pop(moving)
-                lanes = Lanes(rank=moving, base=base, count=site.lanes, valid=minimum(site.count, site.lanes))
-            at = self.context.evaluator(_Inline(), inside, lanes)
-            for name, factor in product.scale:
-                other = convert(at.value(factor), computed(dtype))
-                other = broadcast(other, site.lanes, lanes_of(other))
-                value = apply(name, [value, other], dtype, lambda x: x)
-            return value
+                base = s.bind("base", inside.pop(moving))
+                whole = constant(site.count)
+                valid = None if whole is not None and whole >= site.lanes else minimum(site.count, site.lanes)
+                lanes = Lanes(rank=moving, base=base, count=site.lanes, valid=valid)
+            at = self.context.evaluator(s, inside, lanes, {SUM: s.share(value)})
+            result = at.value(value_of)
+            if view.dtype.is_float:
+                result = convert(result, computed(view.dtype))
+            else:
+                result = at.cast(result, value_of.dtype, view.dtype)
+            return broadcast(result, site.lanes, lanes_of(result))
 
-        return scaled
+        reads = [r for r in reads_of(value_of) if r.tensor == self.compute.target]
+        nodes = list(walk(value_of))
+        heavy = any(isinstance(n, Op) and n.op in REAL and n.op != "sqrt" for n in nodes)
+        return Epilogue(apply=apply, reads_result=bool(reads), light=not heavy and len(nodes) <= LIGHT)

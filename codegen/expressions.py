@@ -147,7 +147,9 @@ class Evaluator:
                 return self.variables[name]
             case Read():
                 return self._read(expr, None)
-            case Select(condition=condition, then=Read() as then, otherwise=Const(value=value)) if value == 0:
+            case Select(condition=condition, then=Read(tensor=name) as then, otherwise=Const(value=value)) if (
+                value == 0 and name not in self.scalars
+            ):
                 return self._read(then, condition)
             case Select(condition=condition, then=then, otherwise=otherwise):
                 chosen, a, b = self.value(condition), self.value(then), self.value(otherwise)

@@ -44,13 +44,19 @@ class Method(Enum):
     CONTRACTION = "contraction"  # a matrix product on a micro-kernel
 
 
+SUM = "Σ"
+"""The name under which an epilogue reads the finished sum of its product (no tensor of a program is called so)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatrixProduct:
     """The roles of an Einsum's ranks in the matrix product C[m, n] += A[m, k] · B[k, n].
 
     ``rows``, ``columns`` and ``inner`` name the rank of each role (None: of extent 1); every other rank is iterated
     outside: output ranks as a batch, reduced ranks as further accumulation. ``left`` and ``right`` are the two operands
-    and ``scale`` the factors that no reduced rank indexes, applied to the finished sum.
+    and ``scale`` the factors that no reduced rank indexes, which whoever makes a Compute of the product turns into its
+    ``epilogue``: what is stored in the place of the finished sum, a scalar read of :data:`SUM`. It is evaluated on the
+    registers that hold the sums; of its Compute's target it may read the element that it is about to write.
     """
 
     rows: str | None
@@ -59,6 +65,7 @@ class MatrixProduct:
     left: Expr
     right: Expr
     scale: tuple[tuple[str, Expr], ...] = ()  # ("mul" | "div", factor)
+    epilogue: Expr | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

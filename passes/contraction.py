@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..ir.cascade import Einsum
-from ..ir.expr import Cast, Const, Expr, Op, Rank, Read, op, ranks_of, reads_of
+from ..ir.expr import Cast, Const, Expr, Op, Read, op, ranks_of, reads_of
 from ..ir.index import affine
 from ..ir.tile import MatrixProduct
 from ..ir.types import DType
@@ -103,11 +103,6 @@ def assign(roles: Roles, target: tuple[Expr, ...], outputs: tuple[str, ...], red
 
 def _indices(expr: Expr) -> tuple[Expr, ...]:
     return expr.indices if isinstance(expr, Read) else ()
-
-
-def fits_epilogue(expr: Expr) -> bool:
-    """Whether a factor or condition can be evaluated on the registers of a finished tile: at most reads of vectors."""
-    return all(len(r.indices) <= 1 and all(isinstance(i, Rank) or not ranks_of(i) for i in r.indices) for r in reads_of(expr))
 
 
 def product_of(einsum: Einsum) -> MatrixProduct | None:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from ..ir.cascade import Einsum, RankExtent
-from ..ir.expr import Cast, Const, Expr, Op, Rank, Read, Select, integer, op, rank, ranks_of, real
+from ..ir.expr import Cast, Const, Expr, Op, Rank, Read, Select, integer, op, rank, ranks_of, real, transform
 from ..ir.operators import REDUCTIONS
-from ..ir.tile import Buffer, Compute, MatrixProduct, Method, Node, Scope, When
+from ..ir.tile import SUM, Buffer, Compute, MatrixProduct, Method, Node, Scope, When
 from ..ir.types import BOOL, I32, DType
 from . import contraction
 from .methods import choose
@@ -198,53 +198,57 @@ def nodes_of(compute: Compute, around: Surroundings, *, own_tile: bool) -> tuple
             return [generic], []
     target = buffers[compute.target]
     condition = None if own_tile else compute.condition
-    others = len(compute.reduced) > 1
-    finishing = condition is not None or (
-        bool(product.scale) and (others or not all(contraction.fits_epilogue(f) for _, f in product.scale))
-    )
-    wide = target.dtype != compute.accumulator
-    extra: list[Buffer] = []
-    name = compute.target
-    if wide:
-        if not all(isinstance(i, Rank) for i in compute.indices):
-            return [generic], []
-        shape = tuple(compute.extent(i.name) for i in compute.indices if isinstance(i, Rank))
-        extra.append(Buffer(name=f"{name}.sum", dtype=compute.accumulator, shape=shape, scope=Scope.TILE))
-        name = extra[0].name
+    finishing = condition is not None or bool(product.scale)
+    value: Expr = Read(tensor=SUM, indices=(), dtype=compute.accumulator)
+    for kind, factor in product.scale:
+        typed = factor if factor.dtype == compute.accumulator else Cast(value=factor, dtype=compute.accumulator)
+        value = Op(op=kind, args=(value, typed), dtype=compute.accumulator)
+    if condition is not None:
+        value = Select(condition=condition, then=value, otherwise=_zero(compute.accumulator), dtype=compute.accumulator)
     outputs = compute.output_ranks
-    main: Node = replace(
+    main = replace(
         generic,
-        target=name,
         filter=None,
         condition=None,
         method=Method.CONTRACTION,
         vector=None,
         parallel=tuple(r for r in outputs if r not in (product.rows, product.columns)),
-        product=replace(product, scale=() if finishing else product.scale),
+        product=replace(product, scale=(), epilogue=value if finishing else None),
     )
-    main_nodes: list[Node] = [main]
-    if flag is not None:
-        finite = Read(tensor=flag, indices=(), dtype=BOOL)
-        slow = replace(compute, target=name, condition=None)
-        if finishing:
-            slow = replace(slow, value=_unscaled(product, compute.accumulator))
-        main_nodes = [When(condition=finite, body=(main,)), When(condition=op("not", finite), body=(choose(slow),))]
-    if not finishing and not wide:
-        return main_nodes, extra
-    value: Expr = Read(tensor=name, indices=compute.indices, dtype=compute.accumulator)
-    for kind, factor in product.scale if finishing else ():
-        typed = factor if factor.dtype == compute.accumulator else Cast(value=factor, dtype=compute.accumulator)
-        value = Op(op=kind, args=(value, typed), dtype=compute.accumulator)
-    finish = Compute(
-        target=compute.target,
-        indices=compute.indices,
-        value=value,
-        ranks=tuple(r for r in compute.ranks if r.name in outputs),
-        condition=condition,
-        accumulator=compute.accumulator,
-        origin=compute.origin,
-    )
-    return [*main_nodes, choose(finish)], extra
+    extra: list[Buffer] = []
+    after: list[Node] = []
+    slow = replace(compute, condition=condition)
+    if len(compute.reduced) > 1 and (finishing or target.dtype != compute.accumulator):
+        # Sums over several ranks are added up in their place: what becomes of them is a step of its own.
+        if not all(isinstance(i, Rank) for i in compute.indices):
+            return [generic], []
+        shape = tuple(compute.extent(i.name) for i in compute.indices if isinstance(i, Rank))
+        extra.append(Buffer(name=f"{target.name}.sum", dtype=compute.accumulator, shape=shape, scope=Scope.TILE))
+        name = extra[0].name
+        main = replace(main, target=name, product=replace(product, scale=(), epilogue=None))
+        slow = replace(compute, target=name, condition=None, value=_unscaled(product, compute.accumulator))
+        held = Read(tensor=name, indices=compute.indices, dtype=compute.accumulator)
+        finish = Compute(
+            target=compute.target,
+            indices=compute.indices,
+            value=transform(value, lambda node: held if _is_sum(node) else None),
+            ranks=tuple(r for r in compute.ranks if r.name in outputs),
+            accumulator=compute.accumulator,
+            origin=compute.origin,
+        )
+        after.append(choose(finish))
+    if flag is None:
+        return [main, *after], extra
+    finite = Read(tensor=flag, indices=(), dtype=BOOL)
+    either: list[Node] = [
+        When(condition=finite, body=(main,)),
+        When(condition=op("not", finite), body=(choose(slow),)),
+    ]
+    return [*either, *after], extra
+
+
+def _is_sum(node: Expr) -> bool:
+    return isinstance(node, Read) and node.tensor == SUM
 
 
 def _product(compute: Compute) -> MatrixProduct | None:

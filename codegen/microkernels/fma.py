@@ -10,7 +10,7 @@ import tvm_ffi
 from tvm import tirx
 
 from .operand import Epilogue, Operand, Site
-from .statements import Statements, both, ceil_div, index, minimum, negation
+from .statements import Statements, both, ceil_div, condition, constant, index, minimum, negation
 from .vector import first_lanes, fma, lane_type, load_aligned, load_masked, prefetch, splat, store_masked, widen, zeros
 
 Tile = Sequence[Sequence[tirx.Expr]]
@@ -90,27 +90,50 @@ def emit_store_tile(
     add: bool | tirx.Expr,
     last: bool | tirx.Expr,
     epilogue: Epilogue | None,
+    partial: Operand | None = None,
+    at: tuple[tirx.Expr, tirx.Expr] | None = None,
 ) -> None:
     """Writes the elements of the tile that lie inside C.
 
-    `add`: whether what C holds is added first (a literal or a condition). The epilogue is applied where `last` holds.
-    A tile that is inside as a whole goes from the registers to C. Others, and those with an epilogue, go through a
+    `add`: whether the sums so far are added first (a literal or a condition). The epilogue is applied where `last` holds.
+    Sums so far are in C, or in `partial`, whole tiles of them, from the element `at` on: then C is written once, in the end.
+    A tile that is inside as a whole goes from the registers to C. Others, and those with a heavy epilogue, go through a
     scratch tile and a loop over its rows: one copy of the code instead of one for each register.
     """
+    if partial is not None and at is not None:
+        row, col = at
+        sums = []
+        for i, values in enumerate(tile):
+            waiting = [_held(partial, partial.at(row + i, col + v * lanes), lanes, dtype, add) for v in range(len(values))]
+            sums.append([x if held is None else x + held for x, held in zip(values, waiting, strict=True)])
+        with s.when(negation(last)):
+            for i, values in enumerate(sums):
+                for v, value in enumerate(values):
+                    s.store(partial.buffer, tirx.Ramp(partial.at(row + i, col + v * lanes), index(1), lanes), value)
+        with s.when(last):
+            emit_store_tile(
+                s, sums, c=c, place=place, lanes=lanes, dtype=dtype, add=False, last=True, epilogue=epilogue
+            )  # fmt: skip
+        return
     width = len(tile[0]) * lanes
-    direct: bool | tirx.Expr = c.rows_contiguous and c.dtype == dtype
+    inside = both(place.rows >= len(tile), place.cols >= width)
+    direct: bool | tirx.Expr = c.rows_contiguous
+    inline = epilogue is not None and epilogue.light and constant(condition(last)) == 1
     if direct:
-        direct = both(place.rows >= len(tile), place.cols >= width)
-        if epilogue is not None:
+        direct = inside
+        if epilogue is not None and not inline:
             direct = both(direct, negation(last))
         direct = s.bind("direct", direct)
     with s.when(direct):
         for i, values in enumerate(tile):
-            at = s.bind("at", c.at(place.row + i, place.col))
+            place_at = s.bind("at", c.at(place.row + i, place.col))
             for v, value in enumerate(values):
-                held = _held(c, at + v * lanes, lanes, dtype, add)
-                whole = first_lanes(lanes, lanes)
-                s.evaluate(store_masked(c.buffer, at + v * lanes, whole, value if held is None else value + held))
+                held = _held(c, place_at + v * lanes, lanes, dtype, add)
+                value = value if held is None else value + held
+                if inline and epilogue is not None:
+                    site = Site(row=place.row + i, col=place.col + v * lanes, lanes=lanes, count=lanes)
+                    value = epilogue.apply(s, site, value)
+                s.evaluate(store_masked(c.buffer, place_at + v * lanes, first_lanes(lanes, lanes), _encoded(c, value)))
     with s.when(negation(direct)):
         scratch = s.allocate("scratch", (len(tile) * width,), dtype, scope="local")
         for i, values in enumerate(tile):
@@ -126,6 +149,10 @@ def emit_store_tile(
             )
             value = load_aligned(scratch, i * width + v * lanes, lanes)
             emit_store_vector(s, value, c=c, site=site, dtype=dtype, add=add, last=last, epilogue=epilogue)
+
+
+def _encoded(c: Operand, value: tirx.Expr) -> tirx.Expr:
+    return widen(value, c.dtype) if c.encode is None else c.encode(value)
 
 
 def _held(c: Operand, at: tirx.Expr, lanes: int, dtype: str, add: bool | tirx.Expr) -> tirx.Expr | None:
@@ -155,14 +182,14 @@ def emit_store_vector(
         s.store(total, 0, held + site.load(c, dtype))
     if epilogue is not None:
         with s.when(last):
-            s.store(total, 0, epilogue(site, held))
+            s.store(total, 0, epilogue.apply(s, site, held))
     emit_write(s, held, c=c, site=site)
 
 
 def emit_write(s: Statements, value: tirx.Expr, *, c: Operand, site: Site) -> None:
     """Stores the lanes of `value` that lie inside C, rounded to C's type."""
     at = c.at(site.row, site.col)
-    value = widen(value, c.dtype)
+    value = _encoded(c, value)
     if site.lanes == 1:
         s.store(c.buffer, at, value)
     elif c.rows_contiguous:

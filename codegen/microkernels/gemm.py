@@ -38,11 +38,11 @@ def emit_gemm(
     """C[m, n] = epilogue(A[m, k] · B[k, n]), or epilogue(C + A · B) with `accumulate`, in `dtype` ("float32" or
     "float64").
 
-    A and B may be of a narrower floating type. Any size may be 0; k = 0 still writes C. The operands must not overlap
-    C. `parallel` makes one parallel loop of `plan.threads` tasks: it must not stand inside another.
+    A and B may be of a narrower floating type; so may C, without `accumulate`. Any size may be 0; k = 0 still writes C. The
+    operands must not overlap C. `parallel` makes one parallel loop of `plan.threads` tasks: it must not stand inside another.
     """
     if c.columns_contiguous and not c.rows_contiguous:
-        flipped = None if epilogue is None else _flip(epilogue)
+        flipped = None if epilogue is None else epilogue.transposed()
         a, b, c, m, n, epilogue = b.transposed(), a.transposed(), c.transposed(), n, m, flipped
     s = Statements()
     m, n, k = (s.bind(name, size) for name, size in (("m", m), ("n", n), ("k", k)))
@@ -50,7 +50,7 @@ def emit_gemm(
     wide = condition(True)
     for x, y, z, rows, cols, finish in (
         (a, b, c, m, n, epilogue),
-        (b.transposed(), a.transposed(), c.transposed(), n, m, None if epilogue is None else _flip(epilogue)),
+        (b.transposed(), a.transposed(), c.transposed(), n, m, None if epilogue is None else epilogue.transposed()),
     ):
         few = is_skinny(rows, y, plan)
         if constant(both(wide, few)) == 0:
@@ -64,10 +64,6 @@ def emit_gemm(
         with s.when(wide):
             product.emit_tasks(s, m, n, parallel=parallel)
     return s.finish()
-
-
-def _flip(epilogue: Epilogue) -> Epilogue:
-    return lambda site, value: epilogue(site.transposed(), value)
 
 
 def _emit_cut(s: Statements, m: tirx.Expr, n: tirx.Expr, plan: GemmPlan) -> tuple[tirx.Expr, tirx.Expr]:
@@ -146,6 +142,7 @@ class _Product:
         col_blocks, nc = _balanced(s, "col", width, plan.nc, plan.nr)
         depth_blocks, kc = _balanced(s, "depth", self.k, plan.kc, 1)
         row_blocks, mc = _balanced(s, "row", height, plan.mc, plan.mr)
+        partial = self._partial(s, depth_blocks, height, nc)
         with s.loop("col_block", col_blocks) as jc, s.loop("depth_block", depth_blocks) as pc:
             first_col, start = s.bind("first_col", jc * nc), s.bind("start", pc * kc)
             cols = s.bind("cols", minimum(nc, width - first_col))
@@ -194,4 +191,20 @@ class _Product:
                             add=True if self.accumulate else pc > 0,
                             last=pc == depth_blocks - 1,
                             epilogue=self.epilogue,
+                            partial=partial,
+                            at=(first_row + ir * plan.mr, jr * plan.nr),
                         )
+
+    def _partial(self, s: Statements, depth_blocks: tirx.Expr, height: tirx.Expr, nc: tirx.Expr) -> Operand | None:
+        """Where sums wait for the next block of the depth when C cannot hold them: a column block of all rows."""
+        kept = self.epilogue is not None and self.epilogue.reads_result
+        if not kept and self.c.encode is None and self.c.dtype == self.dtype:
+            return None
+        if constant(depth_blocks) == 1:
+            return None
+        assert not self.accumulate
+        several = tirx.Select(depth_blocks > 1, index(1), index(0))
+        size = s.bind("waiting", maximum(several * round_up(height, self.plan.mr) * nc, 1))
+        buffer = tirx.decl_buffer((size,), self.dtype, name="partial")
+        s.add(tirx.AllocBuffer(buffer))
+        return Operand(buffer=buffer, row_stride=nc, col_stride=1)

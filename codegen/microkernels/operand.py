@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from tvm import tirx
 
-from .statements import as_index, constant, index
+from .statements import Statements, as_index, constant, index
 from .vector import first_lanes, load_masked, load_scalar, splat
 
 
@@ -19,7 +19,8 @@ class Operand:
 
     `buffer` is one-dimensional. Strides may be any int64 expression; a literal 1 selects contiguous vector access
     when the code is emitted, a literal 0 a broadcast. No alignment is assumed. `slack` is how many rows beyond the last
-    may be read.
+    may be read. `encode` makes of a computed vector what the buffer of a result holds; None: the same, rounded to the
+    buffer's type.
     """
 
     buffer: tirx.Buffer
@@ -27,6 +28,7 @@ class Operand:
     row_stride: tirx.Expr | int
     col_stride: tirx.Expr | int
     slack: int = 0
+    encode: Callable[[tirx.Expr], tirx.Expr] | None = None
 
     def at(self, row: tirx.Expr | int, col: tirx.Expr | int) -> tirx.Expr:
         """The flat index of element (row, col)."""
@@ -105,9 +107,21 @@ class Site:
         return start if self.lanes == 1 else tirx.Ramp(as_index(start), index(1), self.lanes)
 
 
-Epilogue = Callable[[Site, tirx.Expr], tirx.Expr]
-"""Maps a register vector of the result (and its place) to what is stored. It must accept every number of lanes, 1
-included."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epilogue:
+    """What becomes of a finished sum before it is stored.
+
+    `apply(s, site, value)` maps a register vector of the result to what is stored; it must accept every number of lanes, 1
+    included, and may add statements to `s`. `reads_result` tells that it reads the elements of C that it is about to write.
+    `light` tells that a copy of it for every register of a tile is worth its code.
+    """
+
+    apply: Callable[[Statements, Site, tirx.Expr], tirx.Expr]
+    reads_result: bool = False
+    light: bool = False
+
+    def transposed(self) -> Epilogue:
+        return replace(self, apply=lambda s, site, value: self.apply(s, site.transposed(), value))
 
 
 def strided_lanes(at: tirx.Expr, stride: tirx.Expr | int, count: tirx.Expr | int, lanes: int) -> tirx.Expr:

@@ -15,6 +15,7 @@ from tvm import tirx
 
 from einfall.codegen import pipeline
 from einfall.codegen.microkernels import Epilogue, GemmPlan, Operand, Site, emit_gemm, plan_gemm
+from einfall.codegen.microkernels.statements import Statements
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,19 +59,30 @@ class Setting:
     inputs: str = "float32"
     accumulate: bool = False
     parallel: bool = True
+    result: str = ""  # the type of C, where it is not `dtype`
     epilogue: str = "none"
+    light: bool = False  # the epilogue
     plan: GemmPlan | None = None
     cpu: Cpu = AVX512
     sizes: tuple[int, int, int] | None = None
 
 
-def bias_relu(bias: Operand) -> Epilogue:
-    def finish(site: Site, value: tirx.Expr) -> tirx.Expr:
+def bias_relu(bias: Operand, *, light: bool) -> Epilogue:
+    def finish(s: Statements, site: Site, value: tirx.Expr) -> tirx.Expr:
         shifted = value + site.load(bias, "float32")
         zero = tirx.FloatImm("float32", 0.0)
         return tirx.Max(shifted, zero if site.lanes == 1 else tirx.Broadcast(zero, site.lanes))
 
-    return finish
+    return Epilogue(apply=finish, light=light)
+
+
+def rescaled(c: Operand, factor: Operand, *, light: bool) -> Epilogue:
+    """What was there times a factor of its row, plus the product."""
+
+    def finish(s: Statements, site: Site, value: tirx.Expr) -> tirx.Expr:
+        return site.load(c, "float32") * site.load(factor, "float32") + value
+
+    return Epilogue(apply=finish, reads_result=True, light=light)
 
 
 @cache
@@ -90,12 +102,13 @@ def compiled(setting: Setting) -> tvm.runtime.Module:
 
     a, a_params = matrix("A", setting.inputs, setting.a)
     b, b_params = matrix("B", setting.inputs, setting.b)
-    c, c_params = matrix("C", setting.dtype, setting.c)
+    c, c_params = matrix("C", setting.result or setting.dtype, setting.c)
     bias = tirx.decl_buffer((tirx.Var("bias_len", "int64"),), "float32", name="bias", layout=None)
     epilogues: dict[str, Epilogue | None] = {
         "none": None,
-        "columns": bias_relu(Operand(buffer=bias, row_stride=0, col_stride=1)),
-        "rows": bias_relu(Operand(buffer=bias, row_stride=1, col_stride=0)),
+        "columns": bias_relu(Operand(buffer=bias, row_stride=0, col_stride=1), light=setting.light),
+        "rows": bias_relu(Operand(buffer=bias, row_stride=1, col_stride=0), light=setting.light),
+        "rescaled": rescaled(c, Operand(buffer=bias, row_stride=1, col_stride=0), light=setting.light),
     }
     plan = setting.plan or plan_gemm(setting.cpu, setting.dtype, *(setting.sizes or (None, None, None)))
     body = emit_gemm(
@@ -150,8 +163,8 @@ def check(setting: Setting, m: int, n: int, k: int) -> np.ndarray:
     inputs = np.dtype(ml_dtypes.bfloat16 if setting.inputs == "bfloat16" else setting.inputs)
     a = place(generator.uniform(-1, 1, (m, k)).astype(inputs), setting.a, np.nan)
     b = place(generator.uniform(-1, 1, (k, n)).astype(inputs), setting.b, np.nan)
-    before = generator.uniform(-1, 1, (m, n)).astype(setting.dtype)
-    if not setting.accumulate:
+    before = generator.uniform(-1, 1, (m, n)).astype(setting.result or setting.dtype)
+    if not setting.accumulate and setting.epilogue != "rescaled":
         before[...] = np.nan
     c = place(before, setting.c, 77.0)
     bias = generator.uniform(-1, 1, max(m, n, 1)).astype("float32")
@@ -163,13 +176,15 @@ def check(setting: Setting, m: int, n: int, k: int) -> np.ndarray:
     exact = a.view.astype("float64") @ b.view.astype("float64")
     if setting.accumulate:
         exact += before
-    if setting.epilogue != "none":
+    if setting.epilogue == "rescaled":
+        exact += before * bias[:m, None].astype("float64")
+    elif setting.epilogue != "none":
         added = bias[:n] if setting.epilogue == "columns" else bias[:m, None]
         exact = np.maximum(exact + added, 0)
     expected = Stored(flat=c.flat.copy(), offset=c.offset, strides=c.strides, shape=c.shape)
     expected.view[...] = exact
-    unit = np.finfo(setting.dtype).eps
-    np.testing.assert_allclose(out.numpy(), expected.flat, rtol=0, atol=unit * (k + 8))
+    unit, coarse = np.finfo(setting.dtype).eps, np.finfo(setting.result or setting.dtype).eps
+    np.testing.assert_allclose(out.numpy(), expected.flat, rtol=coarse, atol=unit * (k + 8))
     return out.numpy()
 
 
@@ -199,6 +214,13 @@ SETTINGS = {
     "accumulate": Setting(plan=BLOCKS, accumulate=True),
     "epilogue-columns": Setting(plan=BLOCKS, epilogue="columns"),
     "epilogue-rows": Setting(plan=BLOCKS, epilogue="rows", b=COL, accumulate=True),
+    "epilogue-light": Setting(plan=BLOCKS, epilogue="columns", light=True),
+    "rescaled": Setting(plan=BLOCKS, epilogue="rescaled"),
+    "rescaled-light": Setting(plan=BLOCKS, epilogue="rescaled", light=True),
+    "rescaled-transposed": Setting(plan=BLOCKS, epilogue="rescaled", c=COL),
+    "rescaled-serial": Setting(epilogue="rescaled", light=True, parallel=False),
+    "half-result": Setting(plan=BLOCKS, result="float16"),
+    "half-result-columns": Setting(plan=BLOCKS, result="float16", epilogue="columns", light=True),
     "float64": Setting(dtype="float64", inputs="float64"),
     "float32-in-float64": Setting(dtype="float64", inputs="float32", b=COL),
     "bfloat16": Setting(plan=BLOCKS, inputs="bfloat16"),
@@ -218,7 +240,8 @@ def test_agrees_with_numpy(setting: Setting) -> None:
 
 @pytest.mark.parametrize("sizes", [(1, 70, 40), (70, 1, 40), (3, 3, 3), (64, 64, 64), (30, 100, 500), (5, 7, 0)])
 def test_literal_sizes(sizes: tuple[int, int, int]) -> None:
-    check(Setting(sizes=sizes, b=COL, epilogue="columns"), *sizes)
+    check(Setting(sizes=sizes, b=COL, epilogue="columns", light=True), *sizes)
+    check(Setting(sizes=sizes, epilogue="rescaled", light=True, result="float16"), *sizes)
 
 
 @pytest.mark.parametrize("sizes", [(61, 200, 90), (3, 700, 65), (300, 2, 65)])
