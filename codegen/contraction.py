@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from tvm import tirx
 from tvm.tirx.stmt import ForKind
 
-from ..ir.expr import Const, Expr, Op, Read, reads_of, walk
+from ..ir.expr import Const, Expr, Op, Read, Size, reads_of, walk
 from ..ir.index import affine
 from ..ir.tile import SUM, Compute, MatrixProduct
 from .arithmetic import convert, lanes_of
@@ -157,10 +157,19 @@ class ContractionEmitter:
         return as_index(self.context.evaluator(s, variables).value(self.compute.extent(rank)))
 
     def _static(self, rank: str | None) -> int | None:
-        if rank is None:
-            return 1
-        extent = self.compute.extent(rank)
-        return int(extent.value) if isinstance(extent, Const) else None
+        return 1 if rank is None else self._bound(self.compute.extent(rank))
+
+    def _bound(self, extent: Expr) -> int | None:
+        """An upper bound of an extent that is known when the code is made."""
+        match extent:
+            case Const(value=value):
+                return int(value)
+            case Size(name=name):
+                return constant(self.context.sizes[name])
+            case Op(op="min", args=args):
+                return min((b for b in map(self._bound, args) if b is not None), default=None)
+            case _:
+                return None
 
     def _plan(self) -> GemmPlan:
         """The blocking. Inside a tile the rows are a tile's: the paths for few rows would only cost compile time."""

@@ -17,8 +17,10 @@ from ..ir.expr import Expr, Read, integer, op, rank, size, substitute, walk
 from ..ir.index import equal
 from ..ir.target import Target
 from ..ir.tile import Buffer, Compute, Decision, Fill, Loop, Node, Scope, TileProgram, When
+from ..ir.tile import walk as walk_nodes
 from ..ir.types import BOOL, F32, DType, QuantType
 from . import contraction
+from .epilogue import absorb, unused
 from .grouping import Group, MergedLoop, few, form_groups, is_parts
 from .independent import Independent
 from .inline import inline
@@ -136,6 +138,9 @@ class _Assembly:
         members = group.members
         if not group.classes or (len(members) == 1 and isinstance(group.steps[0], Straight)):
             return [node for step in group.steps for node in self._step(step, Placement(), serial=False)]
+        alone = self._alone(group)
+        if alone is not None:
+            return alone
         whole, cut = self._around(group)
         fixed: dict[int, dict[str, Expr]] = {i: {} for i in members}
         loops: list[RankExtent] = []
@@ -160,6 +165,9 @@ class _Assembly:
                 body += self._step(step, placement, serial=True, buffers=buffers)
         else:
             body = self._sequence(group.sequence, placement, buffers)
+        body = self._absorbed(body, [b.name for b in buffers])
+        free = unused(tuple(body), [b.name for b in buffers])
+        buffers = [b for b in buffers if b.name not in free]
         first, *inner = loops
         return [
             Loop(
@@ -171,6 +179,43 @@ class _Assembly:
                 buffers=tuple(buffers),
             )
         ]
+
+    def _alone(self, group: Group) -> list[Node] | None:
+        """A group that is one matrix product and what is done to its elements: no loop around it, nothing inside is stored."""
+        if group.sequence is not None or not all(isinstance(step, Straight) for step in group.steps):
+            return None
+        members = [self.cascade.einsums[i] for i in group.members]
+        if sum(contraction.product_of(e) is not None for e in members) != 1:
+            return None
+        inside = [e.target for e in members if self.cascade.by_name[e.target].role is Role.LOCAL]
+        private = [t for t in inside if all(any(r is e for e in members) for r in self.cascade.readers(t))]
+        kept = dict(self.workspace.buffers)
+        nodes = [node for step in group.steps for node in self._step(step, Placement(), serial=False)]
+        fused = absorb(tuple(nodes), self.workspace.buffers, private)
+        if len(fused) == 1 and isinstance(fused[0], Compute) and fused[0].product is not None:
+            for name in unused(fused, private):
+                del self.workspace.buffers[name]
+            self._say_absorbed(tuple(nodes), fused)
+            return list(fused)
+        flags = {name: self.workspace.buffers[name] for name in self.flags.values()}
+        self.workspace.buffers = {**kept, **flags}
+        return None
+
+    def _absorbed(self, body: list[Node], private: list[str]) -> list[Node]:
+        """``body`` with the element-wise readers of its products in their epilogues."""
+        fused = absorb(tuple(body), self.workspace.buffers, private)
+        self._say_absorbed(tuple(body), fused)
+        return list(fused)
+
+    def _say_absorbed(self, before: tuple[Node, ...], after: tuple[Node, ...]) -> None:
+        targets = [dict.fromkeys(n.target for n in walk_nodes(nodes) if isinstance(n, Compute)) for nodes in (before, after)]
+        for gone in targets[0]:
+            if gone not in targets[1]:
+                self._decide(
+                    gone,
+                    "never stored: what reads its elements is done where its product has them in registers",
+                    "it has one reader, which takes each element at its own point",
+                )
 
     def _around(self, group: Group) -> tuple[list[Independent], Independent | None]:
         """The independent ranks that the loops go through whole, and the one that is cut into tiles.

@@ -36,7 +36,7 @@ from ..ir.expr import (
     with_children,
 )
 from ..ir.index import equal
-from ..ir.types import BOOL, INDEX
+from ..ir.types import BOOL, INDEX, DType
 from .bounds import guard
 
 TRUE = Const(value=True, dtype=BOOL)
@@ -92,6 +92,11 @@ def conjunction(conditions: list[Expr]) -> Expr:
     for condition in kept:
         result = condition if result == TRUE else op("and", result, condition)
     return result
+
+
+def zero_of(dtype: DType) -> Const:
+    """What absent points hold: 0, or false."""
+    return Const(value=False if dtype.is_bool else 0.0 if dtype.is_float else 0, dtype=dtype)
 
 
 def disjunction(a: Expr, b: Expr) -> Expr:

@@ -12,7 +12,7 @@ from ..ir.tile import SUM, Buffer, Compute, MatrixProduct, Method, Node, Scope, 
 from ..ir.types import BOOL, I32, DType
 from . import contraction
 from .methods import choose
-from .presence import TRUE, Explicit, conjunction, disjunction
+from .presence import TRUE, Explicit, conjunction, disjunction, zero_of
 from .tighten import conjuncts, is_bound
 
 
@@ -127,7 +127,7 @@ def _scatter_coordinates(workspace: Workspace, compute: Compute, held: Buffer) -
     filtered = TRUE if compute.filter is None else compute.filter
     there: Expr = Read(tensor=best, indices=compute.indices, dtype=dtype)
     if filtered != TRUE:
-        there = Select(condition=filtered, then=there, otherwise=_zero(dtype), dtype=dtype)
+        there = Select(condition=filtered, then=there, otherwise=zero_of(dtype), dtype=dtype)
     same: Expr = op("eq", compute.value, there)
     if dtype.is_float:
         same = disjunction(same, op("and", op("ne", compute.value, compute.value), op("ne", there, there)))
@@ -141,10 +141,6 @@ def _scatter_coordinates(workspace: Workspace, compute: Compute, held: Buffer) -
     none = op("eq", value, integer(int(I32.maximum), I32))
     value_or_none = Select(condition=none, then=integer(-1, I32), otherwise=value, dtype=I32)
     return [*found, *nodes, choose(replace(region, value=value_or_none, condition=compute.condition))]
-
-
-def _zero(dtype: DType) -> Const:
-    return Const(value=False if dtype.is_bool else 0.0 if dtype.is_float else 0, dtype=dtype)
 
 
 def _region(compute: Compute, held: Buffer) -> Compute:
@@ -204,7 +200,7 @@ def nodes_of(compute: Compute, around: Surroundings, *, own_tile: bool) -> tuple
         typed = factor if factor.dtype == compute.accumulator else Cast(value=factor, dtype=compute.accumulator)
         value = Op(op=kind, args=(value, typed), dtype=compute.accumulator)
     if condition is not None:
-        value = Select(condition=condition, then=value, otherwise=_zero(compute.accumulator), dtype=compute.accumulator)
+        value = Select(condition=condition, then=value, otherwise=zero_of(compute.accumulator), dtype=compute.accumulator)
     outputs = compute.output_ranks
     main = replace(
         generic,

@@ -140,7 +140,7 @@ class _Product:
         packed_a = s.allocate("packed_a", (rows_capacity(plan),), self.dtype)
         packed_b = s.allocate("packed_b", (columns_capacity(plan),), self.dtype)
         col_blocks, nc = _balanced(s, "col", width, plan.nc, plan.nr)
-        depth_blocks, kc = _balanced(s, "depth", self.k, plan.kc, 1)
+        depth_blocks, kc = (index(1), self.k) if plan.shallow else _balanced(s, "depth", self.k, plan.kc, 1)
         row_blocks, mc = _balanced(s, "row", height, plan.mc, plan.mr)
         partial = self._partial(s, depth_blocks, height, nc)
         with s.loop("col_block", col_blocks) as jc, s.loop("depth_block", depth_blocks) as pc:

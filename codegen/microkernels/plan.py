@@ -56,6 +56,8 @@ class GemmPlan:
     """Products with at most so many rows or columns go over the large operand once, unpacked; 0: none."""
     fused: bool
     """Whether a · b + c is rounded once."""
+    shallow: bool = False
+    """Whether k never exceeds kc: sums are complete after one block of the depth."""
 
     @property
     def nr(self) -> int:
@@ -65,7 +67,7 @@ class GemmPlan:
 
 def plan_gemm(facts: CpuFacts, dtype: str, m: int | None = None, n: int | None = None, k: int | None = None) -> GemmPlan:
     """The plan for C[m, n] = A[m, k] · B[k, n] accumulated in `dtype` ("float32" or "float64"); None is a size known
-    at run time.
+    at run time; others are upper bounds.
 
     - Register tile: nv = 2 vectors and the most rows mr (even) that leave a register for the broadcast element of A
       and nv for B. Its mr · nv independent sums must exceed latency times FMA units, 8 on today's cores.
@@ -100,6 +102,7 @@ def plan_gemm(facts: CpuFacts, dtype: str, m: int | None = None, n: int | None =
         unroll=4,
         skinny=4,
         fused=facts.has_fma,
+        shallow=k is not None and k <= kc,
     )
 
 
