@@ -18,7 +18,7 @@ from .expressions import Evaluator, Lanes
 from .functions import REAL
 from .machine import Machine
 from .microkernels.gemm import emit_gemm
-from .microkernels.operand import Epilogue, Operand, Site
+from .microkernels.operand import Epilogue, Formula, Operand, Site
 from .microkernels.plan import GemmPlan, plan_gemm
 from .microkernels.statements import Statements, as_index, ceil_div, constant, index, maximum, minimum, round_up
 from .views import View, broadcast, encode
@@ -180,9 +180,16 @@ class ContractionEmitter:
 
     def _operand(
         self, s: Statements, expr: Expr, variables: Variables, row: str | None, column: str | None, first: tirx.Expr
-    ) -> Operand:
-        assert isinstance(expr, Read)
-        return self._matrix(s, self.context.views[expr.tensor], expr.indices, variables, row, column, first)
+    ) -> Operand | Formula:
+        if isinstance(expr, Read) and _is_matrix(expr):
+            return self._matrix(s, self.context.views[expr.tensor], expr.indices, variables, row, column, first)
+
+        def compute(s: Statements, site: Site) -> tirx.Expr:
+            value = self._at(s, variables, site, row, column, first, {}).value(expr)
+            return broadcast(convert(value, computed(self.compute.accumulator)), site.lanes, lanes_of(value))
+
+        down, across = (sum(_moves_along(r, rank) for r in reads_of(expr)) for rank in (row, column))
+        return Formula(compute=compute, along_rows=across >= down)
 
     def _result(self, s: Statements, variables: Variables, first: tirx.Expr) -> Operand:
         compute, product = self.compute, self.product
@@ -234,6 +241,31 @@ class ContractionEmitter:
             total = step if constant(total) == 0 else total + step
         return as_index(constant(total)) if constant(total) is not None else total
 
+    def _at(
+        self,
+        s: Statements,
+        variables: Variables,
+        site: Site,
+        row: str | None,
+        column: str | None,
+        first: tirx.Expr,
+        values: dict[str, tirx.Expr],
+    ) -> Evaluator:
+        """An evaluator at a site of the matrix of ``row`` and ``column``, its rows from ``first`` on where they are C's."""
+        inside = dict(variables)
+        if row is not None:
+            inside[row] = site.row if row == self.product.inner else site.row + first
+        if column is not None:
+            inside[column] = site.col
+        moving = column if site.along_row else row
+        lanes = None
+        if site.lanes > 1 and moving is not None:
+            base = s.bind("base", inside.pop(moving))
+            whole = constant(site.count)
+            valid = None if whole is not None and whole >= site.lanes else minimum(site.count, site.lanes)
+            lanes = Lanes(rank=moving, base=base, count=site.lanes, valid=valid)
+        return self.context.evaluator(s, inside, lanes, values)
+
     def _epilogue(self, variables: Variables, first: tirx.Expr) -> Epilogue | None:
         """What is stored in the place of a sum: the product's epilogue, converted to the type in which C is computed."""
         product, accumulator = self.product, self.compute.accumulator
@@ -246,19 +278,7 @@ class ContractionEmitter:
         value_of = wanted
 
         def apply(s: Statements, site: Site, value: tirx.Expr) -> tirx.Expr:
-            inside = dict(variables)
-            if product.rows is not None:
-                inside[product.rows] = site.row + first
-            if product.columns is not None:
-                inside[product.columns] = site.col
-            moving = product.columns if site.along_row else product.rows
-            lanes = None
-            if site.lanes > 1 and moving is not None:
-                base = s.bind("base", inside.pop(moving))
-                whole = constant(site.count)
-                valid = None if whole is not None and whole >= site.lanes else minimum(site.count, site.lanes)
-                lanes = Lanes(rank=moving, base=base, count=site.lanes, valid=valid)
-            at = self.context.evaluator(s, inside, lanes, {SUM: s.share(value)})
+            at = self._at(s, variables, site, product.rows, product.columns, first, {SUM: s.share(value)})
             result = at.value(value_of)
             if view.dtype.is_float:
                 result = convert(result, computed(view.dtype))
@@ -270,3 +290,15 @@ class ContractionEmitter:
         nodes = list(walk(value_of))
         heavy = any(isinstance(n, Op) and n.op in REAL and n.op != "sqrt" for n in nodes)
         return Epilogue(apply=apply, reads_result=bool(reads), light=not heavy and len(nodes) <= LIGHT)
+
+
+def _is_matrix(read: Read) -> bool:
+    """Whether the micro-kernel can read the elements of a tensor itself."""
+    return read.dtype.name in ("f64", "f32", "f16", "bf16") and not any(reads_of(i) for i in read.indices)
+
+
+def _moves_along(read: Read, rank: str | None) -> bool:
+    """Whether neighbours along ``rank`` are neighbours in memory."""
+    form = affine(read.indices[-1]) if read.indices and rank is not None else None
+    factor = None if form is None or rank is None or rank not in form.ranks else form.coefficient(rank)
+    return isinstance(factor, Const) and factor.value == 1

@@ -1,7 +1,7 @@
 """Recognises matrix products among the sums: ``Σ_k left(m, k) · right(k, n)``, times factors without k.
 
 Identity: Σ_k s · a_k = s · Σ_k a_k, so that factors that no reduced rank indexes are applied to the finished sum (design
-page 3, deferral). Requires: explicit reads. Guarantees: the product's operands are plain reads with affine indices.
+page 3, deferral). Requires: explicit reads. Guarantees: the product's operands are values of reads with affine indices.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .methods import lane_step
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roles:
-    """The two factors of a product under a sum, before they are known to be plain reads."""
+    """The two factors of a product under a sum."""
 
     left: Expr
     right: Expr
@@ -76,6 +76,11 @@ def is_plain(expr: Expr) -> bool:
     if not isinstance(expr, Read) or expr.dtype.name not in ("f64", "f32", "f16", "bf16"):
         return False
     return all(affine(i) is not None and not reads_of(i) for i in expr.indices)
+
+
+def is_packable(expr: Expr) -> bool:
+    """Whether ``expr`` is a float value that can be computed where its product packs it: from reads at affine indices."""
+    return expr.dtype.is_float and all(affine(i) is not None and not reads_of(i) for r in reads_of(expr) for i in r.indices)
 
 
 def assign(roles: Roles, target: tuple[Expr, ...], outputs: tuple[str, ...], reduced: tuple[str, ...]) -> MatrixProduct | None:

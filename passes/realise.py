@@ -248,11 +248,14 @@ def _is_sum(node: Expr) -> bool:
 
 
 def _product(compute: Compute) -> MatrixProduct | None:
-    """The matrix product that ``compute`` is, with plain operands, large enough for a micro-kernel."""
+    """The matrix product that ``compute`` is, with operands to be read or computed, large enough for a micro-kernel."""
     if compute.reduction != "+" or compute.accumulator.name not in ("f32", "f64") or compute.scatter or compute.within:
         return None
     roles = contraction.split(compute.value, compute.reduced, compute.output_ranks, compute.accumulator)
-    if roles is None or not (contraction.is_plain(roles.left) and contraction.is_plain(roles.right)):
+    if roles is None or not (contraction.is_packable(roles.left) and contraction.is_packable(roles.right)):
+        return None
+    plain = contraction.is_plain(roles.left) and contraction.is_plain(roles.right)
+    if not plain and compute.filter is not None:
         return None
     product = contraction.assign(roles, compute.indices, compute.output_ranks, compute.reduced)
     return None if product is None or _tiny(compute, product) else product

@@ -15,7 +15,7 @@ from tvm.tirx.stmt import ForKind
 
 from .fma import Place, emit_prefetch_tile, emit_rank_one_updates, emit_store_tile
 from .gemv import SkinnyProduct, is_skinny
-from .operand import Epilogue, Operand
+from .operand import Epilogue, Formula, Operand
 from .packing import columns_capacity, emit_pack_columns, emit_pack_rows, rows_capacity, rows_in_place
 from .plan import GemmPlan
 from .statements import Statements, both, ceil_div, condition, constant, index, maximum, minimum, negation, round_up
@@ -23,8 +23,8 @@ from .statements import Statements, both, ceil_div, condition, constant, index, 
 
 def emit_gemm(
     *,
-    a: Operand,
-    b: Operand,
+    a: Operand | Formula,
+    b: Operand | Formula,
     c: Operand,
     m: tirx.Expr | int,
     n: tirx.Expr | int,
@@ -53,7 +53,7 @@ def emit_gemm(
         (b.transposed(), a.transposed(), c.transposed(), n, m, None if epilogue is None else epilogue.transposed()),
     ):
         few = is_skinny(rows, y, plan)
-        if constant(both(wide, few)) == 0:
+        if constant(both(wide, few)) == 0 or isinstance(y, Formula):
             continue
         with s.when(both(wide, few)):
             SkinnyProduct(
@@ -109,8 +109,8 @@ def _balanced(s: Statements, name: str, total: tirx.Expr, limit: int, multiple: 
 class _Product:
     """One product; `emit` writes the code for any rectangle of its result."""
 
-    a: Operand
-    b: Operand
+    a: Operand | Formula
+    b: Operand | Formula
     c: Operand
     k: tirx.Expr
     dtype: str

@@ -14,7 +14,7 @@ from tvm import tirx
 from tvm.tirx.stmt import ForKind
 
 from .fma import emit_store_vector
-from .operand import Epilogue, Operand, Site
+from .operand import Epilogue, Formula, Operand, Site, load
 from .plan import GemmPlan
 from .statements import Statements, ceil_div, constant, index, maximum, minimum, round_up
 from .vector import (
@@ -24,7 +24,6 @@ from .vector import (
     lane_type,
     load_aligned,
     load_masked,
-    load_scalar,
     splat,
     zeros,
 )
@@ -37,9 +36,9 @@ CHAINS = 2
 """Independent sums of one dot product: with the columns side by side they hide the latency of the multiply-add."""
 
 
-def is_skinny(m: tirx.Expr | int, b: Operand, plan: GemmPlan) -> bool | tirx.Expr:
+def is_skinny(m: tirx.Expr | int, b: Operand | Formula, plan: GemmPlan) -> bool | tirx.Expr:
     """Whether m rows are so few that B should not be packed: a literal, or a condition for run time."""
-    if plan.skinny == 0 or not (b.rows_contiguous or b.columns_contiguous):
+    if plan.skinny == 0 or isinstance(b, Formula) or not (b.rows_contiguous or b.columns_contiguous):
         return False
     known = constant(m)
     return m <= plan.skinny if known is None else known <= plan.skinny
@@ -49,7 +48,7 @@ def is_skinny(m: tirx.Expr | int, b: Operand, plan: GemmPlan) -> bool | tirx.Exp
 class SkinnyProduct:
     """C[m, n] = epilogue((C +) A[m, k] · B[k, n]) with m ≤ plan.skinny; see `emit_gemm` for the operands."""
 
-    a: Operand
+    a: Operand | Formula
     b: Operand
     c: Operand
     m: tirx.Expr
@@ -92,7 +91,8 @@ class SkinnyProduct:
                         where = s.bind("where", i * STRIP + v * lanes)
                         total = load_aligned(sums, where, lanes)
                         for u, vector in enumerate(b):
-                            a = splat(load_scalar(self.a.buffer, self.a.at(i, p + u), dtype), lanes)
+                            one = Site(row=i, col=s.bind("col", p + u), lanes=1, count=1)
+                            a = splat(load(s, self.a, one, dtype), lanes)
                             total = fma(a, vector, total, fused=self.plan.fused)
                         s.store(sums, _lanes(where, lanes), total)
 
@@ -148,10 +148,10 @@ class SkinnyProduct:
     def _along_k(self, s: Statements, i: tirx.Expr, p: tirx.Expr, mask: tirx.Expr) -> tirx.Expr:
         """Consecutive elements of a row of A, zeros outside the mask: what meets B's zeros there may not be infinite."""
         site = Site(row=i, col=p, lanes=self.plan.lanes, count=self.k - p)
-        if self.a.rows_contiguous:
+        if isinstance(self.a, Operand) and self.a.rows_contiguous:
             at = self.a.at(i, p)
             return s.bind("a", load_masked(self.a.buffer, at, mask, self.dtype, self.plan.lanes))
-        return s.bind("a", tirx.Select(mask, site.load(self.a, self.dtype), zeros(self.dtype, self.plan.lanes)))
+        return s.bind("a", tirx.Select(mask, load(s, self.a, site, self.dtype), zeros(self.dtype, self.plan.lanes)))
 
     def _emit_store(self, s: Statements, value: tirx.Expr, row: tirx.Expr, col: tirx.Expr, count: tirx.Expr) -> None:
         site = Site(row=row, col=s.bind("first_col", col), lanes=self.plan.lanes, count=s.bind("count", count))

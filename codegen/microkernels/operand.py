@@ -58,6 +58,29 @@ class Operand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Formula:
+    """A matrix whose elements are computed where they are packed.
+
+    `compute(s, site)` gives the elements at a site, for every number of lanes, and may add statements to `s`; those outside
+    the matrix are meaningless. `along_rows` tells in which direction vectors of them cost least.
+    """
+
+    compute: Callable[[Statements, Site], tirx.Expr]
+    along_rows: bool
+
+    def transposed(self) -> Formula:
+        return Formula(compute=lambda s, site: self.compute(s, site.transposed()), along_rows=not self.along_rows)
+
+    @property
+    def rows_contiguous(self) -> bool:
+        return self.along_rows
+
+    @property
+    def columns_contiguous(self) -> bool:
+        return not self.along_rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
     """The elements of the result that one register vector holds: `lanes` neighbours from (row, col) on, along a row
     or a column.
@@ -122,6 +145,11 @@ class Epilogue:
 
     def transposed(self) -> Epilogue:
         return replace(self, apply=lambda s, site, value: self.apply(s, site.transposed(), value))
+
+
+def load(s: Statements, matrix: Operand | Formula, site: Site, dtype: str) -> tirx.Expr:
+    """The elements of a matrix at a site, in `dtype`."""
+    return matrix.compute(s, site) if isinstance(matrix, Formula) else site.load(matrix, dtype)
 
 
 def strided_lanes(at: tirx.Expr, stride: tirx.Expr | int, count: tirx.Expr | int, lanes: int) -> tirx.Expr:

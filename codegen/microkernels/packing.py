@@ -3,7 +3,8 @@
 The operand that feeds vectors (B) becomes panels of nr columns, in which step after step of k follows in memory; where
 k is its contiguous direction, squares of it are transposed in registers. The one that feeds broadcasts (A) needs no order
 but a distance between its rows that is known when the code is made, so that one register addresses all of them: rows are
-copied as they lie, or read in place where that holds already. Narrow types are widened.
+copied as they lie, or read in place where that holds already. Narrow types are widened. Elements that
+are a formula of others are computed on the way.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
-from .operand import Operand
+from .operand import Formula, Operand, Site, load
 from .plan import GemmPlan
 from .statements import Statements, ceil_div, constant, index, minimum, round_up
-from .vector import first_lanes, load_aligned, load_masked, load_scalar, shuffle, store_masked
+from .vector import first_lanes, load_aligned, shuffle, store_masked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,7 @@ def columns_capacity(plan: GemmPlan) -> int:
 def emit_pack_rows(
     s: Statements,
     *,
-    a: Operand,
+    a: Operand | Formula,
     target: tirx.Buffer,
     row: tirx.Expr,
     rows: tirx.Expr,
@@ -75,23 +76,26 @@ def emit_pack_rows(
         first = s.bind("first", row + panel * mr)
         if a.columns_contiguous:
             with s.loop("p", depth) as p:
-                source = s.bind("source", a.at(first, start + p))
+                col = s.bind("col", start + p)
                 for i in range(0, mr, lanes):
-                    value = load_masked(a.buffer, source + i, first_lanes(inside - i, lanes), dtype, lanes)
+                    count = s.bind("count", inside - i)
+                    site = Site(row=s.bind("row", first + i), col=col, lanes=lanes, count=count, along_row=False)
+                    value = load(s, a, site, dtype)
                     _emit_keep(s, target, (panel * depth + p) * mr + i, value, mr - i, lanes)
         elif a.rows_contiguous:
             # The last row again instead of rows beyond it: what lay in the memory there may be subnormal, which stalls.
             with s.loop("i", mr) as i:
-                source = s.bind("source", a.at(first + minimum(i, inside - 1), start))
+                source = s.bind("source", first + minimum(i, inside - 1))
                 held = s.bind("held", (panel * mr + i) * pitch)
                 with s.loop("chunk", ceil_div(depth, lanes)) as chunk:
                     step = s.bind("step", chunk * lanes)
-                    value = load_masked(a.buffer, source + step, first_lanes(depth - step, lanes), dtype, lanes)
-                    s.store(target, _ramp(held + step, lanes), value)
+                    count = s.bind("count", depth - step)
+                    site = Site(row=source, col=s.bind("col", start + step), lanes=lanes, count=count)
+                    s.store(target, _ramp(held + step, lanes), load(s, a, site, dtype))
         else:
             with s.loop("p", depth) as p, s.loop("i", mr) as i:
-                at = a.at(first + minimum(i, inside - 1), start + p)
-                s.store(target, (panel * depth + p) * mr + i, load_scalar(a.buffer, at, dtype))
+                site = Site(row=first + minimum(i, inside - 1), col=start + p, lanes=1, count=1)
+                s.store(target, (panel * depth + p) * mr + i, load(s, a, site, dtype))
     if a.rows_contiguous and not a.columns_contiguous:
         return PackedRows(
             buffer=target,
@@ -105,8 +109,10 @@ def emit_pack_rows(
     )
 
 
-def rows_in_place(a: Operand, row: tirx.Expr, start: tirx.Expr, plan: GemmPlan, dtype: str) -> PackedRows | None:
+def rows_in_place(a: Operand | Formula, row: tirx.Expr, start: tirx.Expr, plan: GemmPlan, dtype: str) -> PackedRows | None:
     """A as it lies, from (row, start) on; None where the register tile cannot read it so."""
+    if isinstance(a, Formula):
+        return None
     pitch = constant(a.row_stride)
     if pitch is None or not a.rows_contiguous or a.slack < plan.mr - 1 or a.dtype != dtype:
         return None
@@ -126,7 +132,7 @@ def _emit_keep(s: Statements, target: tirx.Buffer, at: tirx.Expr, value: tirx.Ex
 def emit_pack_columns(
     s: Statements,
     *,
-    b: Operand,
+    b: Operand | Formula,
     target: tirx.Buffer,
     start: tirx.Expr,
     depth: tirx.Expr,
@@ -143,26 +149,28 @@ def emit_pack_columns(
         inside = s.bind("inside", minimum(cols - panel * nr, nr))
         if b.rows_contiguous:
             with s.loop("p", depth) as p:
-                source = s.bind("source", b.at(start + p, col + panel * nr))
+                row, first = s.bind("row", start + p), s.bind("first", col + panel * nr)
                 for v in range(nv):
-                    mask = first_lanes(inside - v * lanes, lanes)
-                    value = load_masked(b.buffer, source + v * lanes, mask, dtype, lanes)
+                    count = s.bind("count", inside - v * lanes)
+                    site = Site(row=row, col=s.bind("at", first + v * lanes), lanes=lanes, count=count)
+                    value = load(s, b, site, dtype)
                     s.store(target, _ramp((panel * height + p) * nr + v * lanes, lanes), value)
         elif b.columns_contiguous:
             with s.loop("chunk", ceil_div(depth, lanes)) as chunk:
-                mask = first_lanes(depth - chunk * lanes, lanes)
+                row, count = s.bind("row", start + chunk * lanes), s.bind("count", depth - chunk * lanes)
                 for v in range(nv):
                     columns = []
                     for j in range(v * lanes, (v + 1) * lanes):
-                        at = b.at(start + chunk * lanes, col + panel * nr + minimum(index(j), inside - 1))
-                        columns.append(s.bind(f"column_{j}", load_masked(b.buffer, at, mask, dtype, lanes)))
+                        at = s.bind("at", col + panel * nr + minimum(index(j), inside - 1))
+                        site = Site(row=row, col=at, lanes=lanes, count=count, along_row=False)
+                        columns.append(s.bind(f"column_{j}", load(s, b, site, dtype)))
                     for i, value in enumerate(_emit_transpose(s, columns)):
                         at = (panel * height + chunk * lanes + i) * nr + v * lanes
                         s.store(target, _ramp(at, lanes), value)
         else:
             with s.loop("p", depth) as p, s.loop("j", nr) as j:
-                at = b.at(start + p, col + panel * nr + minimum(j, inside - 1))
-                s.store(target, (panel * height + p) * nr + j, load_scalar(b.buffer, at, dtype))
+                site = Site(row=start + p, col=col + panel * nr + minimum(j, inside - 1), lanes=1, count=1)
+                s.store(target, (panel * height + p) * nr + j, load(s, b, site, dtype))
     return PackedColumns(
         buffer=target,
         base=lambda panel: panel * height * nr,
