@@ -166,8 +166,9 @@ class _Assembly:
         else:
             body = self._sequence(group.sequence, placement, buffers)
         body = self._absorbed(body, [b.name for b in buffers])
-        free = unused(tuple(body), [b.name for b in buffers])
-        buffers = [b for b in buffers if b.name not in free]
+        for name in unused(tuple(body), [b.name for b in buffers]):
+            del self.workspace.buffers[name]
+        buffers = [b for b in buffers if b.name in self.workspace.buffers]
         first, *inner = loops
         return [
             Loop(

@@ -175,6 +175,8 @@ class _Model:
             outputs /= max(1.0, extents[name])
         reads = [n for e in _expressions(compute) for n in reads_of(e)]
         accesses = [_Access(compute.target, _ranks_in(compute.indices))]
+        if compute.product is not None and compute.product.epilogue is not None:
+            reads += reads_of(compute.product.epilogue)
         accesses += (_Access(r.tensor, _ranks_in(r.indices)) for r in reads if r.tensor in self.buffers)
         operations = points * _operations(compute)
         match compute.method:
@@ -186,6 +188,8 @@ class _Model:
                 rows = max(1.0, extents.get(compute.product.rows or "", 1.0))
                 cycles = _PACKING * points / rows
                 busy = operations / (self.rate * max(share, 0.02)) + cycles * 4 * self.lanes / self.rate
+                if compute.product.epilogue is not None:
+                    busy += outputs * _weight(compute.product.epilogue) / (self.rate / 2 * _VECTOR_SHARE)
             case Method.LANES | Method.FOLD:
                 # The peak counts a multiply-add as two; pointwise operations are one each.
                 width = extents.get(compute.vector or "", 1.0)
@@ -312,8 +316,11 @@ class _Model:
 @lru_cache(maxsize=4096)
 def _operations(compute: Compute) -> float:
     """Operations of one point, functions at their weight."""
-    nodes = (n for e in _expressions(compute) for n in walk(e))
-    return 1.0 + sum(FUNCTIONS[n.op].flops for n in nodes if isinstance(n, Op))
+    return 1.0 + sum(_weight(e) for e in _expressions(compute))
+
+
+def _weight(expr: Expr) -> float:
+    return float(sum(FUNCTIONS[n.op].flops for n in walk(expr) if isinstance(n, Op)))
 
 
 def _expressions(compute: Compute) -> Iterator[Expr]:
