@@ -180,10 +180,14 @@ def emit_store_vector(
     s.store(total, 0, value)
     with s.when(add):
         s.store(total, 0, held + site.load(c, dtype))
-    if epilogue is not None:
+    if epilogue is None:
+        emit_write(s, held, c=c, site=site)
+    elif constant(condition(last)) == 1:
+        emit_write(s, epilogue.apply(s, site, held), c=c, site=site)  # perhaps of another type
+    else:
         with s.when(last):
             s.store(total, 0, epilogue.apply(s, site, held))
-    emit_write(s, held, c=c, site=site)
+        emit_write(s, held, c=c, site=site)
 
 
 def emit_write(s: Statements, value: tirx.Expr, *, c: Operand, site: Site) -> None:
