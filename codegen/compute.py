@@ -46,7 +46,8 @@ class Context:
         values: Mapping[str, tirx.Expr] | None = None,
     ) -> Evaluator:
         """An evaluator at a point or a vector of points; ``values`` are known values beside the scalar parameters."""
-        return Evaluator(s, self.views, self.sizes, variables, lanes, {**self.scalars, **(values or {})})
+        known = {**self.scalars, **(values or {})}
+        return Evaluator(s, self.views, self.sizes, variables, lanes, known, fused=self.fused)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ from ..ir.expr import (
 )
 from ..ir.index import affine
 from ..ir.types import INDEX, DType
-from . import conversions
+from . import conversions, functions
 from .arithmetic import apply, convert, lanes_of, literal, not_equal, on_coordinates, wrap
 from .element import computed, stored
 from .microkernels.statements import Statements, as_index, constant, index
@@ -65,6 +65,8 @@ class Evaluator:
         variables: Mapping[str, tirx.Expr],
         lanes: Lanes | None = None,
         scalars: Mapping[str, tirx.Expr] | None = None,
+        *,
+        fused: bool = False,
     ) -> None:
         self.statements = statements
         self.views = views
@@ -72,11 +74,13 @@ class Evaluator:
         self.variables = variables
         self.lanes = lanes
         self.scalars = scalars or {}
+        self.fused = fused  # the target has fused multiply-add
         self._known: dict[Expr, tirx.Expr] = {}
 
     def at(self, lanes: Lanes | None, **variables: tirx.Expr) -> Evaluator:
         """An evaluator for other points, writing to the same statements."""
-        return Evaluator(self.statements, self.views, self.sizes, {**self.variables, **variables}, lanes, self.scalars)
+        inside = {**self.variables, **variables}
+        return Evaluator(self.statements, self.views, self.sizes, inside, lanes, self.scalars, fused=self.fused)
 
     def bind(self, value: tirx.Expr) -> tirx.Expr:
         """Computes a value once, however often it is used."""
@@ -157,6 +161,9 @@ class Evaluator:
                 if lanes_of(chosen) == 1 < width:
                     chosen = splat(chosen, width)
                 return tirx.Select(chosen, *(broadcast(x, width, lanes_of(x)) for x in (a, b)))
+            case Op(op="div", args=(a, b)) if self.fused and self.varies(a) and not self.varies(b) and a.dtype.is_float:
+                # One division for all lanes, and for all vectors of the row where LLVM hoists it.
+                return functions.divide_all(self.value(a), self.value(b), self.bind)
             case Op(op=name, args=args):
                 values = [self.value(a) for a in args]
                 width = max(map(lanes_of, values))

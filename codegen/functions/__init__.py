@@ -18,6 +18,7 @@ from .logarithm import log, log2
 from .rounding import (
     absolute,
     ceil,
+    divide_all,
     floor,
     maximum,
     minimum,
@@ -46,6 +47,7 @@ __all__ = [
     "Bind",
     "absolute",
     "ceil",
+    "divide_all",
     "erf",
     "exp",
     "exp2",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tvm import tirx
 
-from .lanes import Bind, magnitude, number, pure
+from ..microkernels.vector import splat
+from .lanes import Bind, format_of, lanes_of, magnitude, number, pure
 
 
 def sqrt(x: tirx.Expr, bind: Bind) -> tirx.Expr:
@@ -15,6 +16,27 @@ def sqrt(x: tirx.Expr, bind: Bind) -> tirx.Expr:
 def rsqrt(x: tirx.Expr, bind: Bind) -> tirx.Expr:
     """1 / sqrt(x), two roundings; rsqrt(0) = inf, rsqrt(inf) = 0, NaN below 0."""
     return number(1.0, x) / pure("llvm.sqrt", x)
+
+
+def divide_all(x: tirx.Expr, divisor: tirx.Expr, bind: Bind) -> tirx.Expr:
+    """The vector x over one scalar: correctly rounded like a division, to 1 ulp where x or the quotient is near the smallest
+    numbers. Needs a fused multiply-add.
+
+    With r = 1 / s correctly rounded and q = x * r, q + (x - q * s) * r is x / s (Markstein, *Computation of elementary
+    functions on the IBM RISC System/6000 processor*, 1990, theorem 7) unless r overflows: a tiny s, and x with it, is scaled
+    first. Where an operand or the quotient is infinite or zero the correction is NaN, and q is right by itself.
+    """
+    binary = format_of(x)
+    lanes = lanes_of(x)
+    tiny = magnitude(divisor) < number(2.0 ** (2 * binary.mantissa - binary.bias), divisor)
+    factor = bind(tirx.Select(tiny, number(2.0 ** (2 * binary.mantissa), divisor), number(1.0, divisor)))
+    scalar = bind(divisor * factor)
+    inverse = splat(bind(number(1.0, divisor) / scalar), lanes)
+    value = bind(x * splat(factor, lanes))
+    first = bind(value * inverse)
+    rest = pure("llvm.fma", negate(first), splat(scalar, lanes), value)
+    corrected = bind(pure("llvm.fma", rest, inverse, first))
+    return tirx.Select(tirx.isnan(corrected), first, corrected)
 
 
 def floor(x: tirx.Expr) -> tirx.Expr:
