@@ -25,7 +25,7 @@ from .grouping import Group, MergedLoop, few, form_groups, is_parts
 from .independent import Independent
 from .inline import inline
 from .methods import choose
-from .placement import Local, Placement, local_shape, local_tensors
+from .placement import Local, Placement, local_shape, local_tensors, read_again
 from .presence import PresenceAnalysis, Stored
 from .realise import Surroundings, Workspace, compute_of, finite_flag, mask_of, nodes_of, scatter
 from .skipping import leaves_states, visited
@@ -275,6 +275,9 @@ class _Assembly:
             for extent in extents:
                 total = op("mul", total, extent)
             row = op("add", row, total)
+        if not product:
+            for total in read_again(self.cascade, group.members, group.classes, cut, local):
+                row = op("add", row, total)
         room = op("floordiv", integer(TILE_ELEMENTS), op("max", row, integer(1)))
         points = self._shared(whole, cut, op("min", integer(largest), room), FEWEST_ROWS if product else 1)
         return points, points

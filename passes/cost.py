@@ -22,6 +22,7 @@ from ..ir.target import Level, Target
 from ..ir.tile import Buffer, Compute, Fill, Loop, Method, Node, Scope, TileProgram, When, all_buffers
 from ..ir.types import BOOL
 from .methods import lane_step
+from .tighten import conjuncts
 
 BRANCH = 4e-6
 """Seconds to start the threads on one parallel node and to wait for them."""
@@ -155,6 +156,8 @@ class _Model:
 
     def _node(self, node: Node) -> _Work:
         match node:
+            case Compute(filter=where) if not all(self._holds(c) for c in conjuncts(where)):
+                return self._sequence(())
             case Compute():
                 return self._compute(node)
             case Fill(target=name):

@@ -7,11 +7,11 @@ previous generation nobody reads after the new one is written is updated in plac
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..ir.cascade import Cascade, Role
-from ..ir.expr import Const, Expr, Rank, Read, op, rank, transform
+from ..ir.expr import Const, Expr, Rank, Read, integer, op, rank, ranks_of, transform
 from ..ir.index import equal
 from .grouping import MergedLoop, offset, shifted
 from .independent import Independent
@@ -165,3 +165,28 @@ def local_shape(shape: tuple[Expr, ...], local: Local, points: Expr | None) -> t
             continue
         kept.append(points if d == local.cut and points is not None else extent)
     return tuple(kept)
+
+
+def read_again(
+    cascade: Cascade,
+    members: Sequence[int],
+    classes: Sequence[Independent],
+    cut: Independent,
+    local: Mapping[str, Local],
+) -> list[Expr]:
+    """The elements at one point of the cut rank of each tensor from outside that several Einsums of a group read: a tile should
+    leave them in the cache from one to the next."""
+    readers: dict[str, dict[int, Expr]] = {}
+    for i in members:
+        einsum = cascade.einsums[i]
+        outside = {c.variables[i] for c in classes}
+        for read in einsum.reads():
+            names = {n for index in read.indices for n in ranks_of(index)}
+            if read.tensor in local or cut.variables[i] not in names:
+                continue
+            total: Expr = integer(1)
+            for each in einsum.ranks:
+                if each.name in names - outside:
+                    total = op("mul", total, each.extent)
+            readers.setdefault(read.tensor, {})[i] = total
+    return [next(iter(found.values())) for found in readers.values() if len(found) > 1]

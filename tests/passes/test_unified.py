@@ -180,3 +180,27 @@ def test_compiled_weighted_sums() -> None:
     x = np.ascontiguousarray(rows()["X"][[0, 1, 2, 5, 9, 10, 11]])
     comparison = compare(cascade, {"X": x, "W": w}, [np.asarray(kernel(x, w))])
     assert comparison.passed, comparison
+
+
+def decided(text: str, **sizes: int) -> str:
+    """What selection chose, for a kernel with a tolerance."""
+    (line,) = [d.chosen for d in einfall.compile(TOLERANT + text, **sizes).explain().decisions if d.made_by == "select"]
+    return line
+
+
+def test_long_rows_are_compiled_without_a_maximum() -> None:
+    assert decided(SOFTMAX, N=2, M=1 << 18) == "without a maximum"
+    assert decided(SOFTMAX, N=2, M=64) == "as written"
+    assert decided(SOFTMAX) == "as written, and without a maximum for long rows"
+
+
+def test_a_long_row_of_any_kind() -> None:
+    kernel = einfall.compile(TOLERANT + SOFTMAX)
+    x = np.random.default_rng(2).normal(size=(4, 1 << 17)).astype(np.float32)
+    x[1] += 200
+    x[2] = -np.inf
+    x[2, 5] = 3e38
+    x[3] -= 200
+    found = np.asarray(kernel(x)).astype(np.float64)
+    exact = np.exp(x.astype(np.float64) - x.max(1, keepdims=True))
+    np.testing.assert_allclose(found, exact / exact.sum(1, keepdims=True), rtol=1e-4, atol=1e-12)
