@@ -48,22 +48,23 @@ FEWEST_ROWS, FEWEST_LANES, SHORTEST_RUN = 16, 16, 512
 vector, the waking of a thread."""
 
 
-def assemble(cascade: Cascade, target: Target, *, prefix: str = "") -> TileProgram:
+def assemble(cascade: Cascade, target: Target, *, prefix: str = "", rereads: bool = False) -> TileProgram:
     """The tile program of a cascade for ``target``.
 
     ``prefix`` starts the names of its derived sizes, where two programs are joined.
+    With ``rereads`` a tile of rows leaves room for the inputs that its Einsums read again.
 
     Raises EinfallError E1204 for quantised storage, which no code generator reads yet.
     """
-    return _Assembly(cascade, target, prefix).program()
+    return _Assembly(cascade, target, prefix, rereads).program()
 
 
 class _Assembly:
-    def __init__(self, cascade: Cascade, target: Target, prefix: str) -> None:
+    def __init__(self, cascade: Cascade, target: Target, prefix: str, rereads: bool) -> None:
         self.source, self.target = cascade, target
         inlined = inline(cascade)
         cascade = self.cascade = inlined.cascade
-        self.prefix = prefix
+        self.prefix, self.rereads = prefix, rereads
         self.presence = PresenceAnalysis(cascade)
         self.steps = schedule(cascade)
         self.explicit = self.presence.run(self.steps)
@@ -275,7 +276,7 @@ class _Assembly:
             for extent in extents:
                 total = op("mul", total, extent)
             row = op("add", row, total)
-        if not product:
+        if self.rereads and not product:
             for total in read_again(self.cascade, group.members, group.classes, cut, local):
                 row = op("add", row, total)
         room = op("floordiv", integer(TILE_ELEMENTS), op("max", row, integer(1)))
