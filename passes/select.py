@@ -31,8 +31,8 @@ WORTH_BOTH = 0.75
 
 LONG_ROW = 1 << 17
 """Elements of a row from which on the form without a maximum is taken: the row and its exponentials leave the cache between
-passes. Softmax as written, in one pass, without a maximum, on one core of Sapphire Rapids: 0.49, 0.55, 0.44 ms for 32 rows of
-16384; 1.6, 1.7, 1.3 ms for 4 of 262144; 1.8, 1.4, 0.9 ms for one of 1048576. The cost model does not see the gain."""
+passes. Softmax as written, in one pass, without a maximum, on one core of Sapphire Rapids: 13.1, 15.5, 11.4 ms for 64 rows of
+131072; 8.0, 7.9, 4.7 ms for 4 of 1048576; 20.8, 20.3, 12.3 ms for 2 of 4194304. The cost model does not see the gain."""
 
 OTHER_SIZE = 64
 """What a free size is taken to be that is no part of a row."""
