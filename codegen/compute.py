@@ -10,7 +10,7 @@ from functools import reduce
 from tvm import tirx
 from tvm.tirx.stmt import ForKind
 
-from ..ir.expr import Expr, Op, Rank, op, ranks_of
+from ..ir.expr import Cast, Expr, Op, Rank, Read, Select, op, ranks_of, reads_of
 from ..ir.operators import REDUCTIONS
 from ..ir.tile import Compute, Method
 from ..ir.types import DType
@@ -34,6 +34,7 @@ class Context:
     views: Mapping[str, View]
     sizes: Mapping[str, tirx.Expr]
     scalars: Mapping[str, tirx.Expr]
+    lets: Mapping[str, Expr]  # how sizes that are no arguments are computed
     vector_bits: int
     fused: bool  # the target has fused multiply-add
     threads: int
@@ -166,11 +167,13 @@ class ComputeEmitter:
         compute = self.compute
         assert compute.vector is not None
 
+        shared: dict[Expr, tirx.Expr] = {}
+
         def block(s: Statements, lanes: Lanes, variables: Variables) -> None:
             at = self.context.evaluator(s, variables, lanes)
 
             def body() -> None:
-                inner = self.context.evaluator(s, variables, lanes)
+                inner = self.context.evaluator(s, variables, lanes).given(shared)
                 value = self._reduced(s, inner, variables, lanes)
                 condition = inner.condition(compute.condition)
                 if condition is not None and lanes_of(condition) > 1:
@@ -180,7 +183,14 @@ class ComputeEmitter:
 
             self._guarded(s, at, variables, body)
 
-        self._blocks(s, compute.vector, variables, block)
+        if compute.reduction is not None or compute.condition is not None or compute.within is not None:
+            self._blocks(s, compute.vector, variables, block)
+            return
+        # What all lanes share is computed before the loop, where there is a loop: there the reads are known to be inside.
+        with s.when(_positive(self._extent(s, compute.vector, variables))):
+            outside = self.context.evaluator(s, variables)
+            shared.update((e, outside.value(e)) for e in _invariant(compute.value, compute.vector))
+            self._blocks(s, compute.vector, variables, block)
 
     def _reduced(self, s: Statements, at: Evaluator, variables: Variables, lanes: Lanes | None) -> tirx.Expr:
         """The value to store at an output point (or vector of them), in the target's computed type."""
@@ -387,6 +397,22 @@ class ComputeEmitter:
 
 def _load(view: View, position: tirx.Expr, lanes: Lanes | None) -> tirx.Expr:
     return load_scalar(view, position, None) if lanes is None else load_vector(view, position, lanes.count, lanes.mask)
+
+
+def _invariant(expr: Expr, rank: str) -> Iterator[Expr]:
+    """The largest parts of a value that do not depend on ``rank`` and are worth keeping."""
+    if rank not in ranks_of(expr):
+        if isinstance(expr, Op | Select | Cast | Read) and reads_of(expr):
+            yield expr
+        return
+    match expr:
+        case Op(args=args):
+            for part in args:
+                yield from _invariant(part, rank)
+        case Cast(value=value):
+            yield from _invariant(value, rank)
+        case _:  # a branch may read what only its condition allows
+            return
 
 
 def _conjuncts(condition: Expr | None) -> Iterator[Expr]:

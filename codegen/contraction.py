@@ -165,9 +165,13 @@ class ContractionEmitter:
             case Const(value=value):
                 return int(value)
             case Size(name=name):
-                return constant(self.context.sizes[name])
+                known = constant(self.context.sizes[name])
+                return self._bound(self.context.lets[name]) if known is None and name in self.context.lets else known
             case Op(op="min", args=args):
                 return min((b for b in map(self._bound, args) if b is not None), default=None)
+            case Op(op="max", args=args):
+                bounds = [self._bound(a) for a in args]
+                return None if None in bounds else max(b for b in bounds if b is not None)
             case _:
                 return None
 
@@ -176,7 +180,8 @@ class ContractionEmitter:
         p = self.product
         held = computed(self.compute.accumulator)
         plan = plan_gemm(self.machine, held, self._static(p.rows), self._static(p.columns), self._static(p.inner))
-        return replace(plan, skinny=0) if self.serial and self._static(p.rows) is None else plan
+        rows = self._static(p.rows)
+        return replace(plan, skinny=0) if self.serial and (rows is None or rows > plan.skinny) else plan
 
     def _operand(
         self, s: Statements, expr: Expr, variables: Variables, row: str | None, column: str | None, first: tirx.Expr

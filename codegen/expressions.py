@@ -108,6 +108,11 @@ class Evaluator:
             self._known[expr] = known
         return known
 
+    def given(self, values: Mapping[Expr, tirx.Expr]) -> Evaluator:
+        """This evaluator, with values that have been computed already."""
+        self._known.update(values)
+        return self
+
     def condition(self, expr: Expr | None) -> tirx.Expr | None:
         """A condition, None where it is absent or literally true."""
         if expr is None or (isinstance(expr, Const) and expr.value is True):

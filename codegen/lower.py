@@ -47,6 +47,7 @@ class _Lowering:
             views=self.views,
             sizes=self.sizes,
             scalars=self.scalars,
+            lets={let.name: let.value for let in (*program.cascade.lets, *program.derived)},
             vector_bits=machine.vector_bits,
             fused=machine.has_fma,
             threads=machine.threads,

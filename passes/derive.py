@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .partition import Partition
     from .ratio import Refusal
 
-PRODUCT_TILE = 64
+PRODUCT_TILE = 128
 """Positions of a tile that a matrix product makes or takes: a few vectors, and a tile of scores that fits in cache."""
 
 ROW_TILE = 1024

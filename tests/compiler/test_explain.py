@@ -148,7 +148,7 @@ def test_what_a_pass_makes_is_a_program(capsys: pytest.CaptureFixture[str], tmp_
 
 def test_derived_attention_computes_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, "opt", ATTENTION, "--pass", "fuse")
-    assert "let M0 = 64" in text and "RSD[m1+1, h, p]" in text
+    assert "let M0 = 128" in text and "RSD[m1+1, h, p]" in text
     r = np.random.default_rng(1)
     q, k, v = (r.standard_normal(s).astype(np.float32) for s in ((2, 33, 16), (2, 130, 16), (2, 130, 24)))
     np.testing.assert_array_equal(ef.compile(text)(q, k, v), ef.compile(ATTENTION)(q, k, v))
