@@ -61,7 +61,7 @@ def test_attention_is_one_pass(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, "explain", ATTENTION)
     assert "m: 3 → 1" in text and "h, p, e, f: 1" in text
     assert "QK: M elements (passes 1 and 2 over m)" in text
-    assert "BQK: 64 elements (passes 1 and 2 over m0, in a tile)" in text
+    assert "BQK: 128 elements (passes 1 and 2 over m0, in a tile)" in text
 
 
 def test_layernorm_keeps_short_rows_as_written(capsys: pytest.CaptureFixture[str]) -> None:
