@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvm.target import Target as TvmTarget
 
 from ..ir.target import Target
+from .tvm_target import to_tvm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +38,5 @@ class Machine:
         return self.target.l2 or 256 * 1024
 
     def tvm(self) -> TvmTarget:
-        """TVM's target. String forms with dashes are refused by TVM 0.27, a dictionary is not."""
-        config: dict[str, object] = {"kind": "llvm", "mcpu": self.target.mcpu, "num-cores": self.threads}
-        if self.target.arch in ("arm64", "aarch64"):
-            config["mtriple"] = "aarch64-linux-gnu"
-        if self.target.extra:
-            config["mattr"] = [f"+{feature}" for feature in self.target.extra]
-        return TvmTarget(config)
+        """TVM's target, for this many workers."""
+        return to_tvm(replace(self.target, cores=self.threads))

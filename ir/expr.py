@@ -8,14 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from operator import attrgetter
+from typing import Any
 
 from .operators import FUNCTIONS
 from .span import Span
 from .types import BOOL, INDEX, DType
 
 
+class _Remembering:
+    """A place for the hash of an expression: trees are looked up far more often than they are built."""
+
+    __slots__ = ("_hash",)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Expr:
+class Expr(_Remembering):
     """Base of all expressions; ``dtype`` is the type of the value."""
 
     dtype: DType
@@ -103,21 +112,39 @@ class Bitcast(Expr):
     value: Expr
 
 
+def _remember_hash(node: type[Expr]) -> None:
+    """Lets nodes of a class compute their hash once."""
+    structural = node.__hash__
+
+    def remembered(self: Expr) -> int:
+        try:
+            return self._hash
+        except AttributeError:
+            value = structural(self)
+            object.__setattr__(self, "_hash", value)
+            return value
+
+    node.__hash__ = remembered  # type: ignore[method-assign]
+
+
+for _node in (Const, Rank, Size, Read, Op, Select, Default, Cast, Bitcast):
+    _remember_hash(_node)
+
+
+_CHILDREN: Mapping[type[Expr], Callable[[Any], tuple[Expr, ...]]] = {
+    Read: attrgetter("indices"),
+    Op: attrgetter("args"),
+    Select: attrgetter("condition", "then", "otherwise"),
+    Default: attrgetter("value", "default"),
+    Cast: lambda node: (node.value,),
+    Bitcast: lambda node: (node.value,),
+}
+
+
 def children(expr: Expr) -> tuple[Expr, ...]:
     """The direct subexpressions, in source order."""
-    match expr:
-        case Read():
-            return expr.indices
-        case Op():
-            return expr.args
-        case Select():
-            return (expr.condition, expr.then, expr.otherwise)
-        case Default():
-            return (expr.value, expr.default)
-        case Cast() | Bitcast():
-            return (expr.value,)
-        case _:
-            return ()
+    of = _CHILDREN.get(type(expr))
+    return () if of is None else of(expr)
 
 
 def with_children(expr: Expr, new: tuple[Expr, ...]) -> Expr:
@@ -171,11 +198,13 @@ def substitute(expr: Expr, *, ranks: Mapping[str, Expr] | None = None, sizes: Ma
     return transform(expr, rule)
 
 
+@lru_cache(maxsize=1 << 14)
 def ranks_of(expr: Expr) -> tuple[str, ...]:
     """The rank variables that occur, each once, in order of first occurrence."""
     return tuple(dict.fromkeys(node.name for node in walk(expr) if isinstance(node, Rank)))
 
 
+@lru_cache(maxsize=1 << 14)
 def sizes_of(expr: Expr) -> tuple[str, ...]:
     """The size symbols that occur, each once, in order of first occurrence."""
     return tuple(dict.fromkeys(node.name for node in walk(expr) if isinstance(node, Size)))
