@@ -21,6 +21,7 @@ class _Remembering:
     """A place for the hash of an expression: trees are looked up far more often than they are built."""
 
     __slots__ = ("_hash",)
+    _hash: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,11 +117,11 @@ def _remember_hash(node: type[Expr]) -> None:
     """Lets nodes of a class compute their hash once."""
     structural = node.__hash__
 
-    def remembered(self: Expr) -> int:
+    def remembered(self: Any) -> int:
         try:
-            return self._hash
+            return int(self._hash)
         except AttributeError:
-            value = structural(self)
+            value: int = structural(self)
             object.__setattr__(self, "_hash", value)
             return value
 

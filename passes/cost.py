@@ -27,6 +27,9 @@ from .tighten import conjuncts
 BRANCH = 4e-6
 """Seconds to start the threads on one parallel node and to wait for them."""
 
+STEP = 5e-9
+"""Seconds to start and to finish the loops of one Compute."""
+
 _PRODUCT_SHARE = 0.8
 """Share of the multiply-add peak that a deep matrix product reaches."""
 
@@ -39,7 +42,7 @@ _PACKING = 0.35
 _BLOCK = 1024.0
 """Elements of a result that are one task of a matrix product."""
 
-_VECTOR_SHARE = 0.35
+_VECTOR_SHARE = 0.5
 """Share of the vector issue rate that pointwise code reaches."""
 
 _FITS = 0.75
@@ -213,7 +216,7 @@ class _Model:
         for level in _CACHES:
             private = {t for t in touched if self.buffers[t].scope is Scope.TILE and total <= self._capacity(level)}
             beyond[level] = {t: b for t, b in touched.items() if t not in private}
-        return _Work(busy=busy, operations=operations, accesses=found, extents=extents, beyond=beyond)
+        return _Work(busy=busy + STEP, operations=operations, accesses=found, extents=extents, beyond=beyond)
 
     def _sequence(self, nodes: Iterable[Node]) -> _Work:
         works = [self._node(n) for n in nodes]
@@ -318,12 +321,38 @@ class _Model:
 
 @lru_cache(maxsize=4096)
 def _operations(compute: Compute) -> float:
-    """Operations of one point, functions at their weight."""
-    return 1.0 + sum(_weight(e) for e in _expressions(compute))
+    """Operations of one point, functions at their weight.
+
+    What does not vary along the vectors is done once for all of them, and factors of a sum without a reduced rank once for the
+    finished sum.
+    """
+    inner = {compute.vector} if compute.vector is not None else {r.name for r in compute.ranks}
+    value = _summed(compute.value, set(compute.reduced)) if compute.reduction == "+" else compute.value
+    rest = [e for e in (compute.filter, compute.condition) if e is not None]
+    nodes = (n for e in (value, *rest) for n in walk(e) if isinstance(n, Op) and inner & set(ranks_of(n)))
+    return 1.0 + sum(map(_flops, nodes))
+
+
+def _summed(value: Expr, reduced: set[str]) -> Expr:
+    """The factor of a product that varies with the reduced ranks, where it is only one."""
+    while isinstance(value, Op) and value.op in ("mul", "div"):
+        varying = [a for a in value.args if reduced & set(ranks_of(a))]
+        if len(varying) != 1:
+            break
+        value = varying[0]
+    return value
 
 
 def _weight(expr: Expr) -> float:
-    return float(sum(FUNCTIONS[n.op].flops for n in walk(expr) if isinstance(n, Op)))
+    return float(sum(_flops(n) for n in walk(expr) if isinstance(n, Op)))
+
+
+def _flops(node: Op) -> int:
+    match node:
+        case Op(op="pow", args=(_, Const(value=exponent))) if exponent in (2, 3, 4):
+            return 1 if exponent == 2 else 2
+        case _:
+            return FUNCTIONS[node.op].flops
 
 
 def _expressions(compute: Compute) -> Iterator[Expr]:

@@ -26,8 +26,9 @@ from .unified import unified
 GAIN = 0.95
 """Share of the time as written that the one-pass form must stay below."""
 
-WORTH_BOTH = 0.75
-"""Share of the one-pass form's time below which, for short rows, the form as written is worth its code besides."""
+WORTH_BOTH, WORTH_PRODUCTS = 0.9, 0.75
+"""Share of the one-pass form's time below which, for short rows, the form as written is worth its code besides; the same where
+that code has matrix products, which are long."""
 
 LONG_ROW = 1 << 17
 """Elements of a row from which on the form without a maximum is taken: the row and its exponentials leave the cache between
@@ -37,7 +38,7 @@ passes. Softmax as written, in one pass, without a maximum, on one core of Sapph
 OTHER_SIZE = 64
 """What a free size is taken to be that is no part of a row."""
 
-LENGTHS = tuple(4**n for n in range(2, 13))
+LENGTHS = tuple(4**n for n in range(2, 12))
 """The lengths of rows at which forms are compared."""
 
 
@@ -75,7 +76,7 @@ def _unsplit(cascade: Cascade, target: Target, *, online: bool) -> Form:
 def _without_maximum(cascade: Cascade, target: Target) -> tuple[TileProgram | None, tuple[Decision, ...]]:
     """The form with one shift for all exponentials, where the kernel's tolerance allows another shift than the maximum.
 
-    Beside matrix products it was measured to gain nothing (attention on two cores: 0 to 5 %): it is left out there.
+    Beside matrix products it was measured to gain nothing (attention on two cores: 2 to 11 %, within the noise): it is left out there.
     """
     if cascade.tolerance is None:
         return None, ()
@@ -119,12 +120,12 @@ def _cheaper(plain: TileProgram, derived: TileProgram, cascade: Cascade, target:
         return _noting(plain, ranks, "as written", f"{model} one pass is not faster: {said[-1]}")
     first = faster.index(True)
     if first == 0 or not _is_worse(plain, derived, cascade, target, length, lengths[:first]):
-        return _noting(derived, ranks, "one pass", f"{model} it is not slower: {said[-1]}")
+        return _noting(derived, ranks, "one pass", f"{model} it is not slower: {said[first]}")
     workspaces = [b for p in (plain, derived) for b in p.buffers if b.scope is Scope.WORKSPACE]
     limit = int(sqrt(lengths[first - 1] * lengths[first]))
     both = None if workspaces else either(op("le", length, integer(limit)), plain, derived)
     if both is None:
-        return _noting(derived, ranks, "one pass", f"{model} it is faster for long rows ({said[-1]})")
+        return _noting(derived, ranks, "one pass", f"{model} it is faster for long rows ({said[first]})")
     because = f"{model} rows of up to {limit} elements are faster as written ({said[first - 1]}; {said[first]})"
     return _noting(both, ranks, "both forms, chosen at the call", because)
 
@@ -133,8 +134,10 @@ def _is_worse(
     plain: TileProgram, derived: TileProgram, cascade: Cascade, target: Target, length: Expr, lengths: list[int]
 ) -> bool:
     """Whether the derived form loses so much at some of these lengths that the other is worth its code."""
+    products = any(isinstance(n, Compute) and n.method is Method.CONTRACTION for n in walk(plain.body))
+    worth = WORTH_PRODUCTS if products else WORTH_BOTH
     return any(
-        estimate(plain, target, sizes).seconds < estimate(derived, target, sizes).seconds * WORTH_BOTH
+        estimate(plain, target, sizes).seconds < estimate(derived, target, sizes).seconds * worth
         for points, sizes in _samples(cascade, length)
         if points in lengths
     )
