@@ -76,7 +76,7 @@ def _unsplit(cascade: Cascade, target: Target, *, online: bool) -> Form:
 def _without_maximum(cascade: Cascade, target: Target) -> tuple[TileProgram | None, tuple[Decision, ...]]:
     """The form with one shift for all exponentials, where the kernel's tolerance allows another shift than the maximum.
 
-    Beside matrix products it was measured to gain nothing (attention on two cores: 2 to 11 %, within the noise): it is left out there.
+    Beside matrix products it gained 2 to 11 % (attention on two cores), no more than the noise: it is left out there.
     """
     if cascade.tolerance is None:
         return None, ()
