@@ -22,6 +22,7 @@ from ..ir.types import BOOL, F32, DType, QuantType
 from . import contraction
 from .epilogue import absorb, unused
 from .grouping import Group, MergedLoop, few, form_groups, is_parts
+from .hoist import hoisted
 from .independent import Independent
 from .inline import inline
 from .methods import choose
@@ -56,7 +57,7 @@ def assemble(cascade: Cascade, target: Target, *, prefix: str = "", rereads: boo
 
     Raises EinfallError E1204 for quantised storage, which no code generator reads yet.
     """
-    return _Assembly(cascade, target, prefix, rereads).program()
+    return _Assembly(hoisted(cascade), target, prefix, rereads).program()
 
 
 class _Assembly:
