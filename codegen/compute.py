@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 from tvm import tirx
@@ -167,6 +167,10 @@ class ComputeEmitter:
         compute = self.compute
         assert compute.vector is not None
 
+        together = self._together(s, variables)
+        if together > 1:
+            self._side_by_side(s, variables, together)
+            return
         shared: dict[Expr, tirx.Expr] = {}
 
         def block(s: Statements, lanes: Lanes, variables: Variables) -> None:
@@ -191,6 +195,36 @@ class ComputeEmitter:
             outside = self.context.evaluator(s, variables)
             shared.update((e, outside.value(e)) for e in _invariant(compute.value, compute.vector))
             self._blocks(s, compute.vector, variables, block)
+
+    def _together(self, s: Statements, variables: Variables) -> int:
+        """Vectors that are reduced side by side: their sums hide one another's latency and share what no lane varies."""
+        compute = self.compute
+        assert compute.vector is not None
+        extent = constant(self._extent(s, compute.vector, variables))
+        if not compute.along or compute.condition is not None or compute.reduction != "+" or extent is None:
+            return 1
+        return next((n for n in (4, 3, 2) if extent % (n * self.lanes) == 0), 1)
+
+    def _side_by_side(self, s: Statements, variables: Variables, count: int) -> None:
+        """A sum with Computes along it, ``count`` whole vectors at a time."""
+        compute, lanes = self.compute, self.lanes
+        assert compute.vector is not None
+        extent = constant(self._extent(s, compute.vector, variables))
+        assert extent is not None
+        with s.loop("blocks", index(extent // (count * lanes))) as turn:
+            base = s.bind("base", turn * (count * lanes))
+            vectors = [Lanes(rank=compute.vector, base=s.bind("base", base + n * lanes), count=lanes) for n in range(count)]
+            sums = [Accumulator.start(s, "+", self._combined, lanes) for _ in vectors]
+
+            def take(s: Statements, variables: Variables) -> None:
+                first = self.context.evaluator(s, variables, vectors[0])
+                for vector, acc in zip(vectors, sums, strict=True):
+                    self._take(s, first if vector is vectors[0] else first.beside(vector), acc, None)
+
+            self._loops(s, compute.reduced, variables, (), take)
+            for vector, acc in zip(vectors, sums, strict=True):
+                at = self.context.evaluator(s, variables, vector)
+                self._store(s, at, self._convert(at, acc.result(), acc.result_type))
 
     def _reduced(self, s: Statements, at: Evaluator, variables: Variables, lanes: Lanes | None) -> tirx.Expr:
         """The value to store at an output point (or vector of them), in the target's computed type."""
@@ -233,6 +267,10 @@ class ComputeEmitter:
     def _take(self, s: Statements, at: Evaluator, acc: Accumulator, where: tirx.Expr | None, copy: int = 0) -> None:
         value = self.compute.value
         count = acc.lanes
+        for inner in self.compute.along:
+            made = at.value(inner.value)
+            replace(self, compute=inner)._store(s, at, made)
+            at.knows(Read(tensor=inner.target, indices=inner.indices, dtype=inner.value.dtype), made)
         coordinate = None
         if REDUCTIONS[acc.reduction].coordinate:
             (rank,) = self.compute.reduced

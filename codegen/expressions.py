@@ -113,6 +113,16 @@ class Evaluator:
         self._known.update(values)
         return self
 
+    def knows(self, expr: Expr, value: tirx.Expr) -> None:
+        """Takes ``value`` for an expression from here on."""
+        self._known[expr] = value
+
+    def beside(self, lanes: Lanes) -> Evaluator:
+        """An evaluator of other lanes of the same rank, which knows what does not vary along it."""
+        made = self.at(lanes)
+        made._known.update((e, v) for e, v in self._known.items() if not self.varies(e))
+        return made
+
     def condition(self, expr: Expr | None) -> tirx.Expr | None:
         """A condition, None where it is absent or literally true."""
         if expr is None or (isinstance(expr, Const) and expr.value is True):
@@ -169,6 +179,10 @@ class Evaluator:
             case Op(op="div", args=(a, b)) if self.fused and self.varies(a) and not self.varies(b) and a.dtype.is_float:
                 # One division for all lanes, and for all vectors of the row where LLVM hoists it.
                 return functions.divide_all(self.value(a), self.value(b), self.bind)
+            case Op(op="add", args=(a, Op(op="mul", args=factors))) if self.fused and expr.dtype.is_float:
+                return self._multiply_add(factors, a)
+            case Op(op="add", args=(Op(op="mul", args=factors), a)) if self.fused and expr.dtype.is_float:
+                return self._multiply_add(factors, a)
             case Op(op=name, args=args):
                 values = [self.value(a) for a in args]
                 width = max(map(lanes_of, values))
@@ -183,6 +197,13 @@ class Evaluator:
                 return conversions.from_bits(bits, dtype)
             case _:
                 raise TypeError(f"not an expression of a tile program: {expr!r}")
+
+    def _multiply_add(self, factors: tuple[Expr, ...], added: Expr) -> tirx.Expr:
+        """``x * y + z`` with one rounding."""
+        values = [self.value(e) for e in (*factors, added)]
+        width = max(map(lanes_of, values))
+        values = [broadcast(v, width, lanes_of(v)) for v in values]
+        return tirx.call_llvm_pure_intrin(str(values[0].ty.dtype), "llvm.fma", *values)
 
     def cast(self, value: tirx.Expr, source: DType, target: DType) -> tirx.Expr:
         """Conversion as the language defines it: rounding to small floats, saturation from floats to integers."""

@@ -74,7 +74,8 @@ class Compute:
 
     ``condition`` decides, per output point, between the value and zero, which absent points hold. ``within`` tells which
     output points lie inside the target at all: nothing is stored for the others. Knobs: ``method``, ``vector`` (the rank
-    that fills the lanes) and ``parallel`` (the output ranks spread over threads, outermost first).
+    that fills the lanes) and ``parallel`` (the output ranks spread over threads, outermost first). ``along`` are Computes over
+    the same ranks that store their value at every point before it is reduced.
     """
 
     target: str
@@ -92,6 +93,7 @@ class Compute:
     vector: str | None = None
     parallel: tuple[str, ...] = ()
     product: MatrixProduct | None = None
+    along: tuple[Compute, ...] = ()
     origin: Origin = field(default_factory=Origin, compare=False, repr=False)
 
     @property

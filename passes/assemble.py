@@ -13,13 +13,14 @@ from ..ir.cascade import Cascade, Let, RankExtent, Role, Tensor
 from ..ir.dependence import Loop as Sequential
 from ..ir.dependence import Step, Straight, einsums_of, schedule
 from ..ir.diagnostics import error
-from ..ir.expr import Expr, Read, integer, op, rank, size, substitute, walk
+from ..ir.expr import Const, Expr, Read, integer, op, rank, size, substitute, walk
 from ..ir.index import equal
 from ..ir.target import Target
 from ..ir.tile import Buffer, Compute, Decision, Fill, Loop, Node, Scope, TileProgram, When
 from ..ir.tile import walk as walk_nodes
 from ..ir.types import BOOL, F32, DType, QuantType
 from . import contraction
+from .along import along
 from .epilogue import absorb, unused
 from .grouping import Group, MergedLoop, few, form_groups, is_parts
 from .hoist import hoisted
@@ -155,6 +156,9 @@ class _Assembly:
         placement, most = Placement(fixed=fixed, locals=local), None
         if cut is not None:
             points, most = self._points(group, whole, cut, local)
+            if isinstance(cut.extent, Const) and isinstance(most, Const):
+                # Rows of a tile that are longer than the rank would only spread its elements over the cache.
+                most = integer(max(1, min(int(most.value), int(cut.extent.value))))
             tile = self._fresh(cut.variables[members[0]])
             loops.append(RankExtent(name=tile, extent=op("ceildiv", cut.extent, points)))
             start = op("mul", rank(tile), points)
@@ -341,13 +345,24 @@ class _Assembly:
         for i in merged.body:
             fixed[i][merged.variables[i]] = rank(variable)
         inner = replace(placement, fixed=fixed)
-        body = [n for i in merged.body for n in self._einsum(i, inner, serial=True, buffers=buffers)]
+        body: list[Node] = []
+        for i in merged.body:
+            read = self._reader(i, inner)
+            joined = None if read is None else along(body, read, self.workspace.buffers)
+            body = joined if joined is not None else [*body, *self._einsum(i, inner, serial=True, buffers=buffers)]
         for name, held in placement.locals.items():
             if held.following is not None:
                 body.append(self._copy(name, held.following))
         loop = Loop(variable=variable, extent=self._visited(merged, inner, variable), reverse=merged.reverse, body=tuple(body))
         after = [n for i in merged.after for n in self._einsum(i, placement, serial=True, buffers=buffers)]
         return [*before, loop, *after]
+
+    def _reader(self, index: int, placement: Placement) -> Compute | None:
+        """A reduction of a loop's body that nothing but its own Compute carries out; None for others."""
+        explicit = self.explicit[index]
+        if explicit.mask is not None or explicit.einsum.reduction is None or explicit.einsum.scatter:
+            return None
+        return tighten(self._placed(index, compute_of(explicit), placement), outputs=explicit.einsum.target in placement.locals)
 
     def _visited(self, merged: MergedLoop, placement: Placement, variable: str) -> Expr:
         """The generations that a tile of the merged loop goes through, without those that a mask empties."""

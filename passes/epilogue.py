@@ -34,7 +34,7 @@ def unused(nodes: tuple[Node, ...], names: Iterable[str]) -> set[str]:
     for node in walk(nodes):
         match node:
             case Compute(target=target):
-                used |= {target, *(r.tensor for r in _reads(node))}
+                used |= {target, *(inner.target for inner in node.along), *(r.tensor for r in _reads(node))}
             case Fill(target=target):
                 used.add(target)
             case When(condition=condition):
@@ -79,18 +79,20 @@ def _independent(moved: list[Node], between: list[Node]) -> bool:
     computes = [n for n in walk(tuple(moved)) if isinstance(n, Compute)]
     touched = {r.tensor for n in computes for r in _reads(n)} | {n.target for n in computes}
     touched |= {r.tensor for n in moved if isinstance(n, When) for r in reads_of(n.condition)}
-    return not any(isinstance(n, Compute | Fill) and n.target in touched for n in walk(tuple(between)))
+    return not any(_writes(n, name) for n in walk(tuple(between)) for name in touched)
 
 
 def _reads(compute: Compute) -> tuple[Read, ...]:
     own = (compute.value, compute.filter, compute.condition, compute.within, *compute.indices)
     product = compute.product
     more = () if product is None else (product.left, product.right, product.epilogue)
+    own += tuple(e for inner in compute.along for e in (inner.value, *inner.indices))
     return tuple(r for e in (*own, *more) if e is not None for r in reads_of(e) if r.tensor != SUM)
 
 
 def _writes(node: Node, name: str) -> bool:
-    return isinstance(node, Compute | Fill) and node.target == name
+    own = isinstance(node, Compute | Fill) and node.target == name
+    return own or (isinstance(node, Compute) and any(inner.target == name for inner in node.along))
 
 
 def _fused(product: Compute, reader: Compute, buffers: dict[str, Buffer]) -> Compute | None:

@@ -55,11 +55,14 @@ def form_groups(cascade: Cascade, steps: tuple[Step, ...], alone: frozenset[int]
     groups: list[Group] = []
     current: list[Step] = []
     classes: list[Independent] = []
-    for unit in _units(cascade, steps):
+    units = [*_units(cascade, steps)]
+    for unit, after in zip(units, [*units[1:], None], strict=True):
         members = [i for step in unit for i in einsums_of(step)]
         joined: list[Independent] = []
         if current and not alone & set(members):
             joined = _joint(cascade, [*current, *unit])
+        if joined and after is not None and _parts_from_reader(cascade, current, unit, after):
+            joined = []
         if joined and _keeps_parts(cascade, classes, joined) and _worth(cascade, [*current, *unit], joined):
             current += unit
             classes = joined
@@ -71,6 +74,22 @@ def form_groups(cascade: Cascade, steps: tuple[Step, ...], alone: frozenset[int]
     if current:
         groups.append(_finished(cascade, current, classes))
     return groups
+
+
+def _parts_from_reader(cascade: Cascade, current: Sequence[Step], unit: Sequence[Step], after: Sequence[Step]) -> bool:
+    """Whether a loop could share a group with what reads its states step by step, but not beside ``current``.
+
+    Apart from its reader all generations of a state would have to be kept.
+    """
+    if any(isinstance(step, Loop) for step in current) or not any(isinstance(step, Loop) for step in unit):
+        return False
+    written = {cascade.einsums[i].target for step in unit for i in einsums_of(step)}
+    read = {r.tensor for step in after for i in einsums_of(step) for r in cascade.einsums[i].reads()}
+    return (
+        not written.isdisjoint(read)
+        and not _joint(cascade, [*current, *unit, *after])
+        and bool(_joint(cascade, [*unit, *after]))
+    )
 
 
 def _units(cascade: Cascade, steps: tuple[Step, ...]) -> Iterator[list[Step]]:

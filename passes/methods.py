@@ -65,6 +65,7 @@ def _operations(compute: Compute) -> float:
 
 def _expressions(compute: Compute) -> Iterable[Expr]:
     yield compute.value
+    yield from (inner.value for inner in compute.along)
     if compute.filter is not None:
         yield compute.filter
     if compute.condition is not None:
