@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from .expr import Cast, Const, Expr, Op, Rank, Size, children, integer, op, size, sizes_of, walk, with_children
 from .sizes import evaluate
@@ -84,10 +85,11 @@ def affine(expr: Expr) -> Affine | None:
             return _affine(expr)
 
 
+@lru_cache(maxsize=1 << 13)
 def _affine(expr: Expr) -> Affine | None:
     coefficients: dict[str, Polynomial] = {}
     constant: Polynomial = {}
-    for monomial, factor in _Normaliser().polynomial(expr).items():
+    for monomial, factor in _normaliser(None).polynomial(expr).items():
         names = [atom.name for atom in monomial if isinstance(atom, Rank)]
         rest = tuple(atom for atom in monomial if not isinstance(atom, Rank))
         if len(names) > 1 or not all(_is_size_like(atom) for atom in rest):
@@ -102,7 +104,7 @@ def _affine(expr: Expr) -> Affine | None:
 
 def simplify(expr: Expr) -> Expr:
     """An equal integer expression in normal form: folded, like terms collected, ``(a*b) // b`` reduced to ``a``."""
-    return _expression(_Normaliser().polynomial(expr))
+    return _expression(_normaliser(None).polynomial(expr))
 
 
 def equal(a: Expr, b: Expr, lets: Mapping[str, Expr] | None = None) -> bool:
@@ -112,7 +114,7 @@ def equal(a: Expr, b: Expr, lets: Mapping[str, Expr] | None = None) -> bool:
     if not _difference(a, b, lets):
         return True
     # With rounded-up division kept as it is, its sign is known: min(0, ceildiv(A, B)) = 0.
-    plain = _Normaliser(lets)
+    plain = _normaliser(lets)
     return not _sum(plain.polynomial(a), plain.polynomial(b), -1)
 
 
@@ -123,7 +125,7 @@ def constant_difference(a: Expr, b: Expr, lets: Mapping[str, Expr] | None = None
 
 def non_negative(expr: Expr, lets: Mapping[str, Expr] | None = None) -> bool:
     """Whether ``expr >= 0`` is provable, with all sizes non-negative. False means unknown."""
-    return _non_negative(_Normaliser(lets).polynomial(expr))
+    return _non_negative(_normaliser(lets).polynomial(expr))
 
 
 def at_most(a: Expr, b: Expr, lets: Mapping[str, Expr] | None = None) -> bool:
@@ -133,7 +135,7 @@ def at_most(a: Expr, b: Expr, lets: Mapping[str, Expr] | None = None) -> bool:
 
 def constant_value(expr: Expr, lets: Mapping[str, Expr] | None = None) -> int | None:
     """The integer that ``expr`` always is, or None."""
-    return _constant(_Normaliser(lets).polynomial(expr))
+    return _constant(_normaliser(lets).polynomial(expr))
 
 
 def expand_lets(expr: Expr, lets: Mapping[str, Expr]) -> Expr:
@@ -154,7 +156,7 @@ def solve_for(symbol: str, expr: Expr) -> LinearDim | None:
     factor: Polynomial = {}
     offset: Polynomial = {}
     target = size(symbol)
-    for monomial, count in _Normaliser().polynomial(expr).items():
+    for monomial, count in _normaliser(None).polynomial(expr).items():
         rest = list(monomial)
         if target in rest:
             rest.remove(target)
@@ -216,7 +218,7 @@ def _is_size_like(atom: Expr) -> bool:
 
 
 def _difference(a: Expr, b: Expr, lets: Mapping[str, Expr] | None) -> Polynomial:
-    normaliser = _Normaliser(lets, unify_division=True)
+    normaliser = _normaliser(lets, unify_division=True)
     return _sum(normaliser.polynomial(a), normaliser.polynomial(b), -1)
 
 
@@ -310,6 +312,16 @@ def _split(poly: Polynomial, divisor: Polynomial) -> tuple[Polynomial, Polynomia
             if part:
                 rest[monomial] = part
     return quotient, rest
+
+
+def _normaliser(lets: Mapping[str, Expr] | None, *, unify_division: bool = False) -> _Normaliser:
+    """The normaliser of these definitions: what it has seen, it knows."""
+    return _made(tuple(lets.items()) if lets else (), unify_division)
+
+
+@lru_cache(maxsize=64)
+def _made(lets: tuple[tuple[str, Expr], ...], unify_division: bool) -> _Normaliser:
+    return _Normaliser(dict(lets), unify_division=unify_division)
 
 
 class _Normaliser:

@@ -11,7 +11,7 @@ rounded where an annotated type says so; only Einsums without conditions of thei
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from ..ir.cascade import Cascade, Einsum, Role, Tensor
@@ -39,12 +39,18 @@ def inline(cascade: Cascade) -> Rewriting:
     removed: list[tuple[str, str]] = []
     while True:
         structure = Structure(cascade)
-        found = next(_candidates(structure), None)
-        if found is None:
+        chosen: dict[str, str] = {}
+        touched: set[str] = set()
+        for target, because in _candidates(structure):
+            # One at a time where they meet: what a reader becomes decides whether more is put into it.
+            meets = {target, *(e.target for e in cascade.readers(target))}
+            if not meets & touched:
+                chosen[target] = because
+                touched |= meets
+        if not chosen:
             break
-        target, because = found
-        cascade = _without(structure, target)
-        removed.append((target, because))
+        cascade = _without(structure, chosen.keys())
+        removed += chosen.items()
     return Rewriting(
         cascade=cascade,
         decisions=tuple(
@@ -141,14 +147,14 @@ def _is_operand(reader: Einsum, tensor: str) -> bool:
     return product is not None and any(r.tensor == tensor for e in (product.left, product.right) for r in reads_of(e))
 
 
-def _without(structure: Structure, target: str) -> Cascade:
+def _without(structure: Structure, targets: Collection[str]) -> Cascade:
     cascade = structure.cascade
 
     def rule(node: Expr) -> Expr | None:
-        return structure.inlined(node) if isinstance(node, Read) and node.tensor == target else None
+        return structure.inlined(node) if isinstance(node, Read) and node.tensor in targets else None
 
     def rewritten(einsum: Einsum) -> Einsum:
-        if not any(r.tensor == target for r in einsum.reads()):
+        if not any(r.tensor in targets for r in einsum.reads()):
             return einsum
         return replace(
             einsum,
@@ -159,6 +165,6 @@ def _without(structure: Structure, target: str) -> Cascade:
 
     return replace(
         cascade,
-        tensors=tuple(t for t in cascade.tensors if t.name != target),
-        einsums=tuple(rewritten(e) for e in cascade.einsums if e.target != target),
+        tensors=tuple(t for t in cascade.tensors if t.name not in targets),
+        einsums=tuple(rewritten(e) for e in cascade.einsums if e.target not in targets),
     )
