@@ -226,7 +226,7 @@ class Corrections(Step):
             value = op("mul", value, Cast(value=written.extent(name), dtype=value.dtype))
         for each in (value, *where):
             if varies(each, (tiled,)):
-                self._ensure_tile(each, i)
+                self._ensure_tile((each,), i)
         suffix = f"{written.target}{number + 1}"
         here = self._local(f"L{suffix}", part, value, i, outputs, origin)
         name = self._start(f"R{suffix}", part, outputs, here.dtype, origin)

@@ -69,7 +69,7 @@ class Online(Corrections):
         assert written.reduction is not None
         origin = replace(written.origin, made_by=f"{MADE_BY}:{_rule(member)}")
         outputs = tuple(c for c in written.coords if isinstance(c, Rank))
-        self._ensure_tile(written.value, i)
+        self._ensure_tile((written.value, *written.point_filter), i)
         here = self._local(f"L{written.target}", written, written.value, i, outputs, origin)
         self.local_of[written.target] = here
         if REDUCTIONS[written.reduction].coordinate:

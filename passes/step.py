@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from ..ir.cascade import Cascade, Einsum, Origin, Role, Tensor
@@ -279,13 +279,15 @@ class Step:
         made = einsum(target=name, coords=access.indices, value=value, extents=self._extents(i), origin=origin, where=where)
         self._add(made, read.dtype, declared=True)
 
-    def _ensure_tile(self, value: Expr, i: int) -> None:
-        """Gives the positions within a tile an extent: some read must be indexed by them directly."""
-        if any(r.tensor in self.tile_of or r in self.view_of for r in reads_of(value)):
+    def _ensure_tile(self, values: Iterable[Expr], i: int) -> None:
+        """Gives the positions within a tile an extent: some read of a reduction must be indexed by them directly."""
+        everything = tuple(values)
+        if any(r.tensor in self.tile_of or r in self.view_of for value in everything for r in reads_of(value)):
             return
         names = [v for v in (each.variables.get(i) for each in self.chain.ranks) if v is not None]
         candidates = [
             r
+            for value in everything
             for r in reads_of(value)
             if varies(r, names) and r.tensor not in self.states and r.tensor not in self.base_of and not _nested(r, value)
         ]

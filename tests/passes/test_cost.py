@@ -66,7 +66,7 @@ def test_one_pass_attention_is_cheaper_for_long_keys():
 
 def test_corrections_of_an_accumulator_cost_more_than_a_second_pass():
     written, derived = forms("norms/layernorm_gemm.ecs", M=512, K=1024, N=1024)
-    assert derived.seconds > 2 * written.seconds
+    assert derived.seconds > 1.2 * written.seconds
 
 
 @pytest.mark.parametrize("size", [0, 1])
