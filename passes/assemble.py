@@ -14,7 +14,7 @@ from ..ir.dependence import Loop as Sequential
 from ..ir.dependence import Step, Straight, einsums_of, schedule
 from ..ir.diagnostics import error
 from ..ir.expr import Const, Expr, Read, integer, op, rank, size, substitute, walk
-from ..ir.index import equal
+from ..ir.index import at_most, equal
 from ..ir.target import Target
 from ..ir.tile import Buffer, Compute, Decision, Fill, Loop, Node, Scope, TileProgram, When
 from ..ir.tile import walk as walk_nodes
@@ -375,7 +375,7 @@ class _Assembly:
         # The rank of a contraction inside a masked tile is not the mask's: its own condition speaks for it.
         computes = [self._placed(i, compute_of(self.explicit[i]), placement) for i in reductions]
         limit = visited(computes, variable)
-        if limit is None:
+        if limit is None or at_most(merged.extent, limit, self.presence.lets):
             return merged.extent
         self._decide(
             ", ".join(dict.fromkeys(self.cascade.einsums[i].target for i in merged.body)),
