@@ -7,12 +7,14 @@ the threads of a call, decide nothing, so that results are the same bit by bit.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from ..ir.cascade import Cascade
-from ..ir.expr import Const, Expr, integer, op
+from ..ir.expr import Const, Expr, integer, op, sizes_of
 from ..ir.index import constant_value
 from ..ir.printer import expr_to_source
+from ..ir.sizes import evaluate
 from ..ir.target import Target
 from ..ir.tile import Buffer, Decision, Scope, TileProgram, When, all_buffers
 from .assemble import assemble
@@ -24,6 +26,10 @@ MOST_PARTS = 64
 
 PARTS_OF_A_CORE = 2
 """Parts for each core of the target, so that one that is held up does not hold up all."""
+
+
+LONG, MOST_KEPT = 1 << 22, 1 << 11
+"""A row at which the memory of the split form is looked at, and the elements of one buffer that it may have there."""
 
 
 def either(condition: Expr, first: TileProgram, second: TileProgram) -> TileProgram | None:
@@ -66,6 +72,10 @@ def in_parts(program: TileProgram, source: Cascade, derivation: Derivation, targ
         reason = f"how many rows share the work ({expr_to_source(found.tasks)}) is not known, and the products' code is large"
         return _noting(program, Decision(made_by="split", subject=subject, chosen="in one part", because=reason))
     parts = assemble(found.cascade, target, prefix="split_")
+    kept = _kept(parts, program, found.length)
+    if kept is not None:
+        reason = f"`{kept}` would be kept in memory for every step of every part"
+        return _noting(program, Decision(made_by="split", subject=subject, chosen="in one part", because=reason))
     parts = replace(parts, decisions=(*found.decisions, *parts.decisions))
     few, long = op("lt", found.tasks, integer(target.cores)), op("ge", found.length, integer(2 * LEAST_PART))
     conditions = [c for c, known in ((few, tasks), (long, length)) if known is None]
@@ -78,6 +88,16 @@ def in_parts(program: TileProgram, source: Cascade, derivation: Derivation, targ
         return _noting(program, Decision(made_by="split", subject=subject, chosen="in one part", because=reason))
     chosen = f"up to {most} parts, side by side, if {expr_to_source(condition)}"
     return _noting(both, _decision(subject, chosen, found, target))
+
+
+def _kept(parts: TileProgram, whole: TileProgram, length: Expr) -> str | None:
+    """A buffer of the split form that grows with the row, and that the other form does not need; None where there is none."""
+    sizes = {name: LONG if name in sizes_of(length) else 1 for name in parts.cascade.sizes}
+    for let in (*parts.cascade.lets, *parts.derived):
+        sizes[let.name] = evaluate(let.value, sizes)
+    known = {b.name for b in whole.buffers}
+    added = (b for b in parts.buffers if b.scope is Scope.WORKSPACE and b.name not in known)
+    return next((b.name for b in added if math.prod(evaluate(e, sizes) for e in b.shape) > MOST_KEPT), None)
 
 
 def _decision(subject: str, chosen: str, found: Splitting, target: Target) -> Decision:
