@@ -14,18 +14,18 @@ from ..runtime.explanation import Choice, Explanation, Group, Live, Passes
 if TYPE_CHECKING:
     from ..ir.cascade import Cascade
     from ..ir.tile import Decision
-    from ..passes.select import Form
+    from ..passes.pipeline import Lowered
 
 
-def explain(cascade: Cascade, text: str, form: Form, *, online: bool = True) -> Explanation:
+def explain(cascade: Cascade, text: str, form: Lowered, *, online: bool = True) -> Explanation:
     """The explanation of a cascade that the passes lowered to ``form``; ``text`` is the cascade as a program.
 
     ``online`` tells whether forms with fewer passes were allowed: otherwise nothing is said about them.
     """
     from .accounting import flops, tile_bytes, traffic, workspace
 
-    program, derivation = form.program, form.derivation
-    is_derived = program.cascade is not cascade
+    program, derivation, prepared = form.program, form.derivation, form.prepared
+    is_derived = program.cascade is not prepared.cascade
     fell = any(each.after < each.before for each in derivation.passes.values())
     derived = [_choice(d, taken=is_derived or not fell) for d in derivation.decisions] if online else []
     before = tuple(_live(cascade))
@@ -34,18 +34,25 @@ def explain(cascade: Cascade, text: str, form: Form, *, online: bool = True) -> 
         kernel=cascade.name,
         einsums=_einsums(text),
         groups=tuple(_groups(program)),
-        decisions=(*derived, *(_choice(d) for d in program.decisions)),
+        decisions=(*map(_choice, prepared.decisions), *derived, *map(_choice, program.decisions)),
         flops=_known(flops(cascade), lets),
         traffic=_known(traffic(cascade), lets),
         workspace=workspace(program),
         tiles=tile_bytes(program),
-        passes={
-            name: Passes(before=each.before, after=each.after if online else each.before)
-            for name, each in derivation.passes.items()
-        },
+        passes=_passes(cascade, form, online=online),
         live_before=before,
-        live_after=tuple(_live(program.cascade)) if is_derived else before,
+        live_after=before if program.cascade is cascade else tuple(_live(program.cascade)),
     )
+
+
+def _passes(cascade: Cascade, form: Lowered, *, online: bool) -> dict[str, Passes]:
+    """Passes along the ranks of the cascade as written; 0 after the passes where nothing runs over a rank any more."""
+    from ..passes.passcount import count
+
+    known = form.derivation.passes
+    before = {n: p.before for n, p in known.items()} if form.prepared.cascade is cascade else count(cascade)
+    after = {name: each.after if online else each.before for name, each in known.items()}
+    return {name: Passes(before=n, after=after.get(name, 0)) for name, n in before.items()}
 
 
 def _choice(decision: Decision, *, taken: bool = True) -> Choice:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 
 from .cascade import Cascade, Einsum
@@ -59,7 +60,21 @@ class Flows:
         self.writers: dict[str, list[int]] = {}
         for i, einsum in enumerate(cascade.einsums):
             self.writers.setdefault(einsum.target, []).append(i)
-        self.dependences = tuple(self._find())
+
+    @cached_property
+    def dependences(self) -> tuple[Dependence, ...]:
+        """All dependences between the Einsums."""
+        return tuple(self._find())
+
+    def is_read(self, writer: int) -> bool:
+        """Whether an Einsum reads a point that ``writer`` may store."""
+        target = self.cascade.einsums[writer].target
+        return any(
+            self._meet(self.cascade.einsums[writer], e, r.indices)
+            for e in self.cascade.readers(target)
+            for r in dict.fromkeys(e.reads())
+            if r.tensor == target
+        )
 
     def _find(self) -> Iterable[Dependence]:
         einsums = self.cascade.einsums

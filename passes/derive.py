@@ -17,6 +17,7 @@ from .defer import defer_explained
 from .grouping import few
 from .passcount import PassAnalysis, analyse
 from .ranks import RankClass
+from .simplify import simplify
 from .structure import Structure
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class _Derivation:
     """One derivation."""
 
     def __init__(self, source: Cascade, tile: int | None, only: Collection[str] | None) -> None:
-        self.tile, self.only = tile, only
+        self.source, self.tile, self.only = source, tile, only
         self.structure = Structure(source)
         self.analysis = analyse(source, self.structure.steps)
         self.decisions: list[Decision] = []
@@ -77,11 +78,23 @@ class _Derivation:
             self._defer()
             while self._online():
                 pass
+            self._clean()
         after = _by_name(self.analysis)
         passes = {name: Passes(before=n, after=after.get(self.parts.get(name, name), n)) for name, n in before.items()}
         return Derivation(
             cascade=self.structure.cascade, decisions=tuple(self.decisions), passes=passes, chains=tuple(self.kept)
         )
+
+    def _clean(self) -> None:
+        """What several chains derived alike is kept once."""
+        derived = self.structure.cascade
+        if derived is self.source:
+            return
+        cleaned = simplify(derived)
+        if cleaned.cascade is not derived:
+            self.structure = Structure(cleaned.cascade)
+            self.analysis = analyse(cleaned.cascade, self.structure.steps)
+            self.decisions += cleaned.decisions
 
     def _defer(self) -> None:
         deferred, decisions = defer_explained(self.structure)

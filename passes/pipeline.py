@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ..ir.cascade import Cascade
 from ..ir.target import Target
-from .select import Form, select
+from ..ir.tile import TileProgram
+from .derive import Derivation
+from .normalize import normalize
+from .rewriting import Rewriting
+from .select import select
+from .simplify import simplify
 
 
-def lower(cascade: Cascade, *, target: Target | None = None, online: bool = True) -> Form:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lowered:
+    """The chosen tile program, the cascade that the passes started from, simplified, and the derivation that was weighed."""
+
+    program: TileProgram
+    prepared: Rewriting
+    derivation: Derivation
+
+
+def prepare(cascade: Cascade, *, online: bool = True) -> Rewriting:
+    """What every later pass starts from: simplified and, unless the passes are to stay as written, normalized."""
+    simple = simplify(cascade)
+    if not online:
+        return simple
+    normal = normalize(simple.cascade)
+    return Rewriting(cascade=normal.cascade, decisions=(*simple.decisions, *normal.decisions))
+
+
+def lower(cascade: Cascade, *, target: Target | None = None, online: bool = True) -> Lowered:
     """The tile program of a cascade for ``target``, and how it was derived. ``online=False`` keeps the passes as written.
 
     Without a target it is the x86-64 baseline's. Raises EinfallError for what no target can run yet.
     """
-    return select(cascade, Target.parse("cpu") if target is None else target, online=online)
+    prepared = prepare(cascade, online=online)
+    form = select(prepared.cascade, Target.parse("cpu") if target is None else target, online=online)
+    return Lowered(program=form.program, prepared=prepared, derivation=form.derivation)

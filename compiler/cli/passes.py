@@ -16,7 +16,7 @@ from .values import sizes_of
 
 if TYPE_CHECKING:
     from ...ir.cascade import Cascade
-    from ...ir.tile import Decision
+    from ...passes.rewriting import Rewriting
     from ...runtime.explanation import Explanation
 
 _STYLES = {"title": "bold", "heading": "bold", "name": "cyan", "better": "bold green", "quiet": "dim", "plain": ""}
@@ -109,58 +109,84 @@ def _opt(options: argparse.Namespace) -> int:
     for cascade in _cascades(options):
         with reporting_defects(f"rewriting `{cascade.name}`"):
             _, rewrite = _PASSES[options.name]
-            derived, decisions = rewrite(cascade)
-            texts.append(to_source(derived))
-        log(f"{cascade.name}: {'rewritten' if derived != cascade else 'nothing to rewrite'}")
-        for each in decisions:
+            found = rewrite(cascade)
+            texts.append(to_source(found.cascade))
+        log(f"{cascade.name}: {'rewritten' if found.cascade != cascade else 'nothing to rewrite'}")
+        for each in found.decisions:
             log(f"  {each.subject}: {each.chosen}, because {each.because} [{each.made_by}]")
     out("\n".join(texts).rstrip("\n"))
     return 0
 
 
-def _fuse(cascade: Cascade) -> tuple[Cascade, tuple[Decision, ...]]:
-    from ...passes.derive import derive
+def _simplify(cascade: Cascade) -> Rewriting:
+    from ...passes.simplify import simplify
 
-    found = derive(cascade)
-    return found.cascade, found.decisions
+    return simplify(cascade)
 
 
-def _defer(cascade: Cascade) -> tuple[Cascade, tuple[Decision, ...]]:
+def _normalize(cascade: Cascade) -> Rewriting:
+    from ...passes.pipeline import prepare
+
+    return _then(prepare(cascade), _defer)
+
+
+def _defer(cascade: Cascade) -> Rewriting:
     from ...passes.defer import defer_explained
+    from ...passes.rewriting import Rewriting
     from ...passes.structure import Structure
 
     found, decisions = defer_explained(Structure(cascade))
-    return found.cascade, decisions
+    return Rewriting(cascade=found.cascade, decisions=decisions)
 
 
-def _chunk(cascade: Cascade) -> tuple[Cascade, tuple[Decision, ...]]:
+def _fuse(cascade: Cascade) -> Rewriting:
+    from ...passes.pipeline import prepare
+
+    return _then(prepare(cascade), _derive)
+
+
+def _derive(cascade: Cascade) -> Rewriting:
+    from ...passes.derive import derive
+    from ...passes.rewriting import Rewriting
+
+    found = derive(cascade)
+    return Rewriting(cascade=found.cascade, decisions=found.decisions)
+
+
+def _chunk(cascade: Cascade) -> Rewriting:
     from ...passes.chunk import chunked
+    from ...passes.rewriting import Rewriting
 
-    found = chunked(cascade)
-    return (cascade, ()) if found is None else (found.cascade, found.decisions)
+    return chunked(cascade) or Rewriting(cascade=cascade)
 
 
-def _pairs(cascade: Cascade) -> tuple[Cascade, tuple[Decision, ...]]:
+def _pairs(cascade: Cascade) -> Rewriting:
     from ...passes.pairs import paired
 
-    found = paired(cascade)
-    return found.cascade, found.decisions
+    return paired(cascade)
 
 
-def _unify(cascade: Cascade) -> tuple[Cascade, tuple[Decision, ...]]:
+def _unify(cascade: Cascade) -> Rewriting:
     from ...passes.unified import unified
 
-    found = unified(cascade)
-    return found.cascade, found.decisions
+    return unified(cascade)
 
 
-_PASSES: Mapping[str, tuple[str, Callable[[Cascade], tuple[Cascade, tuple[Decision, ...]]]]] = {
-    "fuse": ("the form with the fewest passes over the data", _fuse),
+def _then(first: Rewriting, rewrite: Callable[[Cascade], Rewriting]) -> Rewriting:
+    from ...passes.rewriting import Rewriting
+
+    second = rewrite(first.cascade)
+    return Rewriting(cascade=second.cascade, decisions=(*first.decisions, *second.decisions))
+
+
+_PASSES: Mapping[str, tuple[str, Callable[[Cascade], Rewriting]]] = {
+    "simplify": ("constants folded, equal work done once, nothing that no result needs", _simplify),
     "defer": ("factors that are finished reductions move out of sums", _defer),
+    "normalize": ("simplify, means that are provably zero, defer", _normalize),
+    "fuse": ("the form with the fewest passes over the data", _fuse),
     "chunk": ("linear recurrences in chunks of steps, each chunk in parallel", _chunk),
     "pairs": ("sums of exponentials as pairs of mantissa and exponent, without the maximum first", _pairs),
     "unify": ("sums of exponentials under one shift, checked afterwards (needs @tolerance)", _unify),
-    "normalize": ("the stage of the pipeline that defer belongs to", _defer),
 }
 
 

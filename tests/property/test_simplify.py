@@ -1,0 +1,60 @@
+"""Random well-formed cascades, simplified: valid, printable, done, and computing what they did."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from einfall.compiler.program import read_program
+from einfall.compiler.specialise import specialise
+from einfall.frontend import load
+from einfall.ir.diagnostics import EinfallError
+from einfall.ir.interpreter import interpret
+from einfall.ir.printer import to_source
+from einfall.ir.verifier import verify
+from einfall.passes.pipeline import prepare
+
+from .programs import ASSIGNMENTS, Program, programs
+
+SETTINGS = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
+RANDOM = (programs(most=4), ASSIGNMENTS, st.integers(0, 2**31), st.sampled_from([0.0, 0.1]), st.booleans())
+
+
+def check(program: Program, sizes: dict[str, int], seed: int, special: float, *, fixed: bool) -> None:
+    """The simplified program beside the written one in exact mode; with ``fixed`` for those sizes only."""
+    try:
+        written = read_program(program.text).select(None)
+    except EinfallError:
+        assume(False)
+    from_arrays = {d for p in program.parameters for d in p.dims}
+    others = {name: sizes[name] for name in written.sizes if name not in from_arrays}
+    if fixed:
+        written, others = specialise(written, {name: sizes[name] for name in written.sizes}), {}
+    found = prepare(written).cascade
+    verify(found)
+    assert prepare(found).cascade is found
+    if found is not written:
+        text = to_source(found)
+        assert load(text, "simplified.ecs")[found.name] == found, text
+    arguments = program.arguments(sizes, seed, special=special)
+    expected = interpret(written, arguments, sizes=others)
+    for name, value in interpret(found, arguments, sizes=others).items():
+        if value.dtype.kind == "f":
+            np.testing.assert_allclose(value, expected[name], rtol=1e-12, err_msg=name)
+        else:
+            np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+@settings(max_examples=100, **SETTINGS)
+@given(*RANDOM)
+def test_random_programs_compute_what_they_did(program, sizes, seed, special, fixed):
+    check(program, sizes, seed, special, fixed=fixed)
+
+
+@pytest.mark.slow
+@settings(max_examples=3000, **SETTINGS)
+@given(*RANDOM)
+def test_many_more_random_programs(program, sizes, seed, special, fixed):
+    check(program, sizes, seed, special, fixed=fixed)
