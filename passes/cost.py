@@ -330,7 +330,7 @@ def _operations(compute: Compute) -> float:
     value = _summed(compute.value, set(compute.reduced)) if compute.reduction == "+" else compute.value
     rest = [e for e in (compute.filter, compute.condition) if e is not None]
     nodes = (n for e in (value, *rest) for n in walk(e) if isinstance(n, Op) and inner & set(ranks_of(n)))
-    return 1.0 + sum(map(_flops, nodes))
+    return 1.0 + sum(map(_flops, nodes)) + sum(_operations(each) for each in compute.along)
 
 
 def _summed(value: Expr, reduced: set[str]) -> Expr:
@@ -357,6 +357,7 @@ def _flops(node: Op) -> int:
 
 def _expressions(compute: Compute) -> Iterator[Expr]:
     yield compute.value
+    yield from (inner.value for inner in compute.along)
     for expr in (compute.filter, compute.condition):
         if expr is not None:
             yield expr
