@@ -32,6 +32,7 @@ from .presence import PresenceAnalysis, Stored
 from .realise import Surroundings, Workspace, compute_of, finite_flag, mask_of, nodes_of, scatter
 from .skipping import leaves_states, visited
 from .tighten import conjuncts, tighten
+from .transpose import transposed
 
 ROWS_OF_A_PRODUCT = 128
 """Points of the cut rank in one tile, where a matrix product is done tile by tile: its operand is packed anew for each."""
@@ -58,7 +59,7 @@ def assemble(cascade: Cascade, target: Target, *, prefix: str = "", rereads: boo
 
     Raises EinfallError E1204 for quantised storage, which no code generator reads yet.
     """
-    return _Assembly(hoisted(cascade), target, prefix, rereads).program()
+    return _Assembly(transposed(hoisted(cascade)), target, prefix, rereads).program()
 
 
 class _Assembly:
@@ -258,7 +259,7 @@ class _Assembly:
         one, but never so few that what a tile does once outweighs them.
         """
         lanes = [choose(compute_of(self.explicit[i])).vector == cut.variables[i] for i in group.members]
-        product = any(self._cuts_product(i, cut.variables[i]) for i in group.members)
+        product = any(self._cuts_product(i, cut.variables[i]) and not self._reads_state(i, group) for i in group.members)
         if group.sequence is not None and not product:
             # What the loop repeats most decides: the Einsums of its body with the most ranks.
             body = group.sequence.body
@@ -301,6 +302,14 @@ class _Assembly:
 
     def _ranks(self, member: int) -> int:
         return len(self.cascade.einsums[member].ranks)
+
+    def _reads_state(self, member: int, group: Group) -> bool:
+        """Whether an Einsum of a loop's body is a vector times the loop's state, which is added up where it is updated."""
+        product = contraction.product_of(self.cascade.einsums[member])
+        if group.sequence is None or product is None or None not in (product.rows, product.columns):
+            return False
+        read = {r.tensor for r in self.cascade.einsums[member].reads()}
+        return any(self.cascade.by_name[t].iterative_dims and t in group.sequence.dims for t in read)
 
     def _cuts_product(self, member: int, variable: str) -> bool:
         """Whether ``variable`` runs along the rows or the columns of a matrix product."""
