@@ -59,6 +59,23 @@ def chunked(cascade: Cascade, *, chunk: int | None = None) -> Rewriting | None:
     return Rewriting(cascade=chunks.finished() if plans else cascade, decisions=tuple(decisions))
 
 
+def considered(cascade: Cascade) -> tuple[Decision, ...]:
+    """Why the recurrences of a kernel run as they do.
+
+    A chunked form does more work to have more of it at once. As compiled today it took 2.5 to 5 times as long on two cores as
+    the steps one after the other, whose update and readout share one walk over a state in L1: gated linear attention,
+    retention and Mamba-2 with 16 heads of 64 × 64, and a prefix sum over one row. So it is offered, but not chosen.
+    """
+    decisions = []
+    for found in recurrences(cascade):
+        each = found.decision()
+        if found.refusal is None:
+            because = f"{each.because}; it could be cut into chunks, which was measured to cost more than two cores win back"
+            each = _decision(found, "one step after the other", because)
+        decisions.append(each)
+    return tuple(decisions)
+
+
 def _decision(found: Recurrence, chosen: str, because: str) -> Decision:
     subject = f"the recurrence of {', '.join(found.names)} over {found.variable}"
     return Decision(made_by=MADE_BY, subject=subject, chosen=chosen, because=because)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..ir.cascade import Cascade
 from ..ir.target import Target
 from ..ir.tile import TileProgram
+from .chunk import considered
 from .derive import Derivation
 from .normalize import normalize
 from .rewriting import Rewriting
@@ -29,7 +30,8 @@ def prepare(cascade: Cascade, *, online: bool = True) -> Rewriting:
     if not online:
         return simple
     normal = normalize(simple.cascade)
-    return Rewriting(cascade=normal.cascade, decisions=(*simple.decisions, *normal.decisions))
+    decisions = (*simple.decisions, *normal.decisions, *considered(normal.cascade))
+    return Rewriting(cascade=normal.cascade, decisions=decisions)
 
 
 def lower(cascade: Cascade, *, target: Target | None = None, online: bool = True) -> Lowered:

@@ -232,3 +232,9 @@ kernel k(X: f32[D, T], A: f32[D, T]) -> (Y: f32[T, D], last: f32[D]) {
 def test_mixed_states_with_initial_values_and_other_names(steps: int) -> None:
     cascade = cascade_of(PAIR)
     same(cascade, arguments(cascade, steps))
+
+
+def test_explain_says_how_recurrences_run_and_why() -> None:
+    shown = einfall.compile(EXAMPLES / "recurrences" / "retention.ecs", cache=False).explain()
+    assert "associative scan" in str(shown)
+    assert "one step after the other" in str(shown)
