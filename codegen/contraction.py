@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from tvm import tirx
 from tvm.tirx.stmt import ForKind
 
-from ..ir.expr import Const, Expr, Op, Read, Size, reads_of, walk
+from ..ir.expr import Const, Expr, Op, Read, Size, ranks_of, reads_of, walk
 from ..ir.index import affine
 from ..ir.tile import SUM, Compute, MatrixProduct
 from .arithmetic import convert, lanes_of
@@ -238,8 +238,8 @@ class ContractionEmitter:
             return total
         for i, stride in zip(indices, view.strides, strict=True):
             form = affine(i)
-            assert form is not None
-            if rank not in form.ranks:
+            if form is None or rank not in form.ranks:
+                assert rank not in ranks_of(i)
                 continue
             factor = as_index(at.value(form.coefficient(rank)))
             step = stride if constant(factor) == 1 else factor * stride

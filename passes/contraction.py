@@ -6,6 +6,7 @@ page 3, deferral). Requires: explicit reads. Guarantees: the product's operands 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from ..ir.cascade import Einsum
@@ -71,16 +72,19 @@ def _product(parts: list[Expr]) -> Expr:
     return result
 
 
-def is_plain(expr: Expr) -> bool:
-    """Whether ``expr`` is a read of a float tensor at affine indices."""
+def is_plain(expr: Expr, ranks: Collection[str | None]) -> bool:
+    """Whether ``expr`` is a read of a float tensor at indices that are affine in the ranks of a product."""
     if not isinstance(expr, Read) or expr.dtype.name not in ("f64", "f32", "f16", "bf16"):
         return False
-    return all(affine(i) is not None and not reads_of(i) for i in expr.indices)
+    return is_packable(expr, ranks)
 
 
-def is_packable(expr: Expr) -> bool:
-    """Whether ``expr`` is a float value that can be computed where its product packs it: from reads at affine indices."""
-    return expr.dtype.is_float and all(affine(i) is not None and not reads_of(i) for r in reads_of(expr) for i in r.indices)
+def is_packable(expr: Expr, ranks: Collection[str | None]) -> bool:
+    """Whether ``expr`` is a float value that can be computed where its product packs it: from reads at indices that are
+    affine in the ranks of the product, and anything but data in the others (``K[h // 4, m, e]``)."""
+    own = set(ranks)
+    indices = [i for r in reads_of(expr) for i in r.indices]
+    return expr.dtype.is_float and not any(reads_of(i) or (affine(i) is None and own & set(ranks_of(i))) for i in indices)
 
 
 def assign(roles: Roles, target: tuple[Expr, ...], outputs: tuple[str, ...], reduced: tuple[str, ...]) -> MatrixProduct | None:

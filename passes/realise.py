@@ -252,13 +252,17 @@ def _product(compute: Compute) -> MatrixProduct | None:
     if compute.reduction != "+" or compute.accumulator.name not in ("f32", "f64") or compute.scatter or compute.within:
         return None
     roles = contraction.split(compute.value, compute.reduced, compute.output_ranks, compute.accumulator)
-    if roles is None or not (contraction.is_packable(roles.left) and contraction.is_packable(roles.right)):
+    product = None
+    if roles is not None:
+        product = contraction.assign(roles, compute.indices, compute.output_ranks, compute.reduced)
+    if product is None:
         return None
-    plain = contraction.is_plain(roles.left) and contraction.is_plain(roles.right)
-    if not plain and compute.filter is not None:
+    operands, ranks = (product.left, product.right), (product.rows, product.columns, product.inner)
+    if not all(contraction.is_packable(o, ranks) for o in operands):
         return None
-    product = contraction.assign(roles, compute.indices, compute.output_ranks, compute.reduced)
-    return None if product is None or _tiny(compute, product) else product
+    if compute.filter is not None and not all(contraction.is_plain(o, ranks) for o in operands):
+        return None
+    return None if _tiny(compute, product) else product
 
 
 def _unscaled(product: MatrixProduct, dtype: DType) -> Expr:
