@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import tvm_ffi
 from tvm import tirx
 from tvm.ir.expr import TensorLoad
 
@@ -91,7 +92,11 @@ class Evaluator:
 
     def varies(self, expr: Expr) -> bool:
         """Whether the value differs from lane to lane."""
-        return self.lanes is not None and self.lanes.rank in ranks_of(expr)
+        if self.lanes is None:
+            return False
+        # What a product's lanes hold is read without an index.
+        held = (self.scalars[r.tensor] for r in reads_of(expr) if r.tensor in self.scalars)
+        return self.lanes.rank in ranks_of(expr) or any(lanes_of(value) > 1 for value in held)
 
     def vector(self, expr: Expr) -> tirx.Expr:
         """The value in every lane."""
@@ -255,9 +260,12 @@ class Evaluator:
         assert self.lanes is not None
         lanes, held = self.lanes.count, stored(view.dtype)
         collected = self.statements.allocate("gathered", (lanes,), held, scope="local")
+        deciding = expr.indices if guard is None else (*expr.indices, guard)
+        spilled = self._spilled({r.tensor for e in deciding for r in reads_of(e)})
         with self.statements.loop("lane", lanes) as lane:
             real = lane if self.lanes.valid is None else tirx.Min(lane, self.lanes.valid - 1)
             point = self.at(None, **{self.lanes.rank: self.statements.bind("point", self.lanes.base + real)})
+            point.scalars = {**self.scalars, **{n: tirx.BufferLoad(b, [real]) for n, b in spilled.items()}}
             condition = None if guard is None else point.value(guard)
             raw: tirx.Expr = tirx.BufferLoad(view.flat, [point.offset(expr.tensor, expr.indices)])
             if condition is not None:
@@ -265,6 +273,16 @@ class Evaluator:
             self.statements.store(collected, lane, raw)
         loaded = tirx.BufferLoad(collected, [tirx.Ramp(index(0), index(1), lanes)])
         return decode(loaded, view.dtype, lanes)
+
+    def _spilled(self, names: set[str]) -> dict[str, tirx.Buffer]:
+        """What a product's lanes hold under these names, in memory, where single lanes can be read."""
+        buffers: dict[str, tirx.Buffer] = {}
+        for name, value in self.scalars.items():
+            if name in names and (lanes := lanes_of(value)) > 1:
+                held = tvm_ffi.dtype(str(value.ty.dtype)).with_lanes(1)
+                buffers[name] = self.statements.allocate("lanes", (lanes,), str(held), scope="local")
+                self.statements.store(buffers[name], tirx.Ramp(index(0), index(1), lanes), value)
+        return buffers
 
 
 def _is_simple(value: tirx.Expr) -> bool:

@@ -61,6 +61,26 @@ TAKEN = {
     Y[m, n] = T[m, n] * s[n]
 }
 """,
+    "divisor": """kernel k(X: f32[M, K], W: f32[K, N], b: f32[N]) -> (Y: f32[M, N]) {
+    T[m, n] = X[m, k] * W[k, n]
+    Y[m, n] = b[n] / (3 * K + T[m, n])
+}
+""",
+    "gate": """kernel k(X: f32[M, K], W: f32[K, N], R: f32[M, N], c: f32[M]) -> (Y: f32[M, N]) {
+    T[m, n] = X[m, k] * W[k, n]
+    Y[m, n] = (if T[m, n] > 0 then R[m, n] else 0) + (if T[m, n] > c[m] then c[m] else 0)
+}
+""",
+    "gate, transposed": """kernel k(X: f32[M, K], W: f32[K, N], R: f32[M, N], b: f32[N]) -> (Y: f32[N, M]) {
+    T[m, n] = X[m, k] * W[k, n]
+    Y[n, m] = (if T[m, n] > 0 then R[m, n] else 0) + (if T[m, n] > b[n] then b[n] else 0)
+}
+""",
+    "table": """kernel k(X: f32[M, K], W: f32[K, N], b: f32[N]) -> (Y: f32[M, N]) {
+    T[m, n] = X[m, k] * W[k, n]
+    Y[m, n] = b[n + cast(i32, round(T[m, n]))] ?? -1
+}
+""",
 }
 LEFT = {
     "read twice": """kernel k(X: f32[M, K], W: f32[K, N]) -> (Y: f32[M, N], Z: f32[M, N]) {
