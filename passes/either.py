@@ -55,11 +55,16 @@ def either(condition: Expr, first: TileProgram, second: TileProgram) -> TileProg
     )
 
 
+def most_parts(target: Target) -> int:
+    """The parts of a row that keep all cores of a target busy."""
+    return min(PARTS_OF_A_CORE * target.cores, MOST_PARTS)
+
+
 def in_parts(program: TileProgram, source: Cascade, derivation: Derivation, target: Target) -> TileProgram:
     """``program``, or its split form where few independent ranks meet a long one, or both behind a test on the sizes."""
     if target.kind != "cpu" or target.cores < 2:
         return program
-    most = min(PARTS_OF_A_CORE * target.cores, MOST_PARTS)
+    most = most_parts(target)
     found = split(derivation, most=most, beside=derivation.cascade)
     if found is None or (found.heavy and derivation.chains and program.cascade == source):
         return program

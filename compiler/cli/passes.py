@@ -153,6 +153,17 @@ def _derive(cascade: Cascade) -> Rewriting:
     return Rewriting(cascade=found.cascade, decisions=found.decisions)
 
 
+def _split(cascade: Cascade) -> Rewriting:
+    from ...passes.derive import derive
+    from ...passes.either import most_parts
+    from ...passes.rewriting import Rewriting
+    from ...passes.split import split
+    from ..host import host_target
+
+    found = derive(cascade)
+    return split(found, most=most_parts(host_target())) or Rewriting(cascade=cascade, decisions=found.decisions)
+
+
 def _chunk(cascade: Cascade) -> Rewriting:
     from ...passes.chunk import chunked
     from ...passes.rewriting import Rewriting
@@ -184,6 +195,7 @@ _PASSES: Mapping[str, tuple[str, Callable[[Cascade], Rewriting]]] = {
     "defer": ("factors that are finished reductions move out of sums", _defer),
     "normalize": ("simplify, means that are provably zero, defer", _normalize),
     "fuse": ("the form with the fewest passes over the data", _fuse),
+    "split": ("long rows dealt out to parts that run side by side, and are merged", _split),
     "chunk": ("linear recurrences in chunks of steps, each chunk in parallel", _chunk),
     "pairs": ("sums of exponentials as pairs of mantissa and exponent, without the maximum first", _pairs),
     "unify": ("sums of exponentials under one shift, checked afterwards (needs @tolerance)", _unify),
