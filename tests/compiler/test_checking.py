@@ -97,3 +97,11 @@ def test_tolerance() -> None:
     assert compare(cascade(text), {"X": x}, [np.full(5, 100.5)]).passed
     assert not compare(cascade(text), {"X": x}, [np.full(5, 110.0)]).passed
     assert not compare(cascade(SUM), {"X": x}, [np.full(5, 100.5)]).passed
+
+
+def test_sums_in_f64_that_cancel_may_be_added_up_in_any_order() -> None:
+    kernel = cascade("kernel f(X: f64[K]) -> (Y: f64) {\n    Y = X[k]\n}\n")
+    x = np.random.default_rng(0).standard_normal(1000)
+    x[-1] -= x.sum()
+    assert compare(kernel, {"X": x}, [np.asarray(x[::-1].sum())]).passed
+    assert not compare(kernel, {"X": x}, [np.asarray(x.sum() + 1e-11)]).passed
