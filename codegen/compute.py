@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -15,40 +15,15 @@ from ..ir.operators import REDUCTIONS
 from ..ir.tile import Compute, Method
 from ..ir.types import DType
 from .arithmetic import convert, lanes_of
+from .context import Context, Variables
 from .element import computed, stored
 from .expressions import Evaluator, Lanes
 from .microkernels.statements import Statements, as_index, ceil_div, constant, index, maximum, minimum
 from .reduction import Accumulator
 from .views import View, broadcast, encode, load_scalar, load_vector, store_scalar, store_vector, zero
 
-Variables = dict[str, tirx.Expr]
-
 _LARGEST_CHUNK = 512
 """Vectors of a one-dimensional iteration that one task takes, so that short ones stay on one thread."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
-    """What all Computes of one kernel share."""
-
-    views: Mapping[str, View]
-    sizes: Mapping[str, tirx.Expr]
-    scalars: Mapping[str, tirx.Expr]
-    lets: Mapping[str, Expr]  # how sizes that are no arguments are computed
-    vector_bits: int
-    fused: bool  # the target has fused multiply-add
-    threads: int
-
-    def evaluator(
-        self,
-        s: Statements,
-        variables: Variables,
-        lanes: Lanes | None = None,
-        values: Mapping[str, tirx.Expr] | None = None,
-    ) -> Evaluator:
-        """An evaluator at a point or a vector of points; ``values`` are known values beside the scalar parameters."""
-        known = {**self.scalars, **(values or {})}
-        return Evaluator(s, self.views, self.sizes, variables, lanes, known, fused=self.fused)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from ..ir.expr import Const, Expr, Op, Read, Size, ranks_of, reads_of, walk
 from ..ir.index import affine
 from ..ir.tile import SUM, Compute, MatrixProduct
 from .arithmetic import convert, lanes_of
-from .compute import Context, Variables
+from .context import Context, Variables
 from .element import computed, stored
 from .expressions import Evaluator, Lanes
 from .functions import REAL

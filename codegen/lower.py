@@ -15,7 +15,8 @@ from ..ir.expr import Expr, Read, sizes_of
 from ..ir.tile import Buffer, Compute, Fill, Loop, Method, Node, Scope, TileProgram, When, walk
 from ..ir.types import DType
 from .arithmetic import literal
-from .compute import ComputeEmitter, Context, Variables
+from .compute import ComputeEmitter
+from .context import Context, Variables
 from .contraction import ContractionEmitter
 from .element import argument, computed, stored
 from .expressions import Evaluator

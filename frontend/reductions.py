@@ -8,7 +8,8 @@ from dataclasses import replace
 from ..ir.cascade import Einsum, Origin, RankExtent
 from ..ir.diagnostics import did_you_mean, error
 from ..ir.expr import Cast, Default, Expr, Op, Select, ranks_of, reads_of
-from ..ir.index import affine, is_injective
+from ..ir.index import affine
+from ..ir.injective import is_injective
 from ..ir.operators import REDUCTIONS
 from ..ir.printer import expr_to_source
 from ..ir.span import Span

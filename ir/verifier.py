@@ -23,7 +23,7 @@ from .expr import (
     sizes_of,
     walk,
 )
-from .index import is_injective
+from .injective import is_injective
 from .operators import FUNCTIONS, REDUCTIONS
 from .printer import verbatim
 from .types import BOOL, INDEX

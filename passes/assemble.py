@@ -6,14 +6,13 @@ ranks that the dependences force to be sequential; what one group passes along i
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 
-from ..ir.cascade import Cascade, Let, RankExtent, Role, Tensor
+from ..ir.cascade import Cascade, RankExtent, Role, Tensor
 from ..ir.dependence import Loop as Sequential
 from ..ir.dependence import Step, Straight, einsums_of, schedule
 from ..ir.diagnostics import error
-from ..ir.expr import Const, Expr, Read, integer, op, rank, size, substitute, walk
+from ..ir.expr import Const, Expr, Read, integer, op, rank, substitute, walk
 from ..ir.index import at_most, equal
 from ..ir.target import Target
 from ..ir.tile import Buffer, Compute, Decision, Fill, Loop, Node, Scope, TileProgram, When
@@ -22,33 +21,18 @@ from ..ir.types import BOOL, F32, DType, QuantType
 from . import contraction
 from .along import along
 from .epilogue import absorb, unused
-from .grouping import Group, MergedLoop, few, form_groups, is_parts
+from .grouping import Group, MergedLoop, few, form_groups
 from .hoist import hoisted
 from .independent import Independent
 from .inline import inline
 from .methods import choose
-from .placement import Local, Placement, local_shape, local_tensors, read_again
+from .placement import Local, Placement, local_shape, local_tensors
 from .presence import PresenceAnalysis, Stored
 from .realise import Surroundings, Workspace, compute_of, finite_flag, mask_of, nodes_of, scatter
 from .skipping import leaves_states, visited
 from .tighten import conjuncts, tighten
+from .tiles import Tiling
 from .transpose import transposed
-
-ROWS_OF_A_PRODUCT = 128
-"""Points of the cut rank in one tile, where a matrix product is done tile by tile: its operand is packed anew for each."""
-
-STEPS_TOGETHER = 64
-"""Points of the cut rank that one task carries through a recurrence: a few vectors."""
-
-TILE_ELEMENTS = 1 << 16
-"""Elements of all tiles of a thread together: a quarter of a megabyte of f32, within its L2 cache."""
-
-LONGEST_RUN = 4096
-"""Points of one task when the only rank of a group is the one that fills the vectors."""
-
-FEWEST_ROWS, FEWEST_LANES, SHORTEST_RUN = 16, 16, 512
-"""The least points of a tile of a product, of a recurrence and of a run, where there are few: a tile on the micro-kernel, a
-vector, the waking of a thread."""
 
 
 def assemble(cascade: Cascade, target: Target, *, prefix: str = "", rereads: bool = False) -> TileProgram:
@@ -64,17 +48,16 @@ def assemble(cascade: Cascade, target: Target, *, prefix: str = "", rereads: boo
 
 class _Assembly:
     def __init__(self, cascade: Cascade, target: Target, prefix: str, rereads: bool) -> None:
-        self.source, self.target = cascade, target
+        self.source = cascade
         inlined = inline(cascade)
         cascade = self.cascade = inlined.cascade
-        self.prefix, self.rereads = prefix, rereads
         self.presence = PresenceAnalysis(cascade)
         self.steps = schedule(cascade)
         self.explicit = self.presence.run(self.steps)
+        self.tiling = Tiling(cascade=cascade, explicit=self.explicit, target=target, prefix=prefix, rereads=rereads)
         self.workspace = Workspace()
         self.few = few(cascade)
         self.first: list[Node] = []
-        self.derived: list[Let] = []
         self.decisions: list[Decision] = list(inlined.decisions)
         self.flags: dict[str, str] = {}
         self.names = 0
@@ -94,7 +77,7 @@ class _Assembly:
             cascade=self.source,
             buffers=kept,
             body=(*self.first, *body),
-            derived=tuple(self.derived),
+            derived=tuple(self.tiling.derived),
             decisions=tuple(self.decisions),
         )
 
@@ -145,7 +128,7 @@ class _Assembly:
         alone = self._alone(group)
         if alone is not None:
             return alone
-        whole, cut = self._around(group)
+        whole, cut = self.tiling.around(group)
         fixed: dict[int, dict[str, Expr]] = {i: {} for i in members}
         loops: list[RankExtent] = []
         for found in whole:
@@ -156,7 +139,7 @@ class _Assembly:
         local = local_tensors(self.cascade, members, whole, cut, group.sequence, masks)
         placement, most = Placement(fixed=fixed, locals=local), None
         if cut is not None:
-            points, most = self._points(group, whole, cut, local)
+            points, most = self.tiling.points(group, whole, cut, local)
             if isinstance(cut.extent, Const) and isinstance(most, Const):
                 # Rows of a tile that are longer than the rank would only spread its elements over the cache.
                 most = integer(max(1, min(int(most.value), int(cut.extent.value))))
@@ -224,97 +207,6 @@ class _Assembly:
                     "never stored: what reads its elements is done where its product has them in registers",
                     "it has one reader, which takes each element at its own point",
                 )
-
-    def _around(self, group: Group) -> tuple[list[Independent], Independent | None]:
-        """The independent ranks that the loops go through whole, and the one that is cut into tiles.
-
-        The rank that most Einsums vectorise stays inside, if there is another. Beside the parts of a long rank, all others
-        are short: only the rows of a product are worth keeping together.
-        """
-        classes = list(group.classes)
-        parts = [c for c in classes if is_parts(self.cascade, c)]
-        voters = [i for i in group.members if not parts or self._goes_further(group, i)]
-        wanted = Counter(chosen.vector for i in voters for chosen in (choose(compute_of(self.explicit[i])),) if chosen.vector)
-        if len(classes) > 1:
-            votes = [0 if c in parts else sum(wanted[v] for v in set(c.variables.values())) for c in classes]
-            if max(votes) * 2 > len(voters):
-                del classes[votes.index(max(votes))]
-        if not parts:
-            *whole, cut = classes
-            return whole, cut
-        rows = [c for c in classes if any(self._cuts_product(i, c.variables[i]) for i in group.members) and c not in parts]
-        return [c for c in classes if c not in rows[-1:]], rows[-1] if rows else None
-
-    def _goes_further(self, group: Group, member: int) -> bool:
-        """Whether an Einsum has a rank beside the independent ones and that of the group's loop."""
-        outside = {c.variables[member] for c in group.classes}
-        if group.sequence is not None:
-            outside.add(group.sequence.variables.get(member, ""))
-        return any(r.name not in outside for r in self.cascade.einsums[member].ranks)
-
-    def _points(self, group: Group, whole: list[Independent], cut: Independent, local: dict[str, Local]) -> tuple[Expr, Expr]:
-        """The points of the cut rank in one tile, and a limit to them that the sizes of the tiles' buffers take.
-
-        They are a fixed number, or what a thread's tiles leave room for; less where the target's cores would not all get
-        one, but never so few that what a tile does once outweighs them.
-        """
-        lanes = [choose(compute_of(self.explicit[i])).vector == cut.variables[i] for i in group.members]
-        product = any(self._cuts_product(i, cut.variables[i]) and not self._reads_state(i, group) for i in group.members)
-        if group.sequence is not None and not product:
-            # What the loop repeats most decides: the Einsums of its body with the most ranks.
-            body = group.sequence.body
-            most = max(self._ranks(i) for i in body)
-            heavy = (lane for i, lane in zip(group.members, lanes, strict=True) if i in body and self._ranks(i) == most)
-            if not any(heavy):
-                return integer(1), integer(1)
-            return self._shared(whole, cut, integer(STEPS_TOGETHER), FEWEST_LANES), integer(STEPS_TOGETHER)
-        if all(lanes):
-            return self._shared(whole, cut, integer(LONGEST_RUN), SHORTEST_RUN), integer(LONGEST_RUN)
-        largest = ROWS_OF_A_PRODUCT if product else STEPS_TOGETHER
-        row: Expr = integer(1)
-        for name, held in local.items():
-            extents = [
-                e
-                for d, e in enumerate(self.cascade.by_name[name].shape)
-                if d not in held.dropped and d not in (held.cut, held.generation)
-            ]
-            total: Expr = integer(1)
-            for extent in extents:
-                total = op("mul", total, extent)
-            row = op("add", row, total)
-        if self.rereads and not product:
-            for total in read_again(self.cascade, group.members, group.classes, cut, local):
-                row = op("add", row, total)
-        room = op("floordiv", integer(TILE_ELEMENTS), op("max", row, integer(1)))
-        points = self._shared(whole, cut, op("min", integer(largest), room), FEWEST_ROWS if product else 1)
-        return points, points
-
-    def _shared(self, whole: list[Independent], cut: Independent, most: Expr, least: int) -> Expr:
-        """A size: at most ``most`` points of the cut rank, fewer where not every core of the target would have a tile."""
-        rows: Expr = integer(1)
-        for found in whole:
-            rows = op("mul", rows, found.extent)
-        tiles = op("ceildiv", integer(self.target.cores), op("max", rows, integer(1)))
-        name = self._fresh(f"{self.prefix}tile")
-        value = op("max", integer(least), op("min", most, op("ceildiv", cut.extent, tiles)))
-        self.derived.append(Let(name=name, value=value))
-        return size(name)
-
-    def _ranks(self, member: int) -> int:
-        return len(self.cascade.einsums[member].ranks)
-
-    def _reads_state(self, member: int, group: Group) -> bool:
-        """Whether an Einsum of a loop's body is a vector times the loop's state, which is added up where it is updated."""
-        product = contraction.product_of(self.cascade.einsums[member])
-        if group.sequence is None or product is None or None not in (product.rows, product.columns):
-            return False
-        read = {r.tensor for r in self.cascade.einsums[member].reads()}
-        return any(self.cascade.by_name[t].iterative_dims and t in group.sequence.dims for t in read)
-
-    def _cuts_product(self, member: int, variable: str) -> bool:
-        """Whether ``variable`` runs along the rows or the columns of a matrix product."""
-        product = contraction.product_of(self.cascade.einsums[member])
-        return product is not None and variable in (product.rows, product.columns)
 
     def _tiles(self, local: dict[str, Local], points: Expr | None) -> list[Buffer]:
         made = []

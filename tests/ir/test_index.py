@@ -14,11 +14,11 @@ from einfall.ir.index import (
     constant_value,
     equal,
     expand_lets,
-    is_injective,
     non_negative,
     simplify,
     solve_for,
 )
+from einfall.ir.injective import is_injective
 from einfall.ir.sizes import evaluate
 from einfall.ir.types import I32
 
