@@ -5,6 +5,10 @@ A failing case prints the program, the sizes and the seed of its arguments; hypo
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
@@ -12,9 +16,12 @@ from hypothesis import strategies as st
 
 import einfall
 from einfall.compiler.checking import compare
+from einfall.compiler.host import host_target
 from einfall.compiler.program import read_program
 from einfall.ir.diagnostics import EinfallError
-from einfall.passes import select
+from einfall.ir.target import Target
+from einfall.passes import either, select
+from einfall.passes.split import split
 
 from .programs import ASSIGNMENTS, KINDS, Program, programs
 
@@ -35,7 +42,9 @@ def ours(examples: int) -> settings:
     )
 
 
-def check(program: Program, calls: list[tuple[dict[str, int], int, float]], *, fixed: bool = False) -> None:
+def check(
+    program: Program, calls: list[tuple[dict[str, int], int, float]], *, fixed: bool = False, target: Target | None = None
+) -> None:
     """Compiled and interpreted results agree for all calls; ``fixed`` compiles for the sizes of the first one only."""
     try:
         cascade = read_program(program.text).select(None)
@@ -43,7 +52,7 @@ def check(program: Program, calls: list[tuple[dict[str, int], int, float]], *, f
         assume(False)
     from_arrays = {d for p in program.parameters for d in p.dims}
     known = {name: value for name, value in calls[0][0].items() if fixed and name in cascade.sizes}
-    kernel = einfall.compile(program.text, cache=False, **known)
+    kernel = einfall.compile(program.text, cache=False, target=target or "cpu", **known)
     for sizes, seed, special in calls[:1] if fixed else calls:
         arguments = program.arguments(sizes, seed, special=special)
         others = {name: sizes[name] for name in cascade.sizes if name not in from_arrays}
@@ -92,11 +101,35 @@ def test_fixed_sizes(program, calls):
     check(program, calls, fixed=True)
 
 
+ROWS = programs(kinds=("softmax", "softmax", "product", "reduce"), most=2)
+
+
 @pytest.mark.slow
-@given(programs(kinds=("softmax", "softmax", "product", "reduce"), most=2), CALLS)
+@given(ROWS, CALLS)
 @ours(60)
 def test_one_pass_forms_of_short_rows(program, calls):
     """Rows that would be left as written, because they fit the cache, in the form that reads them once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(select, "ROW_IN_CACHE", 4)
+        patch.setattr(select, "GAIN", math.inf)
         check(program, calls)
+
+
+@pytest.mark.slow
+@given(ROWS, CALLS)
+@ours(60)
+def test_short_rows_in_parts(program, calls):
+    """Rows of six and more elements, dealt out to parts of three in tiles of two."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(either, "split", partial(split, least=3, tile=2))
+        patch.setattr(either, "LEAST_PART", 3)
+        check(program, calls, target=replace(host_target(), cores=16))
+
+
+@pytest.mark.slow
+@given(ROWS, CALLS)
+@ours(60)
+def test_short_rows_without_a_maximum(program, calls):
+    """Rows of four and more elements without a maximum; those with infinities fall back on it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(select, "LONG_ROW", 4)
+        check(replace(program, text=f"@tolerance(1e-6)\n{program.text}"), calls)
