@@ -74,6 +74,13 @@ def layernorm_gemm(X: Array, gain: Array, bias: Array, W: Array) -> Array:
 
 
 @reference()
+def pre_rmsnorm(R: Array, H: Array, W: Array, gain: Array, bias: Array) -> tuple[Array, Array]:
+    stream = R + H @ W
+    centred = stream - stream.mean(axis=1, keepdims=True)
+    return standardised(stream, (1,)) * gain + bias, centred
+
+
+@reference()
 def quantise_gemm(X: Array, W: Array, scale: Array) -> Array:
     step = np.abs(X).max(axis=1, keepdims=True) / 127
     return (np.rint(X / step) @ W) * step * scale
