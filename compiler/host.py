@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..ir.target import Target, TargetLike, best_match
-from ..runtime.threads import default_threads
+from ..runtime.threads import available_threads, default_threads
 from .measurements import stored_roof
 
 _X86 = {  # flag in /proc/cpuinfo -> LLVM's name of the feature
@@ -113,11 +113,13 @@ def resolve_target(spec: TargetLike) -> Target:
 
 
 def host_target() -> Target:
-    """The host as a target. Its cores are those that this process may use, or fewer by EINFALL_NUM_THREADS.
+    """The host as a target. Its cores are those that this process may use: how many threads a call takes
+    (EINFALL_NUM_THREADS) is no property of the machine, and changes no bit of a result.
 
     Raises EinfallError E1203 when EINFALL_NUM_THREADS is not a positive number.
     """
-    return _host_target(default_threads())
+    default_threads()  # said at once rather than at the first call
+    return _host_target(available_threads())
 
 
 @lru_cache(maxsize=1)
