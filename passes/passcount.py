@@ -20,7 +20,8 @@ from .ranks import RankClass, rank_classes, split_index
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveTensor:
-    """A tensor that several passes visit: ``elements`` of it (over sizes) stay live from the first to the last."""
+    """A tensor that several passes visit, to write or read it: ``elements`` of it (over sizes) stay live from the first to
+    the last, the product of its extents at and inside the barrier between them."""
 
     tensor: str
     levels: tuple[int, ...]
@@ -99,7 +100,8 @@ class _Count:
         self.lets = {let.name: let.value for let in cascade.lets}
         self.lineage: dict[str, str] = {}
         self.visits: dict[str, set[int]] = {}
-        self.reducers: list[int] = []
+        self.written: dict[str, set[int]] = {}
+        self.barriers: set[int] = set()
 
     def result(self) -> RankPasses:
         available: dict[str, int] = {}
@@ -107,7 +109,9 @@ class _Count:
         for i in self.order:
             einsum = self.cascade.einsums[i]
             reads = [r for r in dict.fromkeys(einsum.reads()) if (i, r) not in self.carried]
-            need = max((available.get(r.tensor, 0) + self._is_final(r) for r in reads), default=0)
+            final = {r for r in reads if self._is_final(r)}
+            self.barriers |= {w for r in final for w in self._continuing(r.tensor)}
+            need = max((available.get(r.tensor, 0) + (r in final) for r in reads), default=0)
             variable = self.rank.variables.get(i)
             reduces = variable is not None and variable in einsum.reduced
             available[einsum.target] = max(available.get(einsum.target, 0), need + reduces)
@@ -115,7 +119,7 @@ class _Count:
                 continue
             levels[i] = need + 1
             if reduces:
-                self.reducers.append(i)
+                self.barriers.add(i)
             self._visit(i, einsum, need + 1)
         by_lineage: dict[str, set[int]] = {}
         for tensor, visited in self.visits.items():
@@ -130,6 +134,8 @@ class _Count:
 
     def _visit(self, i: int, einsum: Einsum, level: int) -> None:
         produces = self._is_whole(i, einsum.coords)
+        if produces:
+            self.written.setdefault(einsum.target, set()).add(level)
         for read in dict.fromkeys(einsum.reads()):
             if self._is_whole(i, read.indices):
                 self.visits.setdefault(read.tensor, set()).add(level)
@@ -152,12 +158,16 @@ class _Count:
         """Whether a read sees a finished generation along this rank, for which the whole loop has run."""
         tensor = self.cascade.by_name[read.tensor]
         for dim in tensor.iterative_dims:
-            writers = [i for i, e in enumerate(self.cascade.einsums) if e.target == tensor.name and not e.initialiser]
+            writers = self._continuing(tensor.name)
             along = any(shifted_rank(self.cascade.einsums[i].coords[dim]) == self.rank.variables.get(i, "") for i in writers)
             index = read.indices[dim]
             if along and not ranks_of(index) and not equal(index, integer(0), self.lets):
                 return True
         return False
+
+    def _continuing(self, tensor: str) -> list[int]:
+        """The Einsums that write a tensor and are no initialisers."""
+        return [i for i, e in enumerate(self.cascade.einsums) if e.target == tensor and not e.initialiser]
 
     def _root(self, tensor: str) -> str:
         while (above := self.lineage.get(tensor, tensor)) != tensor:
@@ -165,10 +175,15 @@ class _Count:
         return tensor
 
     def _live(self) -> Iterable[LiveTensor]:
-        """Footprints: the extents of all ranks but those of every reduced result, which lie outside the barrier."""
-        outside = [self._output_classes(i) for i in self.reducers]
+        """Footprints: the extents of all ranks but those of every result that is waited for, which lie outside the barrier.
+
+        What is waited for are reductions along the rank, and recurrences along it whose final generation is read.
+        """
+        outside = [self._output_classes(i) for i in sorted(self.barriers)]
         common = set.intersection(*outside) if outside else set()
-        for tensor, visited in self.visits.items():
+        common -= {k for k, c in enumerate(self.classes) if c is self.rank}
+        for tensor, read in self.visits.items():
+            visited = read | self.written.get(tensor, set())
             if len(visited) < 2:
                 continue
             kept: Expr = integer(1)

@@ -10,6 +10,7 @@ from einfall.frontend import load
 from einfall.ir.cascade import Cascade
 from einfall.ir.printer import expr_to_source
 from einfall.passes.defer import defer
+from einfall.passes.derive import derive
 from einfall.passes.passcount import analyse, count
 
 from .comparison import only
@@ -109,6 +110,44 @@ def test_levels_and_live_footprints_of_attention() -> None:
     }
     live = {each.tensor: (each.levels, expr_to_source(each.elements)) for each in analysis.live}
     assert live == {"QK": ((1, 2), "M"), "SN": ((2, 3), "M")}
+
+
+LIVE = {
+    "layernorm": ({"k": {"X": "K"}}, {"k": {"X": "K"}, "k0": {"BX": "K0"}}),
+    "softmax": ({"n": {"X": "N", "SN": "N"}}, {"n": {"X": "N"}, "n0": {"BX": "N0"}}),
+    "rmsnorm": ({"k": {"X": "K"}}, {"k": {"X": "K"}}),
+    "layernorm_gemm": ({"k": {"X": "K"}}, {"k0": {"BX": "K0"}}),
+    "batchnorm": ({"n": {"X": "L * N"}, "l": {"X": "L * N"}}, {"l": {"X": "L * N"}, "l0": {"BX": "L0"}}),
+    "tensor_attention": (
+        {"i": {"S": "I * J", "SN": "I * J"}, "j": {"S": "I * J", "SN": "I * J"}},
+        {"j0": {"BS": "J0"}},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_live_footprints_before_and_after(name: str) -> None:
+    """Along every rank: what lies outside the barrier (the rows) does not count, before and after the derivation."""
+    written = example(name)
+    for cascade, expected in zip((written, derive(written).cascade), LIVE[name], strict=True):
+        found = {
+            each.rank.name: {live.tensor: expr_to_source(live.elements) for live in each.live}
+            for each in analyse(cascade).ranks
+            if each.live
+        }
+        assert found == expected
+
+
+def test_what_one_pass_writes_for_another_is_live() -> None:
+    text = """
+    kernel c(X: f32[P, K], W: f32[K]) -> (Z: f32[P, K]) {
+        T[p, k] = tanh(X[p, k]) * W[k]
+        G[p]    = X[p, k]               :: max(k)
+        Z[p, k] = T[p, k] - G[p]
+    }
+    """
+    live = {each.tensor: (each.levels, expr_to_source(each.elements)) for each in analyse(only(text)).of("k").live}
+    assert live == {"T": ((1, 2), "K")}
 
 
 def test_the_one_pass_cascade_keeps_nothing_of_a_whole_rank() -> None:
