@@ -362,6 +362,8 @@ class _Normaliser:
             remainder: Polynomial = {(): value} if value else {}
         elif not rest:
             remainder = {}
+        elif top == -1 and name != "ceildiv" and _non_negative(b):
+            remainder = {(): -1} if name == "floordiv" else _sum(b, {(): -1})
         elif name == "ceildiv" and self.unify_division and _non_negative(b):
             remainder = self.division("floordiv", _sum(_sum(rest, b), {(): -1}), b)
         else:

@@ -19,6 +19,8 @@ from ..ir.expr import Const, Expr, Op, Rank, integer, ranks_of, size
 from ..ir.index import affine, equal
 from . import contraction
 from .independent import Independent, independent_classes
+from .ranks import RankClass, rank_classes
+from .siblings import is_linked, loop_variables, may_share, passed_ranks
 
 DEEPEST_SHARED = 512
 """The largest inner extent of a product whose right operand every tile packs anew: beyond it packing costs too much."""
@@ -55,13 +57,18 @@ def form_groups(cascade: Cascade, steps: tuple[Step, ...], alone: frozenset[int]
     groups: list[Group] = []
     current: list[Step] = []
     classes: list[Independent] = []
+    ranks = rank_classes(cascade)
+    passed = passed_ranks(cascade, ranks, steps)
     units = [*_units(cascade, steps)]
     for unit, after in zip(units, [*units[1:], None], strict=True):
         members = [i for step in unit for i in einsums_of(step)]
         joined: list[Independent] = []
         if current and not alone & set(members):
-            joined = _joint(cascade, [*current, *unit])
-        if joined and after is not None and _parts_from_reader(cascade, current, unit, after):
+            joined = _joint(cascade, [*current, *unit], ranks)
+        if joined and not is_linked(cascade, current, unit):
+            apart = [*classes, *_joint(cascade, unit, ranks)]
+            joined = joined if may_share(cascade, [*current, *unit], apart, joined, passed) else []
+        if joined and after is not None and _parts_from_reader(cascade, current, unit, after, ranks):
             joined = []
         if joined and _keeps_parts(cascade, classes, joined) and _worth(cascade, [*current, *unit], joined):
             current += unit
@@ -70,13 +77,15 @@ def form_groups(cascade: Cascade, steps: tuple[Step, ...], alone: frozenset[int]
         if current:
             groups.append(_finished(cascade, current, classes))
         current = unit
-        classes = [] if alone & set(members) else _joint(cascade, current)
+        classes = [] if alone & set(members) else _joint(cascade, current, ranks)
     if current:
         groups.append(_finished(cascade, current, classes))
     return groups
 
 
-def _parts_from_reader(cascade: Cascade, current: Sequence[Step], unit: Sequence[Step], after: Sequence[Step]) -> bool:
+def _parts_from_reader(
+    cascade: Cascade, current: Sequence[Step], unit: Sequence[Step], after: Sequence[Step], ranks: Sequence[RankClass]
+) -> bool:
     """Whether a loop could share a group with what reads its states step by step, but not beside ``current``.
 
     Apart from its reader all generations of a state would have to be kept.
@@ -87,8 +96,8 @@ def _parts_from_reader(cascade: Cascade, current: Sequence[Step], unit: Sequence
     read = {r.tensor for step in after for i in einsums_of(step) for r in cascade.einsums[i].reads()}
     return (
         not written.isdisjoint(read)
-        and not _joint(cascade, [*current, *unit, *after])
-        and bool(_joint(cascade, [*unit, *after]))
+        and not _joint(cascade, [*current, *unit, *after], ranks)
+        and bool(_joint(cascade, [*unit, *after], ranks))
     )
 
 
@@ -109,19 +118,11 @@ def _units(cascade: Cascade, steps: tuple[Step, ...]) -> Iterator[list[Step]]:
         yield [step]
 
 
-def _joint(cascade: Cascade, steps: Sequence[Step]) -> list[Independent]:
+def _joint(cascade: Cascade, steps: Sequence[Step], ranks: Sequence[RankClass]) -> list[Independent]:
     members = [i for step in steps for i in einsums_of(step)]
-    iterative = {(i, v) for step in steps for i, v in _loop_variables(step)}
-    found = independent_classes(cascade, members)
+    iterative = {(i, v) for step in steps for i, v in loop_variables(step)}
+    found = independent_classes(cascade, members, ranks=ranks)
     return [c for c in found if not any((i, v) in iterative for i, v in c.variables.items())]
-
-
-def _loop_variables(step: Step) -> Iterator[tuple[int, str]]:
-    """The (Einsum, variable) pairs of a step's loops, inner ones included."""
-    if isinstance(step, Loop):
-        yield from step.variables.items()
-        for inner in step.body:
-            yield from _loop_variables(inner)
 
 
 def _finished(cascade: Cascade, steps: list[Step], classes: list[Independent]) -> Group:
@@ -179,7 +180,7 @@ def _varies_with_loop(cascade: Cascade, steps: Sequence[Step], member: int, oper
     if not loops:
         return False
     members = [i for step in steps for i in einsums_of(step)]
-    aligned = _align(cascade, members, loops[0])
+    aligned = _align(cascade, members, loops)
     return aligned is not None and aligned[0].get(member) in ranks_of(operand)
 
 
@@ -193,7 +194,7 @@ def _merged(cascade: Cascade, group: Group) -> MergedLoop | None:
         return None
     if any(loop.reverse != loops[0].reverse for loop in loops):
         return None
-    aligned = _align(cascade, group.members, loops[0])
+    aligned = _align(cascade, group.members, loops)
     if aligned is None:
         return None
     variables, dims = aligned
@@ -210,10 +211,10 @@ def _merged(cascade: Cascade, group: Group) -> MergedLoop | None:
     return _ordered(cascade, group.members, variables, dims, loops[0])
 
 
-def _align(cascade: Cascade, members: Sequence[int], loop: Loop) -> tuple[dict[int, str], dict[str, int]] | None:
-    """The variable of the loop's rank in every Einsum that has one, and the dimension of every tensor that it indexes."""
+def _align(cascade: Cascade, members: Sequence[int], loops: Sequence[Loop]) -> tuple[dict[int, str], dict[str, int]] | None:
+    """The variable of the loops' rank in every Einsum that has one, and the dimension of every tensor that it indexes."""
     written = {cascade.einsums[i].target for i in members}
-    variables = dict(loop.variables)
+    variables = {i: v for loop in loops for i, v in loop.variables.items()}
     dims: dict[str, int] = {}
     changed = True
     while changed:

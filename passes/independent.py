@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from ..ir.cascade import Cascade, Einsum
 from ..ir.expr import Expr, Rank
 from ..ir.index import equal
+from .ranks import RankClass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,10 +25,13 @@ class Independent:
     extent: Expr
 
 
-def independent_classes(cascade: Cascade, members: Sequence[int], *, apart: Collection[str] = ()) -> list[Independent]:
+def independent_classes(
+    cascade: Cascade, members: Sequence[int], *, apart: Collection[str] = (), ranks: Sequence[RankClass] = ()
+) -> list[Independent]:
     """The independent classes of a set of Einsums, in the order of the first one's coordinates.
 
-    ``apart`` are variables of the first Einsum that are not to be considered (those of a sequential loop).
+    ``apart`` are variables of the first Einsum that are not to be considered (those of a sequential loop). Einsums that share
+    no tensor of the set (two sums that a third one reads) are aligned along ``ranks``, the ranks of the whole cascade.
     """
     if any(cascade.einsums[i].scatter for i in members):
         return []
@@ -35,16 +39,17 @@ def independent_classes(cascade: Cascade, members: Sequence[int], *, apart: Coll
     found: list[Independent] = []
     for coord in first.coords:
         if isinstance(coord, Rank) and coord.name not in apart:
-            made = _class(cascade, members, coord.name)
+            made = _class(cascade, members, coord.name, ranks)
             # A reader of the diagonal T[m, m] has one variable for two classes of the writer: the first takes it.
             if made is not None and all(set(made.variables.items()).isdisjoint(c.variables.items()) for c in found):
                 found.append(made)
     return found
 
 
-def _class(cascade: Cascade, members: Sequence[int], start: str) -> Independent | None:
+def _class(cascade: Cascade, members: Sequence[int], start: str, ranks: Sequence[RankClass]) -> Independent | None:
     """The class that contains variable ``start`` of the first member, None where a dependence crosses it."""
     known = {members[0]: start}
+    along = next((r.variables for r in ranks if r.variables.get(members[0]) == start), {})
     dims: dict[str, int] = {}
     written = {cascade.einsums[i].target for i in members}
     changed = True
@@ -63,6 +68,11 @@ def _class(cascade: Cascade, members: Sequence[int], start: str) -> Independent 
                         if len(at) == 1:
                             dims[tensor] = at[0]
                             changed = True
+        if not changed:
+            sibling = next((i for i in members if i not in known and along.get(i) in cascade.einsums[i].output_ranks), None)
+            if sibling is not None:
+                known[sibling] = along[sibling]
+                changed = True
     if any(i not in known for i in members) or written - set(dims):
         return None
     lets = {let.name: let.value for let in cascade.lets}

@@ -10,7 +10,7 @@ Tensors of one iterative loop are first assumed to be always present; where that
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -26,6 +26,7 @@ from ..ir.expr import (
     Rank,
     Read,
     Select,
+    Size,
     children,
     integer,
     op,
@@ -42,7 +43,7 @@ from .bounds import guard
 TRUE = Const(value=True, dtype=BOOL)
 FALSE = Const(value=False, dtype=BOOL)
 
-_LARGEST_PREDICATE = 40
+_LARGEST_PREDICATE = 100
 """Nodes of a presence predicate beyond which a stored mask is cheaper than evaluating it at every read."""
 
 
@@ -312,7 +313,8 @@ class PresenceAnalysis:
                 return disjunction(self.present(value, extents), self.present(default, extents))
             case Op(op=name, args=args):
                 conditions = [self.present(a, extents) for a in args]
-                if name in ("floordiv", "mod", "ceildiv") and expr.dtype.is_integer and not _nonzero(args[1]):
+                divides = name in ("floordiv", "mod", "ceildiv") and expr.dtype.is_integer
+                if divides and not _nonzero(args[1]) and not self._counts(args[1], extents):
                     divisor = self.guarded(args[1], extents)
                     conditions.append(op("ne", divisor, integer(0, divisor.dtype)))
                 return conjunction(conditions)
@@ -320,6 +322,19 @@ class PresenceAnalysis:
                 return self.present(value, extents)
             case _:
                 return TRUE
+
+    def _counts(self, divisor: Expr, extents: Mapping[str, Expr]) -> bool:
+        """Whether a size is a factor of the extent of a rank: wherever a point of it exists, the size is not 0."""
+        return isinstance(divisor, Size) and any(divisor in self._factors(n) for n in extents.values())
+
+    def _factors(self, extent: Expr) -> Iterator[Expr]:
+        yield extent
+        match extent:
+            case Op(op="mul", args=args):
+                for factor in args:
+                    yield from self._factors(factor)
+            case Size(name=name) if name in self.lets:
+                yield from self._factors(self.lets[name])
 
     def _inside(self, expr: Read, extents: Mapping[str, Expr]) -> Expr:
         """The condition under which a read stays in its tensor, that of its indices included."""
@@ -353,5 +368,7 @@ def _nonzero(expr: Expr) -> bool:
             return value != 0
         case Cast(value=value):
             return _nonzero(value) and expr.dtype == INDEX
+        case Op(op="max", args=args):
+            return any(isinstance(a, Const) and a.value > 0 for a in args)
         case _:
             return False

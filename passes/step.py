@@ -310,7 +310,25 @@ class Step:
             where=where,
         )
         self._add(made, made.value.dtype)
-        return Read(tensor=made.target, indices=made.coords, dtype=self.tensors[made.target].value)
+        here = Read(tensor=made.target, indices=made.coords, dtype=self.tensors[made.target].value)
+        return self._present(wish, here, made) if made.output_filter else here
+
+    def _present(self, wish: str, here: Read, reduced: Einsum) -> Read:
+        """A reduction of one tile, the identity where a condition on the outer ranks alone leaves the whole tile out.
+
+        Within the step it decides the output: without this, what is absent once would be absent for ever.
+        """
+        assert reduced.reduction is not None
+        identity = Const(value=REDUCTIONS[reduced.reduction].identity(here.dtype), dtype=here.dtype)
+        made = einsum(
+            target=self.names.tensor(wish),
+            coords=reduced.coords,
+            value=Default(value=here, default=identity, dtype=here.dtype),
+            extents={r.name: r.extent for r in reduced.ranks},
+            origin=reduced.origin,
+        )
+        self._add(made, here.dtype)
+        return replace(here, tensor=made.target)
 
     def _start(self, wish: str, written: Einsum, outputs: tuple[Rank, ...], dtype: DType, origin: Origin) -> str:
         """An iterative tensor and its first generation, the identity."""
