@@ -9,7 +9,7 @@ from tvm import tirx
 from tvm.tirx.stmt import ForKind
 
 from ..ir.expr import Const, Expr, Op, Read, Size, ranks_of, reads_of, walk
-from ..ir.index import affine
+from ..ir.index import affine_in
 from ..ir.tile import SUM, Compute, MatrixProduct
 from .arithmetic import convert, lanes_of
 from .context import Context, Variables
@@ -237,7 +237,7 @@ class ContractionEmitter:
         if rank is None:
             return total
         for i, stride in zip(indices, view.strides, strict=True):
-            form = affine(i)
+            form = affine_in(i, (rank,))
             if form is None or rank not in form.ranks:
                 assert rank not in ranks_of(i)
                 continue
@@ -304,6 +304,6 @@ def _is_matrix(read: Read) -> bool:
 
 def _moves_along(read: Read, rank: str | None) -> bool:
     """Whether neighbours along ``rank`` are neighbours in memory."""
-    form = affine(read.indices[-1]) if read.indices and rank is not None else None
+    form = affine_in(read.indices[-1], (rank,)) if read.indices and rank is not None else None
     factor = None if form is None or rank is None or rank not in form.ranks else form.coefficient(rank)
     return isinstance(factor, Const) and factor.value == 1

@@ -28,7 +28,7 @@ from ..ir.expr import (
     reads_of,
     walk,
 )
-from ..ir.index import affine
+from ..ir.index import affine_in
 from ..ir.types import INDEX, DType
 from . import conversions, functions
 from .arithmetic import apply, convert, lanes_of, literal, not_equal, on_coordinates, wrap
@@ -145,7 +145,7 @@ class Evaluator:
         for i, stride in zip(indices, self.views[name].strides, strict=True):
             if not self.varies(i):
                 continue
-            form = affine(i)
+            form = affine_in(i, (self.lanes.rank,))
             coefficient = None if form is None else form.coefficient(self.lanes.rank)
             if not isinstance(coefficient, Const) or (elements := constant(stride)) is None:
                 return None

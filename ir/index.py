@@ -8,11 +8,27 @@ divisors as positive.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from .expr import Cast, Const, Expr, Op, Rank, Size, children, integer, op, size, sizes_of, walk, with_children
+from .expr import (
+    Cast,
+    Const,
+    Expr,
+    Op,
+    Rank,
+    Size,
+    children,
+    integer,
+    op,
+    ranks_of,
+    size,
+    sizes_of,
+    substitute,
+    walk,
+    with_children,
+)
 from .sizes import evaluate
 from .types import INDEX
 
@@ -83,6 +99,27 @@ def affine(expr: Expr) -> Affine | None:
             return Affine(terms=(), constant=expr)
         case _:
             return _affine(expr)
+
+
+def affine_in(expr: Expr, ranks: Collection[str]) -> Affine | None:
+    """The affine form of an index expression in some rank variables; the others may be used in any way, within the constant."""
+    form = affine(expr)
+    if form is not None:
+        return form
+    held: dict[str, Expr] = {}
+    form = _affine(_holding(expr, ranks, held))
+    if form is None or any(not set(sizes_of(factor)).isdisjoint(held) for _, factor in form.terms):
+        return None
+    return replace(form, constant=substitute(form.constant, sizes=held))
+
+
+def _holding(expr: Expr, ranks: Collection[str], held: dict[str, Expr]) -> Expr:
+    """``expr`` with a size in the place of every largest part that mentions rank variables, but none of ``ranks``."""
+    own = ranks_of(expr)
+    if own and set(own).isdisjoint(ranks):
+        held[f".{len(held)}"] = expr
+        return size(f".{len(held) - 1}")
+    return with_children(expr, tuple(_holding(c, ranks, held) for c in children(expr)))
 
 
 @lru_cache(maxsize=1 << 13)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..ir.cascade import Einsum
 from ..ir.expr import Cast, Const, Expr, Op, Read, op, ranks_of, reads_of
-from ..ir.index import affine
+from ..ir.index import affine, affine_in
 from ..ir.tile import MatrixProduct
 from ..ir.types import DType
 from .methods import lane_step
@@ -82,9 +82,11 @@ def is_plain(expr: Expr, ranks: Collection[str | None]) -> bool:
 def is_packable(expr: Expr, ranks: Collection[str | None]) -> bool:
     """Whether ``expr`` is a float value that can be computed where its product packs it: from reads at indices that are
     affine in the ranks of the product, and anything but data in the others (``K[h // 4, m, e]``)."""
-    own = set(ranks)
+    own = {r for r in ranks if r is not None}
     indices = [i for r in reads_of(expr) for i in r.indices]
-    return expr.dtype.is_float and not any(reads_of(i) or (affine(i) is None and own & set(ranks_of(i))) for i in indices)
+    return expr.dtype.is_float and not any(
+        reads_of(i) or (own & set(ranks_of(i)) and affine_in(i, own) is None) for i in indices
+    )
 
 
 def assign(roles: Roles, target: tuple[Expr, ...], outputs: tuple[str, ...], reduced: tuple[str, ...]) -> MatrixProduct | None:

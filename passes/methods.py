@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from ..ir.expr import Const, Expr, Op, Rank, Read, ranks_of, walk
-from ..ir.index import affine
+from ..ir.index import affine_in
 from ..ir.operators import FUNCTIONS, REDUCTIONS
 from ..ir.tile import Compute, Method
 
@@ -108,7 +108,7 @@ def lane_step(indices: tuple[Expr, ...], rank: str) -> int | None:
     for position, i in enumerate(indices):
         if rank not in ranks_of(i):
             continue
-        form = affine(i)
+        form = affine_in(i, (rank,))
         factor = None if form is None else form.coefficient(rank)
         if not (isinstance(factor, Const) and factor.value == 1 and position == len(indices) - 1):
             return None

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ..ir.cascade import RankExtent
 from ..ir.expr import Const, Expr, Op, Select, integer, op, rank, ranks_of, reads_of, transform
-from ..ir.index import affine, simplify
+from ..ir.index import affine_in, simplify
 from ..ir.tile import Compute
 from ..ir.types import INDEX
 from .presence import TRUE, conjunction
@@ -84,7 +84,7 @@ def _bound(condition: Expr, candidates: set[str], ranks: set[str]) -> tuple[str,
             return None
     if reads_of(condition):
         return None
-    form = affine(op("sub", smaller, larger))
+    form = affine_in(op("sub", smaller, larger), tuple(sorted(ranks)))
     if form is None:
         return None
     mine = [r for r in form.ranks if r in ranks]
