@@ -286,7 +286,10 @@ class _Deferral:
             where=conditions,
         )
         sums.append(made)
-        tensors[name] = local(name, BOOL, tuple(made.extent(r) for r in made.output_ranks), origin)
+        shape = tuple(made.extent(r) for r in made.output_ranks)
+        # A rank that only conditions mention takes its extent from the shape.
+        direct = {i.name for read in made.reads() for i in read.indices if isinstance(i, Rank)}
+        tensors[name] = local(name, BOOL, shape, origin, declared=not direct.issuperset(made.output_ranks))
         # A condition without reduced ranks makes the flag absent, not false.
         return Default(value=Read(tensor=name, indices=made.coords, dtype=BOOL), default=FALSE, dtype=BOOL)
 

@@ -284,7 +284,7 @@ class Step:
         everything = tuple(values)
         if any(r.tensor in self.tile_of or r in self.view_of for value in everything for r in reads_of(value)):
             return
-        names = [v for v in (each.variables.get(i) for each in self.chain.ranks) if v is not None]
+        names = [v for v in (each.variables.get(i) for each in self.chain.ranks[-1:]) if v is not None]
         candidates = [
             r
             for value in everything
