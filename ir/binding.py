@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from .cascade import Cascade, Require
 from .diagnostics import Diagnostic, EinfallError, did_you_mean, error
 from .expr import Expr, sizes_of
-from .index import expand_lets, solve_for
+from .index import expand_lets
 from .sizes import evaluate
+from .solving import solve_for
 
 
 def bind_sizes(

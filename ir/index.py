@@ -29,7 +29,6 @@ from .expr import (
     walk,
     with_children,
 )
-from .sizes import evaluate
 from .types import INDEX
 
 Monomial = tuple[Expr, ...]
@@ -69,25 +68,6 @@ class Affine:
                 return name, self.constant
             case _:
                 return None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinearDim:
-    """A dimension ``coefficient * symbol + offset`` that can be solved for ``symbol``."""
-
-    symbol: str
-    coefficient: Expr
-    offset: Expr
-
-    def solve(self, extent: int, sizes: Mapping[str, int]) -> int | None:
-        """The value of ``symbol`` that makes the dimension ``extent``, given the other sizes; None if there is none.
-
-        Raises KeyError for a size that is not given.
-        """
-        factor, rest = evaluate(self.coefficient, sizes), extent - evaluate(self.offset, sizes)
-        if factor == 0 or rest % factor != 0 or rest // factor < 0:
-            return None
-        return rest // factor
 
 
 def affine(expr: Expr) -> Affine | None:
@@ -135,13 +115,18 @@ def _affine(expr: Expr) -> Affine | None:
             coefficients.setdefault(names[0], {})[rest] = factor
         else:
             constant[rest] = factor
-    terms = tuple((name, _expression(poly)) for name, poly in coefficients.items())
-    return Affine(terms=terms, constant=_expression(constant))
+    terms = tuple((name, expression_of(poly)) for name, poly in coefficients.items())
+    return Affine(terms=terms, constant=expression_of(constant))
+
+
+def normal_form(expr: Expr) -> Polynomial:
+    """The polynomial that an integer expression is; not to be changed by the caller."""
+    return _normaliser(None).polynomial(expr)
 
 
 def simplify(expr: Expr) -> Expr:
     """An equal integer expression in normal form: folded, like terms collected, ``(a*b) // b`` reduced to ``a``."""
-    return _expression(_normaliser(None).polynomial(expr))
+    return expression_of(_normaliser(None).polynomial(expr))
 
 
 def equal(a: Expr, b: Expr, lets: Mapping[str, Expr] | None = None) -> bool:
@@ -183,28 +168,6 @@ def expand_lets(expr: Expr, lets: Mapping[str, Expr]) -> Expr:
     old = children(expr)
     new = tuple(expand_lets(child, lets) for child in old)
     return expr if all(a is b for a, b in zip(old, new, strict=True)) else with_children(expr, new)
-
-
-def solve_for(symbol: str, expr: Expr) -> LinearDim | None:
-    """``expr`` as a linear function of the size ``symbol``, None where it is none or does not depend on it.
-
-    Example: ``2*N + 1`` gives coefficient 2 and offset 1; ``N * C`` gives coefficient ``C``, offset 0.
-    """
-    factor: Polynomial = {}
-    offset: Polynomial = {}
-    target = size(symbol)
-    for monomial, count in _normaliser(None).polynomial(expr).items():
-        rest = list(monomial)
-        if target in rest:
-            rest.remove(target)
-            factor[tuple(rest)] = count
-        else:
-            offset[monomial] = count
-        if any(symbol in sizes_of(atom) for atom in rest):
-            return None
-    if not factor:
-        return None
-    return LinearDim(symbol=symbol, coefficient=_expression(factor), offset=_expression(offset))
 
 
 def _is_size_like(atom: Expr) -> bool:
@@ -357,7 +320,7 @@ class _Normaliser:
         old = children(expr)
         if not old:
             return expr
-        arguments = tuple(_expression(self.polynomial(c)) if c.dtype == INDEX else self.atom(c) for c in old)
+        arguments = tuple(expression_of(self.polynomial(c)) if c.dtype == INDEX else self.atom(c) for c in old)
         return with_children(expr, arguments)
 
     def operation(self, expr: Op) -> Polynomial:
@@ -371,7 +334,7 @@ class _Normaliser:
             case Op(op="mul", args=(a, b)):
                 left, right = self.polynomial(a), self.polynomial(b)
                 if _explodes(left, right):
-                    return {(op("mul", _expression(left), _expression(right)),): 1}
+                    return {(op("mul", expression_of(left), expression_of(right)),): 1}
                 return _product(left, right)
             case Op(op="pow", args=(a, Const(value=int(n)))) if 0 <= n <= _LARGEST_POWER:
                 base = self.polynomial(a)
@@ -391,7 +354,7 @@ class _Normaliser:
     def division(self, name: str, a: Polynomial, b: Polynomial) -> Polynomial:
         """Floor division, its remainder and its rounded-up form: multiples of the divisor are split off."""
         if not b:  # division by zero: kept, it is absent
-            return {(op(name, _expression(a), integer(0)),): 1}
+            return {(op(name, expression_of(a), integer(0)),): 1}
         quotient, rest = _split(a, b)
         divisor, top = _constant(b), _constant(rest)
         if divisor is not None and top is not None:
@@ -404,7 +367,7 @@ class _Normaliser:
         elif name == "ceildiv" and self.unify_division and _non_negative(b):
             remainder = self.division("floordiv", _sum(_sum(rest, b), {(): -1}), b)
         else:
-            remainder = {(op(name, _expression(rest), _expression(b)),): 1}
+            remainder = {(op(name, expression_of(rest), expression_of(b)),): 1}
         return remainder if name == "mod" else _sum(quotient, remainder)
 
     def extreme(self, name: str, candidates: list[Polynomial]) -> Polynomial:
@@ -416,7 +379,7 @@ class _Normaliser:
                 worse = [k for k in kept if _beats(name, new, k)]
                 if not any(_beats(name, k, new) for k in kept):
                     kept = [k for k in kept if k not in worse] + [new]
-        expressions = sorted((_expression(k) for k in kept), key=_key)
+        expressions = sorted((expression_of(k) for k in kept), key=_key)
         result = expressions[0]
         for following in expressions[1:]:
             result = op(name, result, following)
@@ -437,7 +400,7 @@ def _beats(name: str, a: Polynomial, b: Polynomial) -> bool:
     return _non_negative(_sum(a, b, -1) if name == "max" else _sum(b, a, -1))
 
 
-def _expression(poly: Polynomial) -> Expr:
+def expression_of(poly: Polynomial) -> Expr:
     """The polynomial as an expression: higher degrees first, positive terms before negative ones."""
     order = sorted(poly.items(), key=lambda item: (item[1] < 0, -len(item[0]), [_key(a) for a in item[0]]))
     result: Expr | None = None

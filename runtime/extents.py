@@ -13,9 +13,10 @@ from functools import lru_cache
 
 from ..ir.diagnostics import Diagnostic, EinfallError, did_you_mean, error
 from ..ir.expr import Expr, Size, sizes_of
-from ..ir.index import expand_lets, solve_for
+from ..ir.index import expand_lets
 from ..ir.printer import expr_to_source
 from ..ir.sizes import evaluate
+from ..ir.solving import solve_for
 from ..ir.types import StorageType, value_type
 from .signature import LARGEST, Parameter, Signature
 

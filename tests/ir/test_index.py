@@ -16,10 +16,10 @@ from einfall.ir.index import (
     expand_lets,
     non_negative,
     simplify,
-    solve_for,
 )
 from einfall.ir.injective import is_injective
 from einfall.ir.sizes import evaluate
+from einfall.ir.solving import solve_for
 from einfall.ir.types import I32
 
 A, B, N, M, M0 = (size(n) for n in ("A", "B", "N", "M", "M0"))
