@@ -13,9 +13,9 @@ from ..ir.injective import is_injective
 from ..ir.operators import REDUCTIONS
 from ..ir.printer import expr_to_source
 from ..ir.span import Span
-from ..ir.types import I32, DType, accumulator, value_type
+from ..ir.types import I32, DType, accumulator, holds, value_type
 from .analysis import EinsumInfo
-from .typing import Value, convert, holds, settle
+from .typing import Value, convert, settle
 
 
 def populate(info: EinsumInfo, lets: Mapping[str, Expr], source: str) -> Einsum:

@@ -14,7 +14,7 @@ from ..ir.diagnostics import error
 from ..ir.expr import Bitcast, Cast, Const, Default, Expr, Op, Select
 from ..ir.operators import FUNCTIONS
 from ..ir.span import Span
-from ..ir.types import BOOL, DTYPES, F32, F64, I16, I32, I64, INDEX, DType, Kind, promote
+from ..ir.types import BOOL, DTYPES, F32, F64, I16, I32, I64, INDEX, DType, Kind, holds, promote
 
 REAL = F64
 PENDING = DType(name="pending", kind=Kind.FLOAT, bits=32)
@@ -67,23 +67,6 @@ def join(a: DType, b: DType) -> DType:
     if a is PENDING or b is PENDING:
         return b if a is PENDING else a
     return promote(a, b)
-
-
-def holds(wide: DType, narrow: DType) -> bool:
-    """Whether every value of ``narrow`` is one of ``wide``."""
-    if wide == narrow:
-        return True
-    if narrow.is_bool:
-        return wide.kind is not Kind.BIPOLAR
-    if wide.is_float and narrow.is_float:
-        return wide.bits >= 32 > narrow.bits or wide.bits == 64
-    if wide.is_float:
-        return wide.bits >= 2 * narrow.bits
-    return (
-        not narrow.is_float
-        and wide.is_integer
-        and (wide.minimum <= narrow.minimum and narrow.maximum <= wide.maximum and wide.kind is not Kind.BIPOLAR)
-    )
 
 
 def convert(expr: Expr, to: DType) -> Expr:

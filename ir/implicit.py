@@ -15,7 +15,7 @@ from typing import TypeGuard
 
 from .expr import Bitcast, Cast, Const, Default, Expr, Op, Rank, Read, Select, Size, with_children
 from .operators import FUNCTIONS, REDUCTIONS
-from .types import BOOL, F32, F64, I32, INDEX, DType, accumulator, promote
+from .types import BOOL, F32, F64, I32, INDEX, DType, accumulator, holds, promote
 
 _REAL = F64
 _NUMBERS_ONLY = frozenset({"lt", "le", "gt", "ge", "neg", "abs", "sign", "floor", "ceil", "round"})
@@ -124,7 +124,9 @@ class _Writer:
                 written = replace(expr, value=self.bits(value))
                 return Surface(expr=written, dtype=expr.dtype, computed=expr.dtype)
             case Op(op="pow", args=(base, Const(dtype=exponent) as count)) if exponent == INDEX:
-                inner = self.surface(base)
+                # A power has no other operand to take its type from: a bare literal would be read as i64.
+                own = isinstance(base, Const) and base.dtype.is_integer and base.dtype != INDEX
+                inner = typed_constant(base) if own else self.surface(base)
                 return replace(inner, expr=replace(expr, args=(inner.expr, count)))
             case Op():
                 return self.operator(expr)
@@ -200,6 +202,8 @@ class _Writer:
                 case Cast(value=Const() as const) if not const.dtype.is_bool:
                     # A literal would have become a constant of the other type: this one has a type of its own.
                     options.append([(0, typed_constant(const)), (1, self.explicit(arg))])
+                case Cast(value=Cast() as value) if _collapses(value):
+                    options.append([(1, self.explicit(arg))])
                 case Cast(value=value):
                     written = self.surface(value)
                     choices = [(1, self.explicit(arg))]
@@ -227,7 +231,7 @@ class _Writer:
                 return self._narrowed(bare, (then, otherwise), wide, arithmetic=False)
             case Default(value=value, default=default) if expr.dtype == wide:
                 return self._narrowed(expr, (value, default), wide, arithmetic=False)
-            case Cast(value=value) if value.dtype.is_integer or value.dtype.is_bool:
+            case Cast(value=value) if (value.dtype.is_integer or value.dtype.is_bool) and not _collapses(value):
                 return self.surface(value)
             case _:
                 return self.surface(expr)
@@ -250,6 +254,11 @@ class _Writer:
         if isinstance(expr, Select):
             parts.insert(0, expr.condition)
         return common.result(with_children(expr, tuple(parts)), computed)
+
+
+def _collapses(value: Expr) -> bool:
+    """Whether a conversion that the language makes of this value leaves the cast out that the value is."""
+    return isinstance(value, Cast) and not isinstance(value.value, Const) and holds(value.dtype, value.value.dtype)
 
 
 def _differs(value: Expr, dtype: DType) -> TypeGuard[Const]:

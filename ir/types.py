@@ -195,6 +195,23 @@ def promote(a: DType, b: DType) -> DType:
     return I64
 
 
+def holds(wide: DType, narrow: DType) -> bool:
+    """Whether every value of ``narrow`` is one of ``wide``."""
+    if wide == narrow:
+        return True
+    if narrow.is_bool:
+        return wide.kind is not Kind.BIPOLAR
+    if wide.is_float and narrow.is_float:
+        return wide.bits >= 32 > narrow.bits or wide.bits == 64
+    if wide.is_float:
+        return wide.bits >= 2 * narrow.bits
+    return (
+        not narrow.is_float
+        and wide.is_integer
+        and (wide.minimum <= narrow.minimum and narrow.maximum <= wide.maximum and wide.kind is not Kind.BIPOLAR)
+    )
+
+
 def accumulator(dtype: DType) -> DType:
     """The type in which sums and products of ``dtype`` are formed: f32 for small floats, i32 for small integers."""
     if dtype.is_float:

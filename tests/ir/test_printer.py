@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import HealthCheck, Phase, assume, example, given, settings
 from hypothesis import strategies as st
 
 from einfall.frontend import load
@@ -149,6 +149,7 @@ EXPRESSIONS = st.recursive(st.sampled_from(_ATOMS), _grown, max_leaves=6)
 CLAUSES = st.sampled_from(["", " :: +(k)", " :: max(k)", " :: *(k)", " where i <= k", " where i > 1 and D[i, k] > 0"])
 
 
+@example(value="(bitcast(i32, -3)) ** 2", clause="", indices="i", result="")
 @given(value=EXPRESSIONS, clause=CLAUSES, indices=st.sampled_from(["i", "i, k"]), result=st.sampled_from(["", ": f32"]))
 @settings(max_examples=150, deadline=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
 def test_whatever_the_front_end_accepts_survives_the_round_trip(value: str, clause: str, indices: str, result: str) -> None:
