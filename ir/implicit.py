@@ -125,8 +125,11 @@ class _Writer:
                 return Surface(expr=written, dtype=expr.dtype, computed=expr.dtype)
             case Op(op="pow", args=(base, Const(dtype=exponent) as count)) if exponent == INDEX:
                 # A power has no other operand to take its type from: a bare literal would be read as i64.
-                own = isinstance(base, Const) and base.dtype.is_integer and base.dtype != INDEX
-                inner = typed_constant(base) if own else self.surface(base)
+                match base:
+                    case Const(dtype=own) if own.is_integer and own != INDEX:
+                        inner = typed_constant(base)
+                    case _:
+                        inner = self.surface(base)
                 return replace(inner, expr=replace(expr, args=(inner.expr, count)))
             case Op():
                 return self.operator(expr)

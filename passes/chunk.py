@@ -18,7 +18,7 @@ from .chunk_products import add_products
 from .chunk_scan import add_scan
 from .chunks import Chunks
 from .readout import Access, Products, accesses, products
-from .recurrence import MADE_BY, Recurrence, recurrences
+from .recurrence import MADE_BY, SEQUENTIAL, Recurrence, recurrences
 from .rewriting import Rewriting
 from .structure import Structure
 
@@ -59,23 +59,6 @@ def chunked(cascade: Cascade, *, chunk: int | None = None) -> Rewriting | None:
     return Rewriting(cascade=chunks.finished() if plans else cascade, decisions=tuple(decisions))
 
 
-def considered(cascade: Cascade) -> tuple[Decision, ...]:
-    """Why the recurrences of a kernel run as they do.
-
-    A chunked form does more work to have more of it at once. As compiled today it took 2.5 to 5 times as long on two cores as
-    the steps one after the other, whose update and readout share one walk over a state in L1: gated linear attention,
-    retention and Mamba-2 with 16 heads of 64 × 64, and a prefix sum over one row. So it is offered, but not chosen.
-    """
-    decisions = []
-    for found in recurrences(cascade):
-        each = found.decision()
-        if found.refusal is None:
-            because = f"{each.because}; it could be cut into chunks, which was measured to cost more than two cores win back"
-            each = _decision(found, "one step after the other", because)
-        decisions.append(each)
-    return tuple(decisions)
-
-
 def _decision(found: Recurrence, chosen: str, because: str) -> Decision:
     subject = f"the recurrence of {', '.join(found.names)} over {found.variable}"
     return Decision(made_by=MADE_BY, subject=subject, chosen=chosen, because=because)
@@ -90,11 +73,11 @@ def _plan(cascade: Cascade, found: Recurrence, decisions: list[Decision]) -> Pla
     for state in found.states:
         each = accesses(cascade, found, state)
         if isinstance(each, str):
-            decisions.append(_decision(found, "one step after the other", each))
+            decisions.append(_decision(found, SEQUENTIAL, each))
             return None
         reads.append(each)
     if (name := _absent(cascade, found, reads)) is not None:
-        decisions.append(_decision(found, "one step after the other", f"points of `{name}` may be absent"))
+        decisions.append(_decision(found, SEQUENTIAL, f"points of `{name}` may be absent"))
         return None
     form = products(cascade, found, reads[0])
     if isinstance(form, str):
@@ -129,7 +112,7 @@ def _chosen(plans: list[Plan], decisions: list[Decision]) -> list[Plan]:
             chosen.append(plan)
         elif wide:
             because = f"{plan.because}; other recurrences of this kernel are matrix products and take the most time"
-            decisions.append(_decision(plan.found, "one step after the other", because))
+            decisions.append(_decision(plan.found, SEQUENTIAL, because))
         else:
             chosen.append(Plan(found=plan.found, reads=plan.reads, products=None, because=plan.because))
     return chosen

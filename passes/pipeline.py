@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..ir.cascade import Cascade
 from ..ir.target import Target
 from ..ir.tile import TileProgram
-from .chunk import considered
+from .chunk_choice import in_chunks
 from .derive import Derivation
 from .normalize import normalize
 from .rewriting import Rewriting
@@ -30,8 +30,7 @@ def prepare(cascade: Cascade, *, online: bool = True) -> Rewriting:
     if not online:
         return simple
     normal = normalize(simple.cascade)
-    decisions = (*simple.decisions, *normal.decisions, *considered(normal.cascade))
-    return Rewriting(cascade=normal.cascade, decisions=decisions)
+    return Rewriting(cascade=normal.cascade, decisions=(*simple.decisions, *normal.decisions))
 
 
 def lower(cascade: Cascade, *, target: Target | None = None, online: bool = True) -> Lowered:
@@ -40,5 +39,8 @@ def lower(cascade: Cascade, *, target: Target | None = None, online: bool = True
     Without a target it is the x86-64 baseline's. Raises EinfallError for what no target can run yet.
     """
     prepared = prepare(cascade, online=online)
-    form = select(prepared.cascade, Target.parse("cpu") if target is None else target, online=online)
+    target = Target.parse("cpu") if target is None else target
+    form = select(prepared.cascade, target, online=online)
+    if online:
+        form = in_chunks(form, prepared.cascade, target)
     return Lowered(program=form.program, prepared=prepared, derivation=form.derivation)

@@ -23,6 +23,9 @@ from .linear import NotLinearError, Semiring, linear, semirings
 
 MADE_BY = "chunk"
 
+SEQUENTIAL = "one step after the other"
+"""What is chosen where the steps are not cut into chunks."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
@@ -60,7 +63,7 @@ class Recurrence:
         """What was found, for ``kernel.explain()``."""
         subject = f"the recurrence of {', '.join(self.names)} over {self.variable}"
         if self.ring is None or self.refusal is not None:
-            return Decision(made_by=MADE_BY, subject=subject, chosen="one step after the other", because=self.refusal or "")
+            return Decision(made_by=MADE_BY, subject=subject, chosen=SEQUENTIAL, because=self.refusal or "")
         ring = self.ring
         factors = [
             f"`{state.tensor}` = "

@@ -13,8 +13,11 @@ from einfall.ir.cascade import Cascade
 from einfall.ir.interpreter import interpret
 from einfall.ir.printer import to_source
 from einfall.ir.sizes import evaluate
+from einfall.ir.target import Target
 from einfall.ir.verifier import verify
+from einfall.passes import chunk_choice
 from einfall.passes.chunk import chunked
+from einfall.passes.pipeline import lower
 from einfall.passes.recurrence import recurrences
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -238,3 +241,14 @@ def test_explain_says_how_recurrences_run_and_why() -> None:
     shown = einfall.compile(EXAMPLES / "recurrences" / "retention.ecs", cache=False).explain()
     assert "associative scan" in str(shown)
     assert "one step after the other" in str(shown)
+
+
+@pytest.mark.parametrize("name", ["gated_linear_attention", "linear_attention", "prefix_sum"])
+def test_the_cost_model_decides_between_steps_and_chunks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def decisions(asked: float) -> list[str]:
+        monkeypatch.setattr(chunk_choice, "WORTH_CHUNKS", asked)
+        lowered = lower(example(f"recurrences/{name}"), target=Target.parse("cpu:sapphirerapids"))
+        return [d.chosen for d in lowered.program.decisions if d.made_by == "chunk"]
+
+    assert all(chosen == "one step after the other" for chosen in decisions(0.0))
+    assert any(chosen.startswith("chunks of") for chosen in decisions(100.0))
