@@ -1,8 +1,9 @@
 """Time several programs against one another, in one process and in turns.
 
 Clock rates and the neighbours' load drift by a third within minutes, so only what ran side by side is compared. The
-contestants take turns in blocks of calls. The first call of a block is not timed: the worker threads of the contestant
-before (TVM's, OpenMP's, OpenBLAS's) spin for a while after their last call and would be in its way.
+contestants take turns in blocks of calls. The worker threads of a library spin for a while after their last call
+(libgomp's for 15 ms) and would hold a core against those of the next: every turn begins with idle time, and with calls that
+are not timed, which wake the workers and bring the data back into the caches.
 """
 
 from __future__ import annotations
@@ -12,9 +13,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-_BLOCK = 0.02  # seconds of one contestant's turn, at least one call
+_IDLE = 0.03  # seconds between two turns, twice as long as any pool spins
+_BLOCK = 0.03  # seconds of one contestant's turn, at least one call
 _SAMPLE = 1e-3  # seconds that one sample takes at least: shorter calls are timed several at once
-_ROUNDS = (5, 40)  # the fewest and the most turns of each contestant
+_WARM = 2e-3  # seconds of calls that are not timed, at least one
+_LONG = 0.2  # calls from this length on do not feel how they begin: none is left out
+_ROUNDS = (4, 12)  # the fewest and the most turns of each contestant
+_FEWEST = 3  # where one round of all takes longer than _PATIENCE
+_PATIENCE = 4.0
 
 Call = Callable[[], object]
 
@@ -29,29 +35,50 @@ class Timing:
     samples: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """One turn: ``warm`` calls, then ``samples`` timings of ``calls`` calls of ``each`` seconds."""
+
+    warm: int
+    samples: int
+    calls: int
+    each: float
+
+    @property
+    def seconds(self) -> float:
+        return self.samples * self.calls * self.each
+
+
 def interleave(contestants: Mapping[str, Call], *, seconds: float) -> dict[str, Timing]:
     """Time each contestant for about ``seconds``, all of them in turns."""
     plans = {name: _plan(call) for name, call in contestants.items()}
-    slowest = max(samples * calls * each for samples, calls, each in plans.values())
-    rounds = int(min(max(seconds / slowest, _ROUNDS[0]), _ROUNDS[1]))
+    once = sum(plan.seconds for plan in plans.values())
+    fewest = _ROUNDS[0] if once < _PATIENCE else _FEWEST
+    rounds = int(min(max(seconds * len(plans) / once, fewest), _ROUNDS[1]))
     times: dict[str, list[float]] = {name: [] for name in contestants}
     order = list(contestants)
     for turn in range(rounds):
         for name in order[turn % len(order) :] + order[: turn % len(order)]:
-            samples, calls, _ = plans[name]
-            call = contestants[name]
-            call()
-            times[name] += [_time(call, calls) for _ in range(samples)]
+            plan, call = plans[name], contestants[name]
+            time.sleep(_IDLE)
+            for _ in range(plan.warm):
+                call()
+            times[name] += [_time(call, plan.calls) for _ in range(plan.samples)]
     return {name: _summary(found) for name, found in times.items()}
 
 
-def _plan(call: Call) -> tuple[int, int, float]:
-    """(samples of one turn, calls of one sample, seconds of one call)."""
+def _plan(call: Call) -> _Plan:
+    time.sleep(_IDLE)
     call()
-    call()
-    each = min(_time(call, 1) for _ in range(3))
+    first = _time(call, 1)
+    each = first if first > _LONG else min(_time(call, 1) for _ in range(3))
     calls = max(1, round(_SAMPLE / each))
-    return max(1, int(_BLOCK / (calls * each))), calls, each
+    return _Plan(
+        warm=0 if each > _LONG else max(1, min(100, round(_WARM / each))),
+        samples=max(1, int(_BLOCK / (calls * each))),
+        calls=calls,
+        each=each,
+    )
 
 
 def _time(call: Call, calls: int) -> float:

@@ -1,12 +1,12 @@
-"""einfall beside PyTorch, torch.compile and NumPy: one table of times, medians of interleaved calls in one process.
+"""einfall beside PyTorch, torch.compile, ONNX Runtime and NumPy: one table, medians of interleaved calls in one process.
 
-    python bench/run.py                         everything: several minutes
+    python bench/run.py                         everything: a quarter of an hour
     python bench/run.py --quick                 the small workloads
-    python bench/run.py --filter softmax --json softmax.json --markdown softmax.md
+    python bench/run.py --filter softmax --json softmax.json --markdown softmax.md --roofline softmax.svg
 
-Both sides use the same threads and write into memory that exists already: results are preallocated (`out=`), and where
-PyTorch has no such form, freed memory is kept and used again. Every result is compared with einfall's before anything
-is timed. A speed above 1 says how many times faster einfall is than the best of the others.
+Every side uses the same threads, writes into memory that exists already (`out=`; where PyTorch has no such form, freed
+memory is kept and used again) and packs constant weights beforehand, where it can. Every result is compared with
+einfall's before anything is timed; one that differs does not count.
 """
 
 from __future__ import annotations
@@ -19,37 +19,38 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from einfall.compiler.paths import cache_dir
 from einfall.ir.diagnostics import EinfallError
 from einfall.runtime.threads import default_threads
 
 if TYPE_CHECKING:
     from cases import Case
-    from report import Row
+    from report import Results, Row
 
     from einfall.ir.target import Target
 
 _LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_PACKAGES = ("numpy", "torch", "onnxruntime")
+_WIDTH = 220
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the workloads that the options choose. Exit code 1 where a result differs from a peer's."""
+    """Run the workloads that the options choose. Exit code 1 where einfall fails or a result differs from a peer's."""
     options = _options(arguments)
-    os.environ.update(dict.fromkeys(_LIBRARIES, str(default_threads())))  # read when NumPy and PyTorch are loaded
-    if options.no_compile or options.quick:
-        os.environ["EINFALL_BENCH_NO_COMPILE"] = "1"
-    from cases import torch
-    from report import markdown, record, table
-
-    from einfall.compiler.host import host_target
+    _prepare_libraries()  # before they are loaded
+    from cases import all_cases
+    from report import latency_table, notes, table
 
     console = Console(stderr=True)
-    chosen = [case for case in _cases() if case.quick or not options.quick]
+    chosen = [case for case in all_cases() if case.quick or not options.quick]
     chosen = [case for case in chosen if options.filter.casefold() in case.name.casefold()]
     if not chosen:
         console.print(f"no workload has {options.filter!r} in its name; --list shows all", style="red")
@@ -57,57 +58,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         print(*(case.name for case in chosen), sep="\n")
         return 0
-    _keep_freed_memory()
-    if torch is not None:
-        torch.set_num_threads(default_threads())
-        torch.set_grad_enabled(False)
-    machine = host_target()
-    facts = _facts(machine)
-    found: list[Row] = []
-    failed = False
-    for i, case in enumerate(chosen, 1):
-        try:
-            with console.status(f"{case.name} ({i} of {len(chosen)})"):
-                found.append(_measure(case, machine, options.seconds))
-        except EinfallError as failure:
-            failed = True
-            console.print(f"{case.name}: {failure}", style="red", markup=False)
-        gc.collect()
-    Console(width=None if sys.stdout.isatty() else 140).print(table(found, facts))
-    for row in found:
-        for name in row.wrong:
-            console.print(f"{row.case.name}: differs from {name} by {row.difference[name]:.1e}", style="red")
-    if busy := _others(float(str(facts["load"]))):
-        console.print(busy, style="red", soft_wrap=True)
-    if machine.measured is None:
-        console.print("`einfall doctor --measure` adds the share of the machine's limits", style="dim")
-    if options.json:
-        options.json.write_text(json.dumps({**facts, "rows": [record(row) for row in found]}, indent=2) + "\n")
-    if options.markdown:
-        options.markdown.write_text(markdown(found, facts), "utf-8")
-    return 1 if failed or any(row.wrong for row in found) else 0
+    if options.roofline:
+        import roofline  # a missing library is noticed at once, not after the run
+    results, machine = _run(chosen, options, console)
+    out = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    out.print(table(results))
+    if results.latencies:
+        out.print(latency_table(results.latencies))
+    for line in notes(results):
+        console.print(line, style="red", markup=False, soft_wrap=True)
+    if options.roofline:
+        roofline.draw(results, machine, options.roofline)
+    _write(results, options)
+    return 1 if results.failures or any(row.wrong for row in results.rows) else 0
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="the small workloads only")
+    parser.add_argument("--quick", action="store_true", help="the small workloads only, without torch.compile")
     parser.add_argument("--filter", default="", metavar="TEXT", help="only workloads with this in their name")
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each contestant of a workload (default: 1)")
+    parser.add_argument("--seconds", type=float, default=0.5, help="timed for each contestant of a workload (default: 0.5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table")
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out: it takes a minute per workload")
+    parser.add_argument("--roofline", type=Path, metavar="FILE", help="draw where each kernel stands (.svg, .png)")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out: its first run takes minutes")
+    parser.add_argument("--no-limits", action="store_true", help="use the limits that `einfall doctor --measure` stored")
+    parser.add_argument("--control", action="store_true", help="let einfall take part twice, to see what is noise")
     parser.add_argument("--list", action="store_true", help="print the names of the workloads")
     return parser.parse_args(arguments)
 
 
-def _cases() -> list[Case]:
-    from cpu import attention, matmul, recurrences, rows
+def _prepare_libraries() -> None:
+    """Threads, kept compilations and kept memory of the peers: read, or best set, before they are loaded.
 
-    return [case for group in (matmul, attention, rows, recurrences) for case in group.cases()]
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep what PyTorch frees: results of 32 MB and more would otherwise be mapped, and zeroed, anew."""
+    glibc keeps what PyTorch frees: results of 32 MB and more would otherwise be mapped, and zeroed, anew.
+    """
+    os.environ.update(dict.fromkeys(_LIBRARIES, str(default_threads())))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "torchinductor"))
     if platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_max = -1, -4
         allocator = ctypes.CDLL(None)
@@ -115,48 +102,124 @@ def _keep_freed_memory() -> None:
         allocator.mallopt(trim_threshold, -1)
 
 
-def _others(load: float) -> str:
-    """A warning where other work kept the cores from us; ``load`` is the load average before the first workload."""
-    if load <= 0.3 * default_threads():
-        return ""
-    return f"other work was running (load average {load}): threads waited for one another, these times mean little"
+def _run(chosen: Sequence[Case], options: argparse.Namespace, console: Console) -> tuple[Results, Target]:
+    """All rows, between two measurements of the machine's limits."""
+    from cpu.latency import latencies
+    from limits import faster, measured
+    from report import Results
+    from torch_peer import torch
+
+    from einfall.compiler.host import host_target
+
+    if torch is not None:
+        torch.set_num_threads(default_threads())
+        torch.set_grad_enabled(False)
+    machine = host_target()
+    facts = _facts(machine)
+    if not options.no_limits:
+        with console.status("measuring the machine's limits"):
+            machine = measured(machine)
+    rows: list[Row] = []
+    failures: dict[str, str] = {}
+    for i, case in enumerate(chosen, 1):
+        try:
+            with console.status(f"{case.name} ({i} of {len(chosen)})"):
+                rows.append(_measure(case, options))
+        except EinfallError as failure:
+            failures[case.name] = failure.diagnostics[0].message
+        gc.collect()
+    waited = []
+    if not options.filter:
+        with console.status("latencies"):
+            waited = latencies()
+    if not options.no_limits:
+        with console.status("measuring the machine's limits again"):
+            machine = faster(machine, measured(machine))
+    facts["limits"] = _limits(machine)
+    return Results(facts=facts, rows=[_with_limit(row, machine) for row in rows], latencies=waited, failures=failures), machine
 
 
-def _measure(case: Case, machine: Target, seconds: float) -> Row:
-    from cases import difference
+def _measure(case: Case, options: argparse.Namespace) -> Row:
+    from field import OURS, Field, difference, reason
     from interleaved import interleave
-    from report import Row
+    from report import AGAIN, Row
 
-    contestants = dict(case.make())
-    reference = contestants["einfall"]()
-    differences = {name: difference(call(), reference) for name, call in contestants.items() if name != "einfall"}
-    limit = None
-    if machine.measured is not None:
-        bandwidth = machine.bandwidth(machine.level_of(int(case.traffic)))
-        limit = max(case.flops / machine.peak_ops(case.dtype), case.traffic / bandwidth)
-    timings = interleave(contestants, seconds=seconds)
-    return Row(case=case, timings=timings, difference=differences, limit=limit)
+    field = Field({"torch.compile"} if options.no_compile or options.quick else ())
+    case.make(field)
+    reference = field.calls[OURS]()
+    found: dict[str, float] = {}
+    for name in [name for name in field.calls if name != OURS]:
+        try:
+            found[name] = difference(field.calls[name](), reference)
+        except EinfallError:
+            raise
+        except Exception as failure:  # a peer fails in any way it likes
+            field.absent[name] = reason(failure)
+            del field.calls[name]
+    if options.control:
+        field.calls[AGAIN] = field.calls[OURS]
+    timings = interleave(field.calls, seconds=options.seconds)
+    return Row(case=case, timings=timings, difference=found, absent=field.absent, limit=None)
+
+
+def _with_limit(row: Row, machine: Target) -> Row:
+    from dataclasses import replace
+
+    from limits import limit
+
+    return replace(row, limit=limit(row.case, machine))
+
+
+def _limits(machine: Target) -> dict[str, str]:
+    """The rates of all cores, to be read by people."""
+    if machine.measured is None:
+        return {}
+    chip = machine.measured.chip
+    operations = {dtype: f"{rate / 1e9:.0f} Gop/s" for dtype, rate in chip.ops.items()}
+    read = {f"read {level.upper()}": f"{rate / 1e9:.1f} GB/s" for level, rate in chip.read.items()}
+    return operations | read | {f"copy {level.upper()}": f"{rate / 1e9:.1f} GB/s" for level, rate in chip.copy.items()}
 
 
 def _facts(machine: Target) -> dict[str, object]:
     """On what, with what and when this was measured."""
-    import numpy as np
-    from cases import torch
-
     import einfall as ef
     from einfall.compiler.host import host_info
 
+    load = os.getloadavg()[0]
     return {
         "processor": host_info().model,
         "target": str(machine),
         "threads": default_threads(),
         "einfall": ef.__version__,
         "python": platform.python_version(),
-        "numpy": np.__version__,
-        "torch": None if torch is None else torch.__version__,
-        "load": round(os.getloadavg()[0], 1),
+        **{package: _version(package) for package in _PACKAGES},
+        "load before": f"{load:.1f}" + (" (other work was running)" if load > 0.3 * default_threads() else ""),
         "date": datetime.now(timezone.utc).isoformat(timespec="minutes"),
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _write(results: Results, options: argparse.Namespace) -> None:
+    from report import markdown, record
+
+    if options.json:
+        everything = {
+            **results.facts,
+            "score": results.score,
+            "rows": [record(row) for row in results.rows],
+            "latencies": [asdict(each) for each in results.latencies],
+            "failures": dict(results.failures),
+        }
+        options.json.write_text(json.dumps(everything, indent=2) + "\n")
+    if options.markdown:
+        picture = options.roofline.name if options.roofline else None
+        options.markdown.write_text(markdown(results, picture), "utf-8")
 
 
 if __name__ == "__main__":

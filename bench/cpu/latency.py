@@ -1,7 +1,4 @@
-"""What a user waits for besides the kernel: imports, a cold compile, a load from the cache, the overhead of a call.
-
-Run it with `python bench/cpu/latency.py`; every figure is the least of several, in wall time of this machine.
-"""
+"""What a user waits for besides the kernel: imports, a cold compile, a load from the cache, the overhead of a call."""
 
 from __future__ import annotations
 
@@ -11,15 +8,41 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 ATTENTION = Path(__file__).parents[2] / "examples/attention/attention.ecs"
+ADD = "kernel add(A: f32[M, N], B: f32[M, N]) -> (C: f32[M, N]) {\n C[m, n] = A[m, n] + B[m, n]\n}"
+ROUNDS, CALLS = 400, 20
 
 
-def in_process(code: str, *, repeat: int, cache: str) -> float:
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """The least ``seconds`` of several, and how many it should be at most."""
+
+    what: str
+    seconds: float
+    goal: float | None = None
+
+
+def latencies() -> list[Latency]:
+    """Everything of this page. Takes half a minute, most of it for starting Python."""
+    timer = "import time; t = time.perf_counter()"
+    compiled = f"einfall.compile({str(ATTENTION)!r}, E=64, F=64)"
+    warm = f"import tvm, einfall; import numpy; {timer}; {compiled}; print(time.perf_counter() - t)"
+    with tempfile.TemporaryDirectory() as cache:
+        imported = _in_process(f"{timer}; import einfall; print(time.perf_counter() - t)", repeat=5, cache=cache)
+        cold = min(_in_process(warm, repeat=1, cache=f"{cache}/{n}") for n in range(2))
+        loaded = _in_process(warm, repeat=3, cache=f"{cache}/0")
+    return [
+        Latency(what="import einfall", seconds=imported, goal=0.3),
+        Latency(what="compile attention, TVM imported", seconds=cold, goal=3.0),
+        Latency(what="compile attention, from the cache", seconds=loaded, goal=0.05),
+        *_calls(),
+    ]
+
+
+def _in_process(code: str, *, repeat: int, cache: str) -> float:
     """Seconds that a fresh interpreter reports for ``code``, which prints them."""
     environment = {**os.environ, "EINFALL_CACHE_DIR": cache}
     runs = [
@@ -29,52 +52,39 @@ def in_process(code: str, *, repeat: int, cache: str) -> float:
     return min(float(run.stdout.split()[-1]) for run in runs)
 
 
-def overheads() -> dict[str, float]:
-    """Seconds of one call above the bare call of the compiled function, three 4 by 4 tensors."""
+def _calls() -> list[Latency]:
+    """One call above the bare call of the compiled function, three 4 by 4 tensors; PyTorch's own for comparison."""
     import numpy as np
     import tvm_ffi
+    from torch_peer import torch
 
     import einfall as ef
 
-    add = ef.compile("kernel add(A: f32[M, N], B: f32[M, N]) -> (C: f32[M, N]) {\n C[m, n] = A[m, n] + B[m, n]\n}", threads=1)
+    add = ef.compile(ADD, threads=1)
     a, b, c = (np.ones((4, 4), np.float32) for _ in range(3))
     add(a, b)
     bare = add._compiled.function
     tensors = [tvm_ffi.from_dlpack(x) for x in (a, b, c)]
     calls: dict[str, Callable[[], object]] = {
         "bare": lambda: bare(*tensors, 4, 4),
-        "a call on NumPy arrays": lambda: add(a, b),
-        "a call with out=": lambda: add(a, b, out=c),
+        "NumPy arrays": lambda: add(a, b),
+        "NumPy arrays, with out=": lambda: add(a, b, out=c),
     }
+    if torch is not None:
+        x, y, z = map(torch.from_numpy, (a, b, c))
+        calls |= {"PyTorch tensors, with out=": lambda: add(x, y, out=z), "torch.add": lambda: torch.add(x, y, out=z)}
     least = dict.fromkeys(calls, float("inf"))
-    for _ in range(400):  # interleaved, so that a busy moment meets them all
+    for _ in range(ROUNDS):  # interleaved, so that a busy moment meets them all
         for name, call in calls.items():
             start = time.perf_counter()
-            for _ in range(20):
+            for _ in range(CALLS):
                 call()
-            least[name] = min(least[name], (time.perf_counter() - start) / 20)
-    floor = least.pop("bare")
-    return {f"{name}, above the bare call": seconds - floor for name, seconds in least.items()}
-
-
-def main() -> None:
-    timer = "import time; t = time.perf_counter()"
-    compiled = f"einfall.compile({str(ATTENTION)!r}, E=64, F=64)"
-    warm = f"import tvm, einfall; import numpy; {timer}; {compiled}; print(time.perf_counter() - t)"
-    table = Table("what", "least", "goal")
-    with tempfile.TemporaryDirectory() as cache:
-        imported = in_process(f"{timer}; import einfall; print(time.perf_counter() - t)", repeat=5, cache=cache)
-        table.add_row("import einfall", f"{imported * 1e3:.0f} ms", "300 ms")
-        cold = []
-        for n in range(3):
-            cold.append(in_process(warm, repeat=1, cache=f"{cache}/{n}"))
-        table.add_row("compile attention, TVM imported", f"{min(cold):.2f} s", "2 s")
-        loaded = in_process(warm, repeat=3, cache=f"{cache}/0")
-        table.add_row("compile attention, from the cache", f"{loaded * 1e3:.0f} ms", "50 ms")
-    for name, seconds in overheads().items():
-        table.add_row(name, f"{seconds * 1e6:.1f} µs", "10 µs")
-    Console().print(table)
-
-
-if __name__ == "__main__":
-    main()
+            least[name] = min(least[name], (time.perf_counter() - start) / CALLS)
+    floor, theirs = least.pop("bare"), least.pop("torch.add", None)
+    found = [
+        Latency(what=f"a call above the bare TVM call, three tensors: {name}", seconds=seconds - floor, goal=5e-6)
+        for name, seconds in least.items()
+    ]
+    if theirs is not None:
+        found.append(Latency(what="torch.add(…, out=) of the same, in all", seconds=theirs))
+    return found

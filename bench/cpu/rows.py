@@ -4,156 +4,214 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from types import ModuleType
 
 import numpy as np
-from cases import Case, Contestants, example, normal, unfused, with_torch
+from cases import Case
+from field import Field, empty, normal
+from onnx_peer import node, session
+from torch_peer import compile_for, tensor, tensors, torch
+
+SIZE = 4096
+TANH_GELU = """
+kernel gelu(X: f32[M, N]) -> (Y: f32[M, N]) {
+    Y[m, n] = 0.5 * X[m, n] * (1 + tanh(0.7978845608028654 * (X[m, n] + 0.044715 * X[m, n] ** 3)))
+}
+"""
 
 
 def cases() -> Iterator[Case]:
-    """Matrices that fit the second-level cache and the third, and some that do not."""
+    """Matrices that fit the last cache, and some that do not."""
     for rows, columns in ((4096, 1024), (4096, 16384), (256, 262144)):
-        yield Case(
-            name=f"softmax {rows}×{columns}",
-            make=partial(_softmax, rows, columns),
-            traffic=8.0 * rows * columns,
-            quick=columns <= 1024,
-        )
-    size = 4096
-    for name, make in (("layernorm", _layernorm), ("rmsnorm", _rmsnorm), ("gelu (erf)", _gelu)):
-        yield Case(name=f"{name} {size}²", make=partial(make, size), traffic=8.0 * size * size, quick=name == "layernorm")
-    for rows, columns in ((size, size), (64, 1 << 18)):
-        yield Case(name=f"variance {rows}×{columns}", make=partial(_variance, rows, columns), traffic=4.0 * rows * columns)
-    rows, depth, columns = 512, 2048, 2048
-    yield Case(
-        name=f"rmsnorm→gemm {rows}×{depth}×{columns}",
-        make=partial(_rmsnorm_gemm, rows, depth, columns),
-        flops=2.0 * rows * depth * columns,
-        traffic=4.0 * (rows * depth + depth * columns + rows * columns),
+        make = partial(_softmax, rows, columns)
+        yield _map(f"softmax {rows}×{columns}", make, rows * columns, 5, quick=columns <= 1024)
+    yield _map(f"layernorm {SIZE}²", _layernorm, SIZE * SIZE, 8, quick=True)
+    yield _map(f"rmsnorm {SIZE}²", _rmsnorm, SIZE * SIZE, 4)
+    yield _map(f"gelu (erf) {SIZE}²", partial(_gelu, False), SIZE * SIZE, 5)
+    yield _map(f"gelu (tanh) {SIZE}²", partial(_gelu, True), SIZE * SIZE, 9)
+    for rows, columns in ((SIZE, SIZE), (64, 1 << 18)):
+        make = partial(_variance, rows, columns)
+        yield _reduction(f"variance {rows}×{columns}", make, rows, columns, 1.7, results=2, quick=rows == SIZE)
+    yield _reduction("cross-entropy 2048×32768", _cross_entropy, 2048, 32768, 2.0, results=1)
+
+
+def _map(name: str, make, elements: int, operations: int, *, quick: bool = False) -> Case:
+    """As many elements out as in; at the speed of a copy."""
+    return Case(
+        name=name,
+        family="rows",
+        make=make,
+        flops=float(operations * elements),
+        reads=4.0 * elements,
+        writes=4.0 * elements,
+        goal=1.1,
+        share=0.9,
+        quick=quick,
     )
-    yield Case(name="cross-entropy 2048×32768", make=_cross_entropy, traffic=4.0 * 2048 * 32768)
 
 
-def _softmax(rows: int, columns: int) -> Contestants:
-    kernel, plain = (make("norms/softmax.ecs", M=rows, N=columns) for make in (example, unfused))
-    x, y, z = normal(rows, columns), np.empty((rows, columns), np.float32), np.empty((rows, columns), np.float32)
+def _reduction(name: str, make, rows: int, columns: int, goal: float, *, results: int, quick: bool = False) -> Case:
+    """A number or two for each row; at the speed of reading."""
+    return Case(
+        name=name,
+        family="rows",
+        make=make,
+        flops=4.0 * rows * columns,
+        reads=4.0 * rows * columns,
+        writes=4.0 * results * rows,
+        goal=goal,
+        share=0.85,
+        quick=quick,
+    )
 
-    def peer(torch: ModuleType):
-        a, b = torch.from_numpy(x), torch.empty(rows, columns)
+
+def _softmax(rows: int, columns: int, field: Field) -> None:
+    x = normal(rows, columns)
+
+    field.kernel("norms/softmax.ecs", x, results=[empty(rows, columns)], unfused=True, M=rows, N=columns)
+
+    @field.peer("torch")
+    def eager():
+        a, b = tensors(x, empty(rows, columns))
         return lambda: torch.softmax(a, -1, out=b)
 
-    def numpy() -> np.ndarray:
-        np.subtract(x, x.max(1, keepdims=True), out=z)
-        np.exp(z, out=z)
-        return np.divide(z, z.sum(1, keepdims=True), out=z)
+    @field.peer("torch.compile")
+    def compile():
+        return compile_for(lambda a: torch.softmax(a, -1), tensor(x))
 
-    def compiled(torch: ModuleType):
-        return lambda a: torch.softmax(a, -1), (torch.from_numpy(x),)
+    @field.peer("onnxruntime")
+    def onnx():
+        return session([node("Softmax", "x", "y", axis=-1)], inputs={"x": x}, results={"y": empty(rows, columns)})
 
-    contestants = {"einfall": lambda: kernel(x, out=y), "unfused": lambda: plain(x, out=y), "numpy": numpy}
-    return with_torch(contestants, peer, compiled)
+    @field.peer("numpy")
+    def numpy():
+        z = empty(rows, columns)
+
+        def softmax():
+            np.subtract(x, x.max(1, keepdims=True), out=z)
+            np.exp(z, out=z)
+            return np.divide(z, z.sum(1, keepdims=True), out=z)
+
+        return softmax
 
 
-def _layernorm(size: int) -> Contestants:
-    kernel, plain = (make("norms/layernorm.ecs", M=size, K=size) for make in (example, unfused))
-    x, gain, bias, y = (
-        normal(size, size),
-        normal(size, seed=1),
-        normal(size, seed=2),
-        np.empty((size, size), np.float32),
-    )
+def _layernorm(field: Field) -> None:
+    x, gain, bias = normal(SIZE, SIZE), normal(SIZE, seed=1), normal(SIZE, seed=2)
 
-    def peer(torch: ModuleType):
-        a, g, b = (torch.from_numpy(each) for each in (x, gain, bias))
-        out, mean, deviation = torch.empty(size, size), torch.empty(size, 1), torch.empty(size, 1)
+    field.kernel("norms/layernorm.ecs", x, gain, bias, results=[empty(SIZE, SIZE)], unfused=True, M=SIZE, K=SIZE)
+
+    @field.peer("torch")
+    def eager():
+        a, g, b, out = tensors(x, gain, bias, empty(SIZE, SIZE))
+        mean, deviation = torch.empty(SIZE, 1), torch.empty(SIZE, 1)
         operator = torch.ops.aten.native_layer_norm.out
-        return lambda: operator(a, [size], g, b, 1e-5, out0=out, out1=mean, out2=deviation)[0]
+        return lambda: operator(a, [SIZE], g, b, 1e-5, out0=out, out1=mean, out2=deviation)[0]
 
-    def compiled(torch: ModuleType):
+    @field.peer("torch.compile")
+    def compile():
         norm = torch.nn.functional.layer_norm
-        return lambda a, g, b: norm(a, [size], g, b), tuple(torch.from_numpy(each) for each in (x, gain, bias))
+        return compile_for(lambda a, g, b: norm(a, [SIZE], g, b), *tensors(x, gain, bias))
 
-    contestants = {"einfall": lambda: kernel(x, gain, bias, out=y), "unfused": lambda: plain(x, gain, bias, out=y)}
-    return with_torch(contestants, peer, compiled)
-
-
-def _rmsnorm(size: int) -> Contestants:
-    kernel = example("norms/rmsnorm.ecs", M=size, K=size)
-    x, gain, y = normal(size, size), normal(size, seed=1), np.empty((size, size), np.float32)
-
-    def peer(torch: ModuleType):
-        a, g = torch.from_numpy(x), torch.from_numpy(gain)
-        return lambda: torch.nn.functional.rms_norm(a, [size], g, 1e-5)
-
-    return with_torch({"einfall": lambda: kernel(x, gain, out=y)}, peer)
+    @field.peer("onnxruntime")
+    def onnx():
+        nodes = [node("LayerNormalization", "x gain bias", "y", axis=-1, epsilon=1e-5)]
+        weights = {"gain": gain, "bias": bias}
+        return session(nodes, inputs={"x": x}, results={"y": empty(SIZE, SIZE)}, weights=weights)
 
 
-def _rmsnorm_gemm(rows: int, depth: int, columns: int) -> Contestants:
-    sizes = {"M": rows, "K": depth, "N": columns}
-    kernel, plain = (make("norms/rmsnorm_gemm.ecs", **sizes) for make in (example, unfused))
-    x, gain, w = normal(rows, depth), normal(depth, seed=1), normal(depth, columns, seed=2, scale=depth**-0.5)
-    y = np.empty((rows, columns), np.float32)
+def _rmsnorm(field: Field) -> None:
+    x, gain = normal(SIZE, SIZE), normal(SIZE, seed=1)
 
-    def compiled(torch: ModuleType):
+    field.kernel("norms/rmsnorm.ecs", x, gain, results=[empty(SIZE, SIZE)], M=SIZE, K=SIZE)
+
+    @field.peer("torch")
+    def eager():
+        a, g = tensors(x, gain)
+        return lambda: torch.nn.functional.rms_norm(a, [SIZE], g, 1e-5)
+
+    @field.peer("torch.compile")
+    def compile():
         norm = torch.nn.functional.rms_norm
-        return lambda a, g, b: norm(a, [depth], g, 1e-5) @ b, tuple(torch.from_numpy(each) for each in (x, gain, w))
+        return compile_for(lambda a, g: norm(a, [SIZE], g, 1e-5), *tensors(x, gain))
 
-    def peer(torch: ModuleType):
-        function, arguments = compiled(torch)
-        return lambda: function(*arguments)
-
-    contestants = {"einfall": lambda: kernel(x, gain, w, out=y), "unfused": lambda: plain(x, gain, w, out=y)}
-    return with_torch(contestants, peer, compiled)
+    @field.peer("onnxruntime")
+    def onnx():
+        nodes = [node("SimplifiedLayerNormalization", "x gain", "y", axis=-1, epsilon=1e-5)]
+        return session(nodes, inputs={"x": x}, results={"y": empty(SIZE, SIZE)}, weights={"gain": gain})
 
 
-def _gelu(size: int) -> Contestants:
-    kernel = example("others/gelu.ecs", M=size, N=size)
-    x, y = normal(size, size), np.empty((size, size), np.float32)
+def _gelu(tanh: bool, field: Field) -> None:
+    x, approximate = normal(SIZE, SIZE), "tanh" if tanh else "none"
 
-    def peer(torch: ModuleType):
-        a, b = torch.from_numpy(x), torch.empty(size, size)
-        return lambda: torch.ops.aten.gelu.out(a, out=b)
+    field.kernel(TANH_GELU if tanh else "others/gelu.ecs", x, results=[empty(SIZE, SIZE)], M=SIZE, N=SIZE)
 
-    return with_torch({"einfall": lambda: kernel(x, out=y)}, peer)
+    @field.peer("torch")
+    def eager():
+        a, b = tensors(x, empty(SIZE, SIZE))
+        return lambda: torch.ops.aten.gelu.out(a, approximate=approximate, out=b)
+
+    @field.peer("torch.compile")
+    def compile():
+        return compile_for(lambda a: torch.nn.functional.gelu(a, approximate=approximate), tensor(x))
+
+    @field.peer("onnxruntime")
+    def onnx():
+        nodes = [node("Gelu", "x", "y", approximate=approximate)]
+        return session(nodes, inputs={"x": x}, results={"y": empty(SIZE, SIZE)})
 
 
-def _variance(rows: int, columns: int) -> Contestants:
-    kernel, plain = (make("others/variance.ecs", M=rows, N=columns) for make in (example, unfused))
-    x, out = normal(rows, columns), (np.empty(rows, np.float32), np.empty(rows, np.float32))
+def _variance(rows: int, columns: int, field: Field) -> None:
+    # The mean of many normal values is nearly 0: without an offset it would be compared relative to its own error.
+    x = normal(rows, columns) + np.float32(1)
 
-    def peer(torch: ModuleType):
-        a = torch.from_numpy(x)
+    field.kernel("others/variance.ecs", x, results=[empty(rows), empty(rows)], unfused=True, M=rows, N=columns)
+
+    @field.peer("torch")
+    def eager():
+        a = tensor(x)
         return lambda: torch.var_mean(a, 1, correction=0)[::-1]
 
-    # The mean of many normal values is nearly 0: without an offset it would be compared relative to its own error.
-    x += 1
+    @field.peer("torch.compile")
+    def compile():
+        return compile_for(lambda a: torch.var_mean(a, 1, correction=0)[::-1], tensor(x))
 
-    def compiled(torch: ModuleType):
-        return lambda a: torch.var_mean(a, 1, correction=0)[::-1], (torch.from_numpy(x),)
+    @field.peer("onnxruntime")
+    def onnx():
+        nodes = [
+            node("ReduceMean", "x axis", "mean", keepdims=1),
+            node("Sub", "x mean", "centred"),
+            node("ReduceSumSquare", "centred axis", "squares", keepdims=0),
+            node("Div", "squares count", "variance"),
+            node("Squeeze", "mean axis", "flat"),
+        ]
+        results = {"flat": empty(rows), "variance": empty(rows)}
+        weights = {"axis": np.array([1]), "count": np.float32(columns)}
+        return session(nodes, inputs={"x": x}, results=results, weights=weights)
 
-    contestants = {
-        "einfall": lambda: kernel(x, out=out),
-        "unfused": lambda: plain(x, out=out),
-        "numpy": lambda: (x.mean(1), x.var(1)),
-    }
-    return with_torch(contestants, peer, compiled)
+    @field.peer("numpy")
+    def numpy():
+        return lambda: (x.mean(1), x.var(1))
 
 
-def _cross_entropy() -> Contestants:
+def _cross_entropy(field: Field) -> None:
     rows, classes = 2048, 32768
-    kernel, plain = (make("losses/cross_entropy.ecs", B=rows, V=classes) for make in (example, unfused))
-    x, out = normal(rows, classes), np.empty(rows, np.float32)
+    x = normal(rows, classes)
     target = np.random.default_rng(1).integers(0, classes, rows).astype(np.int32)
 
-    def peer(torch: ModuleType):
-        a, b = torch.from_numpy(x), torch.from_numpy(target).long()
-        return lambda: torch.nn.functional.cross_entropy(a, b, reduction="none")
+    field.kernel("losses/cross_entropy.ecs", x, target, results=[empty(rows)], unfused=True, B=rows, V=classes)
 
-    def compiled(torch: ModuleType):
-        def loss(a, b):
-            return torch.nn.functional.cross_entropy(a, b, reduction="none")
+    def loss(a, b):
+        return torch.nn.functional.cross_entropy(a, b, reduction="none")
 
-        return loss, (torch.from_numpy(x), torch.from_numpy(target).long())
+    @field.peer("torch")
+    def eager():
+        a, b = tensor(x), tensor(target).long()
+        return lambda: loss(a, b)
 
-    contestants = {"einfall": lambda: kernel(x, target, out=out), "unfused": lambda: plain(x, target, out=out)}
-    return with_torch(contestants, peer, compiled)
+    @field.peer("torch.compile")
+    def compile():
+        return compile_for(loss, tensor(x), tensor(target).long())
+
+    @field.peer("onnxruntime")
+    def onnx():
+        nodes = [node("SoftmaxCrossEntropyLoss", "x target", "y", reduction="none")]
+        return session(nodes, inputs={"x": x, "target": target}, results={"y": empty(rows)})
