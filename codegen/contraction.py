@@ -10,17 +10,23 @@ from tvm.tirx.stmt import ForKind
 
 from ..ir.expr import Const, Expr, Op, Read, Size, ranks_of, reads_of, walk
 from ..ir.index import affine_in
+from ..ir.microkernels import BY_NAME, MicroKernel
 from ..ir.tile import SUM, Compute, MatrixProduct
+from ..ir.types import DType
 from .arithmetic import convert, lanes_of
 from .context import Context, Variables
 from .element import computed, stored
 from .expressions import Evaluator, Lanes
 from .functions import REAL
 from .machine import Machine
+from .microkernels.dot import DotPlan, emit_dot, plan_dot
 from .microkernels.gemm import emit_gemm
+from .microkernels.gemv import emit_skinny
 from .microkernels.operand import Epilogue, Formula, Operand, Site
 from .microkernels.plan import GemmPlan, plan_gemm
 from .microkernels.statements import Statements, as_index, ceil_div, constant, index, maximum, minimum, round_up
+from .microkernels.tiles import Tiles
+from .microkernels.words import reinterpreted
 from .views import View, broadcast, encode
 
 LIGHT = 12
@@ -52,7 +58,7 @@ class ContractionEmitter:
         if self.serial or not batch:
             self._batched(s, batch, outer, dict(self.variables), parallel=not self.serial)
             return
-        plan = self._plan()
+        plan = self._blocking()
         extents = {r: s.bind(f"extent_{r}", self._extent(s, r, self.variables)) for r in batch}
         count = extents[batch[0]]
         for r in batch[1:]:
@@ -133,21 +139,32 @@ class ContractionEmitter:
         a = self._operand(s, product.left, variables, product.rows, product.inner, first)
         b = self._operand(s, product.right, variables, product.inner, product.columns, index(0))
         c = self._result(s, variables, first)
-        s.add(
-            emit_gemm(
-                a=a,
-                b=b,
-                c=c,
-                m=height,
-                n=self._extent(s, product.columns, variables),
-                k=self._extent(s, product.inner, variables),
-                dtype=computed(self.compute.accumulator),
-                accumulate=accumulate,
-                plan=self._plan(),
-                parallel=parallel,
-                epilogue=self._epilogue(variables, first) if last else None,
-            )
-        )
+        m, n, k = height, self._extent(s, product.columns, variables), self._extent(s, product.inner, variables)
+        dtype, plan = computed(self.compute.accumulator), self._plan()
+        epilogue = self._epilogue(variables, first) if last else None
+        kernel = BY_NAME.get(product.kernel)
+        if kernel is None:
+            s.add(
+                emit_gemm(
+                    a=a, b=b, c=c, m=m, n=n, k=k, dtype=dtype, accumulate=accumulate, plan=plan, parallel=parallel,
+                    epilogue=epilogue,
+                )
+            )  # fmt: skip
+            return
+        m, n, k = (s.bind(name, size) for name, size in (("m", m), ("n", n), ("k", k)))
+        wide = emit_skinny(
+            s, a=a, b=b, c=c, m=m, n=n, k=k, dtype=dtype, accumulate=accumulate, plan=plan, epilogue=epilogue, parallel=parallel
+        )  # fmt: skip
+        with s.when(wide):
+            s.add(
+                emit_dot(
+                    kernel=Tiles(instruction=kernel.instruction, dtype=dtype),
+                    a=self._raw_operand(s, product.left, variables, product.rows, product.inner, first),
+                    b=self._raw_operand(s, product.right, variables, product.inner, product.columns, index(0)),
+                    c=c, raw=_raw(product.left.dtype), m=m, n=n, k=k, accumulate=accumulate,
+                    plan=self._dot_plan(kernel), parallel=parallel, epilogue=epilogue,
+                )
+            )  # fmt: skip
 
     # -- operands ------------------------------------------------------------------------------------------------------
 
@@ -175,6 +192,17 @@ class ContractionEmitter:
             case _:
                 return None
 
+    def _blocking(self) -> GemmPlan | DotPlan:
+        kernel = BY_NAME.get(self.product.kernel)
+        return self._plan() if kernel is None else self._dot_plan(kernel)
+
+    def _dot_plan(self, kernel: MicroKernel) -> DotPlan:
+        p = self.product
+        return plan_dot(
+            bits=p.left.dtype.bits, l2_bytes=self.machine.l2_bytes, threads=self.machine.threads,
+            n=self._static(p.columns), k=self._static(p.inner),
+        )  # fmt: skip
+
     def _plan(self) -> GemmPlan:
         """The blocking. Inside a tile the rows are a tile's: the paths for few rows would only cost compile time."""
         p = self.product
@@ -192,6 +220,21 @@ class ContractionEmitter:
         def compute(s: Statements, site: Site) -> tirx.Expr:
             value = self._at(s, variables, site, row, column, first, {}).value(expr)
             return broadcast(convert(value, computed(self.compute.accumulator)), site.lanes, lanes_of(value))
+
+        down, across = (sum(_moves_along(r, rank) for r in reads_of(expr)) for rank in (row, column))
+        return Formula(compute=compute, along_rows=across >= down)
+
+    def _raw_operand(
+        self, s: Statements, expr: Expr, variables: Variables, row: str | None, column: str | None, first: tirx.Expr
+    ) -> Operand | Formula:
+        """An operand whose elements are taken as bits, of a dot-product kernel."""
+        if isinstance(expr, Read) and not any(reads_of(i) for i in expr.indices):
+            return self._matrix(s, self.context.views[expr.tensor], expr.indices, variables, row, column, first)
+
+        def compute(s: Statements, site: Site) -> tirx.Expr:
+            value = self._at(s, variables, site, row, column, first, {}).value(expr)
+            bits = encode(broadcast(value, site.lanes, lanes_of(value)), expr.dtype, site.lanes)
+            return reinterpreted(bits, _raw(expr.dtype), site.lanes)
 
         down, across = (sum(_moves_along(r, rank) for r in reads_of(expr)) for rank in (row, column))
         return Formula(compute=compute, along_rows=across >= down)
@@ -295,6 +338,11 @@ class ContractionEmitter:
         nodes = list(walk(value_of))
         heavy = any(isinstance(n, Op) and n.op in REAL and n.op != "sqrt" for n in nodes)
         return Epilogue(apply=apply, reads_result=bool(reads), light=not heavy and len(nodes) <= LIGHT)
+
+
+def _raw(dtype: DType) -> str:
+    """The unsigned type of an element's bits."""
+    return f"uint{dtype.bits}"
 
 
 def _is_matrix(read: Read) -> bool:

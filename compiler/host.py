@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..ir.target import Target, TargetLike, best_match
 from ..runtime.threads import available_threads, default_threads
+from ..runtime.tiles import request_tiles
 from .measurements import stored_roof
 
 _X86 = {  # flag in /proc/cpuinfo -> LLVM's name of the feature
@@ -199,7 +200,10 @@ def read_sysctl(arch: str, listing: str) -> HostInfo:
 @lru_cache(maxsize=8)
 def _host_target(cores: int) -> Target:
     info = host_info()
-    base = best_match(info.arch, info.features, vendor=info.vendor, cores=cores)
+    features = info.features
+    if any(feature.startswith("amx") for feature in features) and not request_tiles():
+        features = frozenset(f for f in features if not f.startswith("amx"))  # the kernel keeps the tile registers to itself
+    base = best_match(info.arch, features, vendor=info.vendor, cores=cores)
     return replace(
         base,
         l1d=info.l1d or base.l1d,

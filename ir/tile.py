@@ -13,6 +13,7 @@ from enum import Enum
 
 from .cascade import Cascade, Let, Origin, RankExtent
 from .expr import Expr
+from .microkernels import FMA
 from .types import DType
 
 
@@ -56,7 +57,8 @@ class MatrixProduct:
     outside: output ranks as a batch, reduced ranks as further accumulation. ``left`` and ``right`` are the two operands
     and ``scale`` the factors that no reduced rank indexes, which whoever makes a Compute of the product turns into its
     ``epilogue``: what is stored in the place of the finished sum, a scalar read of :data:`SUM`. It is evaluated on the
-    registers that hold the sums; of its Compute's target it may read the element that it is about to write.
+    registers that hold the sums; of its Compute's target it may read the element that it is about to write. ``kernel`` is the
+    name of the micro-kernel (:mod:`.microkernels`).
     """
 
     rows: str | None
@@ -66,6 +68,7 @@ class MatrixProduct:
     right: Expr
     scale: tuple[tuple[str, Expr], ...] = ()  # ("mul" | "div", factor)
     epilogue: Expr | None = None
+    kernel: str = FMA
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -342,7 +342,11 @@ class _Assembly:
         if einsum.scatter:
             return [*nodes, *scatter(self.workspace, compute)]
         around = Surroundings(
-            buffers=self.workspace.buffers, zeros=self._zeros(index, placement), few=self.few, finite=self._finite
+            target=self.tiling.target,
+            buffers=self.workspace.buffers,
+            zeros=self._zeros(index, placement),
+            few=self.few,
+            finite=self._finite,
         )
         made, extra = nodes_of(compute, around, own_tile=own_tile)
         for buffer in extra:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from ..ir.cascade import Einsum
 from ..ir.expr import Cast, Const, Expr, Op, Read, op, ranks_of, reads_of
 from ..ir.index import affine, affine_in
+from ..ir.microkernels import FMA, choose
+from ..ir.target import Target
 from ..ir.tile import MatrixProduct
 from ..ir.types import DType
 from .methods import lane_step
@@ -122,3 +124,16 @@ def product_of(einsum: Einsum) -> MatrixProduct | None:
         return None
     roles = split(einsum.value, einsum.reduced, einsum.output_ranks, einsum.accumulator)
     return None if roles is None else assign(roles, einsum.coords, einsum.output_ranks, einsum.reduced)
+
+
+def kernel_of(product: MatrixProduct, accumulator: DType, target: Target) -> str:
+    """The micro-kernel that multiplies a product's operands as they are; :data:`FMA` where there is no better one.
+
+    Only elements that are exactly of the kernel's types will do: read as such, or converted. A product of factors, or what a
+    function gives, is wider than its type says.
+    """
+    operands = (product.left, product.right)
+    if not all(isinstance(e, Read | Cast) for e in operands):
+        return FMA
+    kernel = choose(target, product.left.dtype, product.right.dtype, accumulator)
+    return FMA if kernel is None else kernel.name

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from ..ir.cascade import Einsum, RankExtent
 from ..ir.expr import Cast, Const, Expr, Op, Rank, Read, Select, integer, op, rank, ranks_of, real, transform
 from ..ir.operators import REDUCTIONS
+from ..ir.target import Target
 from ..ir.tile import SUM, Buffer, Compute, MatrixProduct, Method, Node, Scope, When
 from ..ir.types import BOOL, I32, DType
 from . import contraction
@@ -165,10 +166,11 @@ def _region(compute: Compute, held: Buffer) -> Compute:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What a Compute may rely on: ``buffers`` by name; ``zeros``, the conditions under whose negation a tensor holds 0;
-    ``few``, the sizes too small for the depth of a product; ``finite``, which names the flag that tells whether all elements
-    of a tensor are finite (None: it has none)."""
+    """What a Compute may rely on: the ``target``; ``buffers`` by name; ``zeros``, the conditions under whose negation a tensor
+    holds 0; ``few``, the sizes too small for the depth of a product; ``finite``, which names the flag that tells whether all
+    elements of a tensor are finite (None: it has none)."""
 
+    target: Target
     buffers: Mapping[str, Buffer]
     zeros: Mapping[str, frozenset[Expr]]
     few: frozenset[Expr]
@@ -202,6 +204,7 @@ def nodes_of(compute: Compute, around: Surroundings, *, own_tile: bool) -> tuple
     if condition is not None:
         value = Select(condition=condition, then=value, otherwise=zero_of(compute.accumulator), dtype=compute.accumulator)
     outputs = compute.output_ranks
+    product = replace(product, kernel=contraction.kernel_of(product, compute.accumulator, around.target))
     main = replace(
         generic,
         filter=None,

@@ -14,11 +14,11 @@ from tvm import tirx
 from tvm.tirx.stmt import ForKind
 
 from .fma import Place, emit_prefetch_tile, emit_rank_one_updates, emit_store_tile
-from .gemv import SkinnyProduct, is_skinny
+from .gemv import emit_skinny
 from .operand import Epilogue, Formula, Operand
 from .packing import columns_capacity, emit_pack_columns, emit_pack_rows, rows_capacity, rows_in_place
 from .plan import GemmPlan
-from .statements import Statements, both, ceil_div, condition, constant, index, maximum, minimum, negation, round_up
+from .statements import Statements, ceil_div, constant, index, maximum, minimum, round_up
 
 
 def emit_gemm(
@@ -47,19 +47,9 @@ def emit_gemm(
     s = Statements()
     m, n, k = (s.bind(name, size) for name, size in (("m", m), ("n", n), ("k", k)))
     product = _Product(a=a, b=b, c=c, k=k, dtype=dtype, accumulate=accumulate, plan=plan, epilogue=epilogue)
-    wide = condition(True)
-    for x, y, z, rows, cols, finish in (
-        (a, b, c, m, n, epilogue),
-        (b.transposed(), a.transposed(), c.transposed(), n, m, None if epilogue is None else epilogue.transposed()),
-    ):
-        few = is_skinny(rows, y, plan)
-        if constant(both(wide, few)) == 0 or isinstance(y, Formula):
-            continue
-        with s.when(both(wide, few)):
-            SkinnyProduct(
-                a=x, b=y, c=z, m=rows, n=cols, k=k, dtype=dtype, accumulate=accumulate, plan=plan, epilogue=finish
-            ).emit(s, parallel=parallel)  # fmt: skip
-        wide = s.bind("wide", both(wide, negation(few)))
+    wide = emit_skinny(
+        s, a=a, b=b, c=c, m=m, n=n, k=k, dtype=dtype, accumulate=accumulate, plan=plan, epilogue=epilogue, parallel=parallel
+    )  # fmt: skip
     if constant(wide) != 0:
         with s.when(wide):
             product.emit_tasks(s, m, n, parallel=parallel)

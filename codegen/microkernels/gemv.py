@@ -16,7 +16,7 @@ from tvm.tirx.stmt import ForKind
 from .fma import emit_store_vector
 from .operand import Epilogue, Formula, Operand, Site, load
 from .plan import GemmPlan
-from .statements import Statements, ceil_div, constant, index, maximum, minimum, round_up
+from .statements import Statements, both, ceil_div, condition, constant, index, maximum, minimum, negation, round_up
 from .vector import (
     first_lanes,
     fma,
@@ -42,6 +42,38 @@ def is_skinny(m: tirx.Expr | int, b: Operand | Formula, plan: GemmPlan) -> bool 
         return False
     known = constant(m)
     return m <= plan.skinny if known is None else known <= plan.skinny
+
+
+def emit_skinny(
+    s: Statements,
+    *,
+    a: Operand | Formula,
+    b: Operand | Formula,
+    c: Operand,
+    m: tirx.Expr,
+    n: tirx.Expr,
+    k: tirx.Expr,
+    dtype: str,
+    accumulate: bool,
+    plan: GemmPlan,
+    epilogue: Epilogue | None,
+    parallel: bool,
+) -> tirx.Expr:
+    """Emits the product for few rows or few columns, where it can come to that; gives the condition that it does not."""
+    wide = condition(True)
+    for x, y, z, rows, cols, finish in (
+        (a, b, c, m, n, epilogue),
+        (b.transposed(), a.transposed(), c.transposed(), n, m, None if epilogue is None else epilogue.transposed()),
+    ):
+        few = is_skinny(rows, y, plan)
+        if constant(both(wide, few)) == 0 or isinstance(y, Formula):
+            continue
+        with s.when(both(wide, few)):
+            SkinnyProduct(
+                a=x, b=y, c=z, m=rows, n=cols, k=k, dtype=dtype, accumulate=accumulate, plan=plan, epilogue=finish
+            ).emit(s, parallel=parallel)  # fmt: skip
+        wide = s.bind("wide", both(wide, negation(few)))
+    return wide
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,338 @@
+"""The blocked matrix product on dot-product instructions: both operands packed into panels, blocks of 32 × 32 sums.
+
+A task packs its rows of A once, then column block after column block of B, and multiplies panel by panel while a block of B
+lies in L2: every element is packed once for each task. Sums are added up in ascending k, in the same order wherever the
+borders of tasks and blocks fall, so that results are bitwise the same for every number of threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from tvm import tirx
+from tvm.tirx.stmt import ForKind
+
+from .fma import emit_store_vector
+from .operand import Epilogue, Formula, Operand, Site
+from .statements import Statements, both, ceil_div, constant, index, maximum, minimum, negation
+from .vector import fma, load_aligned, splat
+from .words import CHUNK, LINES, PANEL, Lines, emit_pack_panel, reinterpreted
+
+
+class PanelProduct(Protocol):
+    """An instruction family that multiplies panels; see :class:`.tiles.Tiles`."""
+
+    @property
+    def dtype(self) -> str: ...
+    def configure(self, s: Statements) -> None: ...
+    def release(self, s: Statements) -> None: ...
+    def emit(
+        self,
+        s: Statements,
+        *,
+        a: tirx.Buffer,
+        a_at: tirx.Expr,
+        b: tirx.Buffer,
+        b_at: tirx.Expr,
+        sums: tirx.Buffer,
+        sums_at: tirx.Expr,
+        chunks: tirx.Expr,
+        down: int,
+        across: int,
+        more: bool | tirx.Expr,
+    ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DotPlan:
+    """Knobs of one product, in elements; none of them changes a bit of the result."""
+
+    kc: int
+    """Depth of a block of B."""
+    nc: int
+    """Columns of a block of B (kc × nc): it stays in L2 while A's panels stream past."""
+    packed: int
+    """Bytes that the packed rows of A may take; more rows are done in turns."""
+    threads: int
+    """Tasks that the result is cut into when the product runs in parallel."""
+    mr: int = PANEL
+    """Rows of a block of sums."""
+
+
+def plan_dot(*, bits: int, l2_bytes: int, threads: int, n: int | None = None, k: int | None = None) -> DotPlan:
+    """The plan for operands of `bits` bits an element; `n` and `k` are upper bounds of the sizes where these are known.
+
+    A block of B takes half of L2; its depth is such that at least four panels fit, because a panel of A is read from beyond
+    L2 once for each block. Packed A may be eight times L2: it is read in long ascending streams.
+    """
+    step = LINES * 32 // bits
+    bytes_of = bits // 8
+    kc = max(step, l2_bytes // 2 // (4 * PANEL * bytes_of) // step * step)
+    if k is not None:
+        kc = min(kc, -(-max(k, 1) // step) * step)
+    nc = max(PANEL, l2_bytes // 2 // (kc * bytes_of) // PANEL * PANEL)
+    if n is not None:
+        nc = min(nc, -(-max(n, 1) // PANEL) * PANEL)
+    return DotPlan(kc=kc, nc=nc, packed=8 * l2_bytes, threads=threads)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DotProduct:
+    """C[m, n] = epilogue((C +) A[m, k] · B[k, n]): `left` are A's rows as lines, `right` B's columns.
+
+    Any size may be 0; k = 0 still writes C. The operands must not overlap C. Blocks with subnormal bf16 operands, which tiles
+    take for zero, are computed with multiply-adds.
+    """
+
+    kernel: PanelProduct
+    left: Lines
+    right: Lines
+    c: Operand
+    m: tirx.Expr
+    n: tirx.Expr
+    k: tirx.Expr
+    accumulate: bool
+    plan: DotPlan
+    epilogue: Epilogue | None
+
+    @property
+    def subnormals(self) -> bool:
+        """Whether the operands' subnormal numbers need care."""
+        return self.kernel.dtype == "float32"
+
+    def emit_tasks(self, s: Statements, *, parallel: bool) -> None:
+        """All of C, in one piece or as a parallel loop over a grid of rectangles."""
+        if not parallel or self.plan.threads == 1:
+            self.emit(s, row=index(0), height=self.m, col=index(0), width=self.n)
+            return
+        rows, cols = self._cut(s)
+        across = s.bind("across", maximum(ceil_div(self.n, cols), 1))
+        with s.loop("task", self.plan.threads, kind=ForKind.PARALLEL) as task:
+            row = s.bind("row", tirx.truncdiv(task, across) * rows)
+            col = s.bind("col", tirx.truncmod(task, across) * cols)
+            with s.when(row < self.m):
+                height = s.bind("height", minimum(rows, self.m - row))
+                self.emit(s, row=row, height=height, col=col, width=s.bind("width", minimum(cols, self.n - col)))
+
+    def _cut(self, s: Statements) -> tuple[tirx.Expr, tirx.Expr]:
+        """The rows and columns of a task: whole panels, of all grids the one whose largest task costs least.
+
+        A task of x rows and y columns packs x + y lines and multiplies x · y pairs of them; packing one costs as much as
+        multiplying it by about 64 others.
+        """
+        down_all, across_all = s.bind("panels", ceil_div(self.m, PANEL)), s.bind("panels", ceil_div(self.n, PANEL))
+        best: tuple[tirx.Expr, tirx.Expr, tirx.Expr] | None = None
+        for down in range(1, self.plan.threads + 1):
+            if self.plan.threads % down:
+                continue
+            x = s.bind("x", maximum(ceil_div(down_all, down), 1) * PANEL)
+            y = s.bind("y", maximum(ceil_div(across_all, self.plan.threads // down), 1) * PANEL)
+            cost = s.bind("cost", x * y + (x + y) * 64)
+            if best is None:
+                best = cost, x, y
+                continue
+            better = cost < best[0]
+            chosen = [tirx.Select(better, new, old) for new, old in zip((cost, x, y), best, strict=True)]
+            best = s.bind("cost", chosen[0]), s.bind("rows", chosen[1]), s.bind("cols", chosen[2])
+        assert best is not None
+        return best[1], best[2]
+
+    def emit(self, s: Statements, *, row: tirx.Expr, height: tirx.Expr, col: tirx.Expr, width: tirx.Expr) -> None:
+        """The `height` × `width` elements of C from (row, col) on, neither of them negative."""
+        plan, step = self.plan, self.left.step
+        steps = s.bind("steps", maximum(ceil_div(self.k, step), 1))
+        pitch = s.bind("pitch", steps * (2 * CHUNK))  # words of a packed panel of A
+        most = s.bind("most", maximum(tirx.truncdiv(index(plan.packed), pitch * 4), 4))
+        panels = s.bind("panels", ceil_div(height, PANEL))
+        turns = s.bind("turns", maximum(ceil_div(panels, most), 1))
+        share = s.bind("share", ceil_div(panels, turns))
+        single = constant(self.k) is not None and (constant(self.k) or 0) <= plan.kc
+        depth_blocks = index(1) if single else s.bind("depth_blocks", ceil_div(steps, plan.kc // step))
+        block_steps = s.bind("block_steps", ceil_div(steps, depth_blocks))
+        across = plan.nc // PANEL
+        packed_a = self._allocate(s, "packed_a", share * pitch, "uint32")
+        packed_b = s.allocate("packed_b", (plan.nc * (plan.kc // step) * LINES,), "uint32")
+        kept = index(1) if single else tirx.Select(depth_blocks > 1, share * across, index(1))
+        sums = self._allocate(s, "sums", kept * (PANEL * PANEL), self.kernel.dtype)
+        a_flags = self._allocate(s, "a_flags", share, "int32") if self.subnormals else None
+        b_flags = s.allocate("b_flags", (across,), "int32") if self.subnormals else None
+        self.kernel.configure(s)
+        with s.loop("turn", turns) as turn:
+            top = s.bind("top", turn * share)
+            rows = s.bind("rows", minimum(share, panels - top))
+            with s.loop("panel", rows) as panel:
+                first = s.bind("first", (top + panel) * PANEL)
+                emit_pack_panel(
+                    s, lines=self.left, target=packed_a, at=s.bind("at", panel * pitch), first=s.bind("line", row + first),
+                    inside=s.bind("inside", minimum(height - first, PANEL)), start=index(0), depth=self.k,
+                    transposed=False, subnormal=a_flags, flag=panel,
+                )  # fmt: skip
+            with s.loop("col_block", ceil_div(width, plan.nc)) as jc, s.loop("depth_block", depth_blocks) as pc:
+                first_col = s.bind("first_col", jc * plan.nc)
+                cols = s.bind("cols", minimum(width - first_col, plan.nc))
+                start = s.bind("start", pc * block_steps * step)
+                depth = s.bind("depth", maximum(minimum(self.k - start, block_steps * step), 0))
+                chunks = s.bind("chunks", ceil_div(depth, step))
+                b_pitch = s.bind("b_pitch", block_steps * (2 * CHUNK))
+                with s.loop("panel", ceil_div(cols, PANEL)) as panel:
+                    emit_pack_panel(
+                        s, lines=self.right, target=packed_b, at=s.bind("at", panel * b_pitch),
+                        first=s.bind("line", col + first_col + panel * PANEL),
+                        inside=s.bind("inside", minimum(cols - panel * PANEL, PANEL)), start=start, depth=depth,
+                        transposed=True, subnormal=b_flags, flag=panel,
+                    )  # fmt: skip
+                with s.loop("row_panel", rows) as ir, s.loop("col_panel", ceil_div(cols, PANEL)) as jr:
+                    block = _Block(
+                        product=self,
+                        a=packed_a,
+                        a_at=s.bind("a_at", ir * pitch + pc * b_pitch),
+                        b=packed_b,
+                        b_at=s.bind("b_at", jr * b_pitch),
+                        sums=sums,
+                        sums_at=index(0) if single else s.bind("sums_at", self._kept(depth_blocks, ir * across + jr)),
+                        chunks=chunks,
+                        row=s.bind("tile_row", row + (top + ir) * PANEL),
+                        col=s.bind("tile_col", col + first_col + jr * PANEL),
+                        rows=s.bind("tile_rows", height - (top + ir) * PANEL),
+                        cols=s.bind("tile_cols", cols - jr * PANEL),
+                    )
+                    block.emit(s, more=pc > 0 if not single else False, flags=_flagged(a_flags, ir, b_flags, jr))
+                    with s.when(pc == depth_blocks - 1 if not single else True):
+                        block.store(s)
+        self.kernel.release(s)
+
+    def _kept(self, depth_blocks: tirx.Expr, block: tirx.Expr) -> tirx.Expr:
+        """Where a block of sums waits for the next block of the depth; with one block of it all use the same place."""
+        return tirx.Select(depth_blocks > 1, block * (PANEL * PANEL), index(0))
+
+    def _allocate(self, s: Statements, name: str, size: tirx.Expr, dtype: str) -> tirx.Buffer:
+        buffer = tirx.decl_buffer((s.bind("size", maximum(size, 1)),), dtype, name=name)
+        s.add(tirx.AllocBuffer(buffer))
+        return buffer
+
+
+def _flagged(a: tirx.Buffer | None, row: tirx.Expr, b: tirx.Buffer | None, col: tirx.Expr) -> bool | tirx.Expr:
+    if a is None or b is None:
+        return False
+    return tirx.BufferLoad(a, [row]) + tirx.BufferLoad(b, [col]) > tirx.IntImm("int32", 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Block:
+    """A block of 32 × 32 sums, of which `rows` × `cols` exist."""
+
+    product: DotProduct
+    a: tirx.Buffer
+    a_at: tirx.Expr
+    b: tirx.Buffer
+    b_at: tirx.Expr
+    sums: tirx.Buffer
+    sums_at: tirx.Expr
+    chunks: tirx.Expr
+    row: tirx.Expr
+    col: tirx.Expr
+    rows: tirx.Expr
+    cols: tirx.Expr
+
+    def emit(self, s: Statements, *, more: bool | tirx.Expr, flags: bool | tirx.Expr) -> None:
+        """Adds the products of the panels to the sums."""
+        plain = flags if isinstance(flags, bool) else s.bind("subnormal", tirx.Cast("int32", flags)) > 0
+        with s.when(negation(plain)):
+            for down in (1, 2):
+                for across in (1, 2):
+                    tall = self.rows > LINES if down == 2 else self.rows <= LINES
+                    wide = self.cols > LINES if across == 2 else self.cols <= LINES
+                    with s.when(both(tall, wide)):
+                        self.product.kernel.emit(
+                            s, a=self.a, a_at=self.a_at, b=self.b, b_at=self.b_at, sums=self.sums, sums_at=self.sums_at,
+                            chunks=self.chunks, down=down, across=across, more=more,
+                        )  # fmt: skip
+        with s.when(plain):
+            self._multiply_add(s, more)
+
+    def _multiply_add(self, s: Statements, more: bool | tirx.Expr) -> None:
+        """The same with multiply-adds on f32, for bf16 operands that tiles would take for zero."""
+        with s.loop("i", minimum(self.rows, PANEL)) as i:
+            totals = [s.allocate("total", (1,), f"float32x{LINES}", scope="local") for _ in range(2)]
+            places = [s.bind("at", self.sums_at + i * PANEL + v * LINES) for v in range(2)]
+            for total, at in zip(totals, places, strict=True):
+                s.store(total, 0, splat(tirx.FloatImm("float32", 0.0), LINES))
+                with s.when(more):
+                    s.store(total, 0, load_aligned(self.sums, at, LINES))
+            line = s.bind("line", tirx.truncdiv(i, index(LINES)) * CHUNK + tirx.truncmod(i, index(LINES)) * LINES)
+            with s.loop("step", self.chunks) as step, s.loop("word", LINES) as word:
+                pair = tirx.BufferLoad(self.a, [self.a_at + step * (2 * CHUNK) + line + word])
+                pairs = [load_aligned(self.b, self.b_at + step * (2 * CHUNK) + v * CHUNK + word * LINES, LINES) for v in (0, 1)]
+                for part in range(2):
+                    factor = s.bind("factor", _half(pair, part, 1))
+                    for total, both_halves in zip(totals, pairs, strict=True):
+                        held = tirx.BufferLoad(total, [index(0)])
+                        s.store(total, 0, fma(splat(factor, LINES), _half(both_halves, part, LINES), held, fused=True))
+            for total, at in zip(totals, places, strict=True):
+                s.store(self.sums, tirx.Ramp(at, index(1), LINES), tirx.BufferLoad(total, [index(0)]))
+
+    def store(self, s: Statements) -> None:
+        """Writes the sums, or what the epilogue makes of them, to C."""
+        product = self.product
+        with s.loop("i", minimum(self.rows, PANEL)) as i, s.loop("v", ceil_div(minimum(self.cols, PANEL), LINES)) as v:
+            site = Site(
+                row=s.bind("row", self.row + i),
+                col=s.bind("col", self.col + v * LINES),
+                lanes=LINES,
+                count=s.bind("count", self.cols - v * LINES),
+            )
+            value = load_aligned(self.sums, self.sums_at + i * PANEL + v * LINES, LINES)
+            emit_store_vector(
+                s, value, c=product.c, site=site, dtype=product.kernel.dtype, add=product.accumulate, last=True,
+                epilogue=product.epilogue,
+            )  # fmt: skip
+
+
+def _half(words: tirx.Expr, part: int, lanes: int) -> tirx.Expr:
+    """One of the two bf16 elements of every word, in f32."""
+    if part == 0:
+        words = words << splat(tirx.IntImm("uint32", 16), lanes)
+    else:
+        words = words & splat(tirx.IntImm("uint32", 0xFFFF0000), lanes)
+    return reinterpreted(words, "float32", lanes)
+
+
+def emit_dot(
+    *,
+    kernel: PanelProduct,
+    a: Operand | Formula,
+    b: Operand | Formula,
+    c: Operand,
+    raw: str,
+    m: tirx.Expr | int,
+    n: tirx.Expr | int,
+    k: tirx.Expr | int,
+    accumulate: bool,
+    plan: DotPlan,
+    parallel: bool,
+    epilogue: Epilogue | None = None,
+) -> tirx.Stmt:
+    """C[m, n] = epilogue(A[m, k] · B[k, n]), or epilogue(C + A · B) with `accumulate`, summed up in the kernel's type.
+
+    `raw` is the unsigned type of an operand's element. A formula computes that type. `parallel` makes one parallel loop of
+    `plan.threads` tasks: it must not stand inside another.
+    """
+    if c.columns_contiguous and not c.rows_contiguous:
+        a, b, c, m, n = b.transposed(), a.transposed(), c.transposed(), n, m
+        epilogue = None if epilogue is None else epilogue.transposed()
+    s = Statements()
+    m, n, k = (s.bind(name, size) for name, size in (("m", m), ("n", n), ("k", k)))
+    DotProduct(
+        kernel=kernel,
+        left=Lines(source=a, raw=raw),
+        right=Lines(source=b.transposed(), raw=raw),
+        c=c,
+        m=m,
+        n=n,
+        k=k,
+        accumulate=accumulate,
+        plan=plan,
+        epilogue=epilogue,
+    ).emit_tasks(s, parallel=parallel)
+    return s.finish()

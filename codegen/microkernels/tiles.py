@@ -1,0 +1,104 @@
+"""Intel's matrix tiles (AMX): instructions, configuration, and the product of two panels.
+
+Eight tile registers of 16 rows of 64 bytes. A block of the result is 2 × 2 tiles of sums; a step multiplies two chunks of A by
+two chunks of B, so that every tile that is loaded is used twice. Loading takes about as long as multiplying on today's cores.
+The process must have been given the use of tiles (``runtime/tiles.py``); every thread configures its own. Source: Intel
+Architecture Instruction Set Extensions Programming Reference, chapter 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm import tirx
+
+from .statements import Statements, constant, index, negation
+from .vector import prefetch
+from .words import CHUNK, LINES, PANEL
+
+_ROW_BYTES = 64
+_LEFT, _RIGHT = 4, 6
+"""The first of the tiles that hold chunks of A and of B; the sums are tiles 0 to 3."""
+
+_AHEAD = 2
+"""Steps by which chunks are asked for before they are loaded: about the latency of L2."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiles:
+    """Multiplies panels by an instruction of the tile unit, such as ``tdpbf16ps``."""
+
+    instruction: str
+    dtype: str
+    """The type of the sums."""
+
+    def configure(self, s: Statements) -> None:
+        """Gives the thread its eight tiles. To be paired with :meth:`release`."""
+        config = s.allocate("tile_config", (64,), "uint8")
+        with s.loop("i", 64) as i:
+            s.store(config, i, tirx.IntImm("uint8", 0))
+        s.store(config, 0, tirx.IntImm("uint8", 1))
+        with s.loop("tile", 8) as tile:
+            s.store(config, tile * 2 + 16, tirx.IntImm("uint8", _ROW_BYTES))
+            s.store(config, tile + 48, tirx.IntImm("uint8", LINES))
+        s.evaluate(tirx.call_llvm_intrin("void", "llvm.x86.ldtilecfg", config.data))
+
+    def release(self, s: Statements) -> None:
+        s.evaluate(tirx.call_llvm_intrin("void", "llvm.x86.tilerelease"))
+
+    def emit(
+        self,
+        s: Statements,
+        *,
+        a: tirx.Buffer,
+        a_at: tirx.Expr,
+        b: tirx.Buffer,
+        b_at: tirx.Expr,
+        sums: tirx.Buffer,
+        sums_at: tirx.Expr,
+        chunks: tirx.Expr,
+        down: int,
+        across: int,
+        more: bool | tirx.Expr,
+    ) -> None:
+        """sums (+)= A-panel · B-panel over `chunks` steps: `down` × `across` tiles (1 or 2 each) of a block of 32 × 32.
+
+        `more` tells that sums are there already.
+        """
+        cells = [(i, j) for i in range(down) for j in range(across)]
+        pitch = index(4 * PANEL)
+
+        def place(i: int, j: int) -> tirx.Expr:
+            return sums_at + (i * LINES * PANEL + j * LINES)
+
+        with s.when(more):
+            for i, j in cells:
+                self._memory(s, "tileloadd64", 2 * i + j, sums, place(i, j), pitch)
+        with s.when(negation(more)):
+            for i, j in cells:
+                s.evaluate(tirx.call_llvm_intrin("void", "llvm.x86.tilezero", _tile(2 * i + j)))
+        dense = index(_ROW_BYTES)
+        with s.loop("step", chunks) as step:
+            left = s.bind("left", a_at + step * (2 * CHUNK))
+            right = s.bind("right", b_at + step * (2 * CHUNK))
+            loaded: set[int] = set()
+            for i, j in cells:
+                for tile, buffer, at in ((_LEFT + i, a, left + i * CHUNK), (_RIGHT + j, b, right + j * CHUNK)):
+                    if tile not in loaded:
+                        loaded.add(tile)
+                        self._memory(s, "tileloadd64", tile, buffer, at, dense)
+                        for line in range(0, CHUNK, LINES):
+                            s.evaluate(prefetch(buffer, at + (_AHEAD * 2 * CHUNK + line)))
+                name = f"llvm.x86.{self.instruction}"
+                s.evaluate(tirx.call_llvm_intrin("void", name, _tile(2 * i + j), _tile(_LEFT + i), _tile(_RIGHT + j)))
+        for i, j in cells:
+            self._memory(s, "tilestored64", 2 * i + j, sums, place(i, j), pitch)
+
+    def _memory(self, s: Statements, name: str, tile: int, buffer: tirx.Buffer, at: tirx.Expr, pitch: tirx.Expr) -> None:
+        assert constant(pitch) is not None
+        address = tirx.address_of(tirx.BufferLoad(buffer, [at]))
+        s.evaluate(tirx.call_llvm_intrin("void", f"llvm.x86.{name}", _tile(tile), address, pitch))
+
+
+def _tile(number: int) -> tirx.Expr:
+    return tirx.IntImm("uint8", number)

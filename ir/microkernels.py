@@ -1,0 +1,56 @@
+"""Micro-kernels as data: which products of a tile each one computes, and on which machines.
+
+A pass asks :func:`choose` for the kernel of a matrix product and writes its name into the tile program; code generation emits
+what the name says. One more instruction family is one more line of the table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .target import Target
+from .types import DType
+
+FMA = "fma"
+"""Vectors of f32 or f64 and multiply-adds; narrower floats are widened. For every machine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MicroKernel:
+    """A product C[m, n] += A[m, k] · B[k, n] of ``left`` by ``right`` elements, added up in ``accumulator``.
+
+    ``features`` are LLVM's names of what the machine must have; ``instruction`` is the one that multiplies.
+    """
+
+    name: str
+    instruction: str
+    features: frozenset[str]
+    left: str
+    right: str
+    accumulator: str
+
+
+def _tiles(instruction: str, feature: str, left: str, right: str, accumulator: str) -> MicroKernel:
+    return MicroKernel(
+        name=f"amx {left}·{right}",
+        instruction=instruction,
+        features=frozenset({"amx-tile", feature, "avx512bw", "avx512vl"}),
+        left=left,
+        right=right,
+        accumulator=accumulator,
+    )
+
+
+KERNELS = (_tiles("tdpbf16ps", "amx-bf16", "bf16", "bf16", "f32"),)
+"""Best first."""
+
+BY_NAME = {kernel.name: kernel for kernel in KERNELS}
+
+
+def choose(target: Target, left: DType, right: DType, accumulator: DType) -> MicroKernel | None:
+    """The best micro-kernel of ``target`` beside multiply-adds for elements of these types; None where there is none."""
+    for kernel in KERNELS:
+        types = (kernel.left, kernel.right, kernel.accumulator)
+        if types == (left.name, right.name, accumulator.name) and target.features >= kernel.features:
+            return kernel
+    return None

@@ -1,0 +1,122 @@
+"""Products of narrow types: whichever micro-kernel a machine has, the interpreter's result."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import einfall
+from einfall.compiler.checking import compare
+from einfall.compiler.host import host_target
+from einfall.compiler.program import read_program
+from einfall.ir.microkernels import BY_NAME, FMA, choose
+from einfall.ir.target import named
+from einfall.ir.tile import Compute, walk
+from einfall.ir.types import BF16, F32
+from einfall.passes.pipeline import lower
+from einfall.runtime.kernel import Kernel
+from einfall.runtime.tiles import request_tiles
+
+amx = pytest.mark.skipif(
+    not (host_target().has("amx-bf16") and request_tiles()), reason="needs AMX tiles that the kernel lets us use"
+)
+
+PLAIN = "kernel f(X: bf16[M, K], W: bf16[N, K]) -> (Y: bf16[M, N]) { Y[m, n] = X[m, k] * W[n, k] }"
+WIDE = "kernel f(X: bf16[M, K], W: bf16[K, N]) -> (Y: f32[M, N]) { Y[m, n] = X[m, k] * W[k, n] }"
+GELU = """def gelu(x) = 0.5 * x * (1 + erf(x / sqrt(2)))
+kernel f(X: bf16[M, K], W: bf16[N, K], bias: f32[N]) -> (Y: bf16[M, N]) {
+    S[m, n] = X[m, k] * W[n, k]
+    Y[m, n] = gelu(S[m, n] + bias[n])
+}"""
+BATCHED = "kernel f(X: bf16[B, M, K], W: bf16[B, N, K]) -> (Y: f32[B, M, N]) { Y[b, m, n] = X[b, m, k] * W[b, n, k] }"
+FLIPPED = "kernel f(X: bf16[M, K], W: bf16[N, K]) -> (Y: f32[N, M]) { Y[n, m] = X[m, k] * W[n, k] }"
+SEVERAL = "kernel f(X: bf16[J, M, K], W: bf16[J, K, N]) -> (Y: f32[M, N]) { Y[m, n] = X[j, m, k] * W[j, k, n] }"
+ROUNDED = "kernel f(X: f32[M, K], W: bf16[K, N]) -> (Y: f32[M, N]) { Y[m, n] = cast(bf16, X[m, k]) * W[k, n] }"
+SCALED = "kernel f(X: bf16[M, K], g: bf16[K], W: bf16[K, N]) -> (Y: f32[M, N]) { Y[m, n] = X[m, k] * g[k] * W[k, n] }"
+
+SIZES = [(1, 1, 1), (3, 70, 40), (70, 2, 33), (16, 32, 64), (33, 17, 65), (40, 70, 130), (0, 5, 3), (6, 7, 0)]
+
+
+@cache
+def compiled(text: str, target: str = "cpu") -> Kernel:
+    return einfall.compile(text, target=target, cache=False)
+
+
+def agrees(text: str, target: str = "cpu", **arguments: np.ndarray) -> np.ndarray:
+    found = compiled(text, target)(**arguments)
+    outcome = compare(read_program(text).select(None), arguments, [found])
+    assert outcome.passed, f"{outcome}\n{text}"
+    return found
+
+
+def arrays(m: int, n: int, k: int, seed: int = 0) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    shapes = {"X": (m, k), "W": (n, k), "WT": (k, n)}
+    return {name: random.standard_normal(shape).astype(ml_dtypes.bfloat16) for name, shape in shapes.items()}
+
+
+def kernels_of(text: str, target: str) -> list[str]:
+    program = lower(read_program(text).select(None), target=named("cpu", target)).program
+    return [n.product.kernel for n in walk(program.body) if isinstance(n, Compute) and n.product is not None]
+
+
+def test_the_kernel_follows_the_types_and_the_machine() -> None:
+    assert kernels_of(PLAIN, "sapphirerapids") == ["amx bf16·bf16"]
+    assert kernels_of(ROUNDED, "sapphirerapids") == ["amx bf16·bf16"]
+    assert kernels_of(PLAIN, "haswell") == kernels_of(PLAIN, "icelake-server") == [FMA]
+    # The product of two factors is formed in f32: it is no bf16 number.
+    assert kernels_of(SCALED, "sapphirerapids") == [FMA]
+    assert choose(named("cpu", "sapphirerapids"), BF16, F32, F32) is None
+    assert all(kernel.name == name for name, kernel in BY_NAME.items())
+
+
+@pytest.mark.amx
+@amx
+@pytest.mark.parametrize("text", [PLAIN, WIDE, FLIPPED, ROUNDED], ids=["plain", "wide", "flipped", "rounded"])
+def test_bf16_products(text: str) -> None:
+    for m, n, k in SIZES:
+        a = arrays(m, n, k)
+        x = a["X"].astype("float32") if text is ROUNDED else a["X"]
+        agrees(text, X=x, W=a["WT"] if "W: bf16[K" in text else a["W"])
+
+
+@pytest.mark.amx
+@amx
+def test_bf16_products_with_more_around_them() -> None:
+    random = np.random.default_rng(1)
+    a = arrays(50, 70, 90)
+    agrees(GELU, X=a["X"], W=a["W"], bias=random.standard_normal(70, dtype=np.float32))
+    x, w = (random.standard_normal(s).astype(ml_dtypes.bfloat16) for s in ((3, 37, 45), (3, 20, 45)))
+    agrees(BATCHED, X=x, W=w)
+    agrees(SEVERAL, X=x, W=random.standard_normal((3, 45, 33)).astype(ml_dtypes.bfloat16))
+    wide = random.standard_normal((80, 200)).astype(ml_dtypes.bfloat16)
+    agrees(PLAIN, X=wide[::2, :90], W=a["W"])
+
+
+@pytest.mark.amx
+@amx
+def test_bf16_products_of_numbers_at_the_edge() -> None:
+    a = arrays(64, 65, 130)
+    x, w = a["X"], a["W"]
+    x[3, 4], w[5, 6], x[40, 7], w[:, 7] = np.inf, np.nan, 1e-40, 1e38
+    agrees(PLAIN, X=x, W=w)
+
+
+@pytest.mark.amx
+@amx
+def test_bits_do_not_depend_on_the_number_of_threads() -> None:
+    a = arrays(97, 130, 300)
+    one, two, three = (compiled(PLAIN)(X=a["X"], W=a["W"], threads=t) for t in (1, 2, 3))
+    assert one.tobytes() == two.tobytes() == three.tobytes()
+
+
+@pytest.mark.parametrize("target", ["haswell", "icelake-server"])
+def test_machines_without_tiles(target: str) -> None:
+    if not named("cpu", target).features <= host_target().features:
+        pytest.skip(f"the host is no {target}")
+    for m, n, k in SIZES:
+        a = arrays(m, n, k)
+        agrees(PLAIN, f"cpu:{target}", X=a["X"], W=a["W"])
