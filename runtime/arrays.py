@@ -121,10 +121,13 @@ class _Span:
         }
 
 
+def window(start: int, end: int) -> np.ndarray:
+    """The bytes from one address to another, to be compared with other arrays' places, never to be read."""
+    return np.asarray(_Span(start, end))
+
+
 def _image(memory: Memory, start: int, end: int) -> np.ndarray:
     """A NumPy array of the same places in memory, of elements without a type."""
-    window = np.asarray(_Span(start, end))
-    image: np.ndarray = np.ndarray(
-        memory.shape, np.dtype(f"V{memory.itemsize}"), window, memory.address - start, memory.strides
-    )
+    kind = np.dtype(f"V{memory.itemsize}")
+    image: np.ndarray = np.ndarray(memory.shape, kind, window(start, end), memory.address - start, memory.strides)
     return image

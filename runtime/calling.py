@@ -78,6 +78,7 @@ class Caller:
             failed=self.failed,
             convert_scalar=_scalar,
             results=self.results,
+            kept={name: t.family.memory(t.value).bounds for name, t in tensors.items()},
         )
 
     def slow(self, args: Sequence[object], named: Mapping[str, object]) -> object:
@@ -154,6 +155,8 @@ class Caller:
                 home = family
             carriers[name], shapes[name] = family.input(name, dtype, value)
             arrays.append((name, family, value))
+        if isinstance(home, TorchFamily):
+            self.fast.learn_torch(home.torch, home.dtypes)  # the next call takes the short way
         sizes, extents = self.plan(shapes, given)
         if out is None:
             results, passed = self.allocate(home, extents)
@@ -193,8 +196,6 @@ class Caller:
 
     def allocate(self, home: Family, shapes: Sequence[tuple[int, ...]]) -> tuple[list[object], list[object]]:
         """New results of the caller's family, and what is passed for them."""
-        if isinstance(home, TorchFamily):
-            self.fast.learn_torch(home.torch, home.dtypes)  # the next call takes the short way
         targets: list[object] = []
         passed: list[object] = []
         for result, shape in zip(self.signature.results, shapes, strict=True):

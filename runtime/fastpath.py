@@ -15,12 +15,12 @@ from typing import TypeAlias
 import numpy as np
 
 from ..ir.types import DType, value_type
-from .arrays import travels_as_bytes
+from .arrays import travels_as_bytes, window
 from .dltensor import bfloat16_handle
 from .numpy_arrays import empty_array
 from .signature import Parameter, Signature, usable_keyword
 from .threads import state, use_threads
-from .torch_arrays import apart
+from .torch_arrays import apart, outside
 
 FastPlan: TypeAlias = "tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]"
 """The sizes that the function takes and the shapes of the results."""
@@ -48,11 +48,13 @@ class FastPath:
         failed: Callable[[Exception], Exception],
         convert_scalar: Callable[[Parameter, object], int | float],
         results: Callable[..., object],
+        kept: Mapping[str, tuple[int, int]],
     ) -> None:
         self.plans: dict[tuple[object, ...], FastPlan] = {}
         self.signature = signature
         self.open = [p for p in signature.parameters if p.name not in bound]
         self.sizes = list(sizes)
+        self.kept = {name: (low, high) for name, (low, high) in kept.items() if low < high}
         self.namespace: dict[str, object] = {
             f"{PREFIX}{key}": value
             for key, value in {
@@ -65,10 +67,12 @@ class FastPath:
                 "threads": threads,
                 "ndarray": np.ndarray,
                 "type": type,
+                "len": len,
                 "Exception": Exception,
                 "empty": empty_array,
                 "may_share": np.may_share_memory,
                 "apart": apart,
+                "outside": outside,
                 "bf16": bfloat16_handle,
                 "u8": np.uint8,
                 "Tensor": NoTensor,
@@ -81,6 +85,8 @@ class FastPath:
             self.namespace[f"{PREFIX}d{position}"] = value_type(parameter.dtype).storage
             if parameter.name in bound:
                 self.namespace[f"{PREFIX}b{position}"] = bound[parameter.name]
+            if parameter.name in self.kept:
+                self.namespace[f"{PREFIX}k{position}"] = window(*self.kept[parameter.name])
         for position, result in enumerate(signature.results):
             self.namespace[f"{PREFIX}o{position}"] = value_type(result.dtype).storage
         self.source = "\n".join(self._lines()) + "\n"
@@ -147,11 +153,14 @@ class FastPath:
         for i, out in enumerate(outs):
             yield f"                {out} = {e}empty({e}shapes[{i}], {e}o{i})"
         yield f"            except {e}Exception as {e}failure: raise {e}failed({e}failure) from None"
-        if self._takes_out():
-            tests = [f"{e}type(out) is {e}ndarray", f"out.dtype is {e}o0", "out.flags.carray"]
-            tests.append(f"out.shape == {e}shapes[0]")
-            tests += [f"not {e}may_share(out, {names[p.name]})" for p in self.open if not p.is_scalar]
-            yield f"        elif {' and '.join(tests)}: {outs[0]} = out"
+        tests, given = self._given()
+        for i, out in enumerate(given):
+            tests += [f"{e}type({out}) is {e}ndarray", f"{out}.dtype is {e}o{i}", f"{out}.flags.carray"]
+            tests.append(f"{out}.shape == {e}shapes[{i}]")
+            others = [names[p.name] for p in self.open if not p.is_scalar]
+            others += [f"{e}k{position}" for position in self._kept_positions()]
+            tests += [f"not {e}may_share({out}, {other})" for other in [*others, *given[:i]]]
+        yield f"        elif {' and '.join(tests)}: {', '.join(outs)} = out"
         yield f"        else: {self._general(names)}"
         yield from self._invoke(names, outs, torch=False)
 
@@ -168,16 +177,27 @@ class FastPath:
         for i, out in enumerate(outs):
             yield f"                {out} = {e}torch_empty({e}shapes[{i}], dtype={e}to{i})"
         yield f"            except {e}Exception as {e}failure: raise {e}failed({e}failure) from None"
-        if self._takes_out():
-            tests = [*_plain_tensor("out", f"{e}to0"), f"out.shape == {e}shapes[0]"]
-            tests += [f"{e}apart(out, {names[p.name]})" for p in self.open if not p.is_scalar]
-            yield f"        elif {' and '.join(tests)}: {outs[0]} = out"
+        tests, given = self._given()
+        for i, out in enumerate(given):
+            tests += [*_plain_tensor(out, f"{e}to{i}"), f"{out}.shape == {e}shapes[{i}]"]
+            others = [names[p.name] for p in self.open if not p.is_scalar]
+            tests += [f"{e}apart({out}, {other})" for other in [*others, *given[:i]]]
+            bounds = [self.kept[self.signature.parameters[position].name] for position in self._kept_positions()]
+            tests += [f"{e}outside({out}, {low}, {high})" for low, high in bounds]
+        yield f"        elif {' and '.join(tests)}: {', '.join(outs)} = out"
         yield f"        else: {self._general(names)}"
         yield from self._invoke(names, outs, torch=True)
 
-    def _takes_out(self) -> bool:
-        """Whether the short way handles ``out=``: one array, to be compared with arguments of this call only."""
-        return len(self.signature.results) == 1 and all(p in self.open or p.is_scalar for p in self.signature.parameters)
+    def _given(self) -> tuple[list[str], list[str]]:
+        """(what to ask of ``out=`` as a whole, the expressions of its arrays): one array, or a tuple of several."""
+        count = len(self.signature.results)
+        if count == 1:
+            return [], ["out"]
+        return [f"{PREFIX}type(out) is tuple", f"{PREFIX}len(out) == {count}"], [f"out[{i}]" for i in range(count)]
+
+    def _kept_positions(self) -> list[int]:
+        """Which parameters are bound arrays, that results must not overlap."""
+        return [position for position, p in enumerate(self.signature.parameters) if p.name in self.kept]
 
     def _general(self, names: Mapping[str, str]) -> str:
         values = "".join(f"{name}, " for name in names.values())

@@ -215,6 +215,62 @@ def test_bind(add: Kernel) -> None:
         add.bind(A=a[:, :3], N=8)
 
 
+def short_way_only(kernel: Kernel) -> None:
+    """From now on the general way of a call fails."""
+
+    def general(*_: object) -> object:
+        raise AssertionError("the general way was taken")
+
+    kernel._caller.fast.namespace["_einfall_general"] = general
+
+
+def test_out_with_bound_arguments_takes_the_short_way(add: Kernel) -> None:
+    a, b, c = rows(4, 8), rows(4, 8, 1), np.empty((4, 8), np.float32)
+    for make in (np.asarray, torch.from_numpy):
+        bound = add.bind(B=b)
+        bound(make(a), out=make(c))
+        short_way_only(bound)
+        c[...] = 0
+        bound(make(a), out=make(c))
+        np.testing.assert_array_equal(c, a + b)
+        with pytest.raises(AssertionError, match="general way"):
+            bound(make(a), out=make(b))
+        assert np.array_equal(b, rows(4, 8, 1))
+        with pytest.raises(AssertionError, match="general way"):
+            bound(make(a), out=make(c[:2]))
+
+
+def test_out_that_overlaps_a_bound_argument_is_refused(add: Kernel) -> None:
+    memory = np.zeros(64, np.float32)
+    b, over = memory[:32].reshape(4, 8), memory[16:48].reshape(4, 8)
+    a, kept = rows(4, 8), np.empty((4, 8), np.float32)
+    for make in (np.asarray, torch.from_numpy):
+        bound = add.bind(B=make(b))
+        bound(make(a), out=make(kept))
+        for out in (b, over):
+            with pytest.raises(EinfallError) as failure:
+                bound(make(a), out=make(out))
+            assert failure.value.code == "E1017"
+    beside = memory[32:].reshape(4, 8)
+    np.testing.assert_array_equal(add.bind(B=b)(a, out=beside), a + b)
+
+
+def test_a_tuple_of_results_takes_the_short_way() -> None:
+    def split(x: np.ndarray, low: np.ndarray, high: np.ndarray, m: int) -> None:
+        low[...], high[...] = x.min(), x.max()
+
+    both = kernel(signature("extremes", ["X: f32[M]"], ["L: f32[M]", "H: f32[M]"]), split)
+    x, low, high = np.arange(4, dtype=np.float32), np.empty(4, np.float32), np.empty(4, np.float32)
+    both(x, out=(low, high))
+    short_way_only(both)
+    low[...] = high[...] = 7
+    found = both(x, out=(low, high))
+    assert found[0] is low and found.H is high and low[0] == 0 and high[0] == 3  # type: ignore[index, attr-defined]
+    for outs in ((low, low), (low, x), (low,), [low, high], (low, high[:2])):
+        with pytest.raises(AssertionError, match="general way"):
+            both(x, out=outs)
+
+
 def test_concurrent_calls(add: Kernel) -> None:
     inputs = [(rows(50 + i, 64, i), rows(50 + i, 64, i + 100)) for i in range(8)]
     wrong: list[int] = []
