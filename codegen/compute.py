@@ -10,14 +10,16 @@ from functools import reduce
 from tvm import tirx
 from tvm.tirx.stmt import ForKind
 
-from ..ir.expr import Cast, Expr, Op, Rank, Read, Select, op, ranks_of, reads_of
+from ..ir.expr import Expr, Op, Rank, Read, op, ranks_of
 from ..ir.operators import REDUCTIONS
 from ..ir.tile import Compute, Method
 from ..ir.types import DType
+from . import streaming
 from .arithmetic import convert, lanes_of
 from .context import Context, Variables
 from .element import computed, stored
 from .expressions import Evaluator, Lanes
+from .invariant import conjuncts, invariant
 from .microkernels.statements import Statements, as_index, ceil_div, constant, index, maximum, minimum
 from .reduction import Accumulator
 from .views import View, broadcast, encode, load_scalar, load_vector, store_scalar, store_vector, zero
@@ -76,7 +78,7 @@ class ComputeEmitter:
                 total = extents[0]
                 for extent in extents[1:]:
                     total = total * extent
-                flat = stack.enter_context(s.loop("task", total, kind=ForKind.PARALLEL))
+                flat = stack.enter_context(s.loop("task", total, kind=ForKind.PARALLEL, after=self._after))
                 for rank, extent in reversed(list(zip(parallel[1:], extents[1:], strict=True))):
                     inside[rank] = s.bind(rank, tirx.truncmod(flat, extent))
                     flat = s.bind("rest", tirx.truncdiv(flat, extent))
@@ -92,22 +94,36 @@ class ComputeEmitter:
         """``rank`` by vectors: whole ones, then one with a mask. Spread over threads when nothing else is."""
         lanes = self.lanes
         extent = s.bind("extent", self._extent(s, rank, variables))
-        whole = s.bind("whole", tirx.truncdiv(extent, index(lanes)))
-        rest = s.bind("rest", extent - whole * lanes)
+        head, streams = self._to_line(s, rank, extent, variables)
+        whole = s.bind("whole", tirx.truncdiv(extent - head, index(lanes)))
+        rest = s.bind("rest", extent - head - whole * lanes)
+        with s.when(_positive(head)):
+            body(s, Lanes(rank=rank, base=index(0), count=lanes, valid=head), variables)
         if rank in self.compute.parallel and not self.serial and len(self.compute.output_ranks) == 1:
             chunk = s.bind("chunk", minimum(maximum(ceil_div(whole, 4 * self.context.threads), 64), _LARGEST_CHUNK))
-            with s.loop("task", ceil_div(whole, chunk), kind=ForKind.PARALLEL) as task:
+            with s.loop("task", ceil_div(whole, chunk), kind=ForKind.PARALLEL, after=self._after) as task:
                 first = s.bind("first", task * chunk)
                 with s.loop("block", minimum(chunk, whole - first)) as block:
-                    base = s.bind("base", (first + block) * lanes)
-                    body(s, Lanes(rank=rank, base=base, count=lanes), variables)
+                    base = s.bind("base", head + (first + block) * lanes)
+                    body(s, Lanes(rank=rank, base=base, count=lanes, streams=streams), variables)
         else:
             with s.loop("block", whole) as block:
-                base = s.bind("base", block * lanes)
-                body(s, Lanes(rank=rank, base=base, count=lanes), variables)
+                base = s.bind("base", head + block * lanes)
+                body(s, Lanes(rank=rank, base=base, count=lanes, streams=streams), variables)
         with s.when(_positive(rest)):
-            base = s.bind("base", whole * lanes)
+            base = s.bind("base", head + whole * lanes)
             body(s, Lanes(rank=rank, base=base, count=lanes, valid=rest), variables)
+
+    def _to_line(self, s: Statements, rank: str, extent: tirx.Expr, variables: Variables) -> tuple[tirx.Expr, tirx.Expr | None]:
+        if self.compute.streams is None or rank != self.compute.vector:
+            return index(0), None
+        at = self.context.evaluator(s, variables, Lanes(rank=rank, base=index(0), count=self.lanes))
+        return streaming.to_line(s, at, self.compute, extent)
+
+    @property
+    def _after(self) -> tirx.Expr | None:
+        """What a thread does when its part of a parallel loop is done."""
+        return None if self.compute.streams is None else streaming.fence()
 
     @property
     def lanes(self) -> int:
@@ -168,7 +184,7 @@ class ComputeEmitter:
         # What all lanes share is computed before the loop, where there is a loop: there the reads are known to be inside.
         with s.when(_positive(self._extent(s, compute.vector, variables))):
             outside = self.context.evaluator(s, variables)
-            shared.update((e, outside.value(e)) for e in _invariant(compute.value, compute.vector))
+            shared.update((e, outside.value(e)) for e in invariant(compute.value, compute.vector))
             self._blocks(s, compute.vector, variables, block)
 
     def _together(self, s: Statements, variables: Variables) -> int:
@@ -226,7 +242,7 @@ class ComputeEmitter:
     def _filters(self, lanes: Lanes | None) -> tuple[list[Expr], Expr | None]:
         """The parts of the filter that the output point alone decides, in all lanes alike, and the rest of it."""
         varying = {*self.compute.reduced, *(() if lanes is None else (lanes.rank,))}
-        parts = list(_conjuncts(self.compute.filter))
+        parts = list(conjuncts(self.compute.filter))
         outer = [c for c in parts if not varying & set(ranks_of(c))]
         inner = [c for c in parts if c not in outer]
         return outer, reduce(lambda a, b: op("and", a, b), inner) if inner else None
@@ -388,7 +404,13 @@ class ComputeEmitter:
             mask = lanes.mask
             if within is not None:
                 mask = within if mask is None else tirx.And(mask, within)
-            s.add(store_vector(self.target, position, value, lanes.count, mask))
+            if mask is not None or lanes.streams is None:
+                s.add(store_vector(self.target, position, value, lanes.count, mask))
+                return
+            with s.when(lanes.streams):
+                s.add(streaming.store(self.target, position, value, lanes.count))
+            with s.when(tirx.Not(lanes.streams)):
+                s.add(store_vector(self.target, position, value, lanes.count, None))
             return
         raw = s.allocate("spread", (lanes.count,), stored(self.target.dtype), scope="local")
         s.store(raw, tirx.Ramp(index(0), index(1), lanes.count), encode(value, self.target.dtype, lanes.count))
@@ -410,34 +432,6 @@ class ComputeEmitter:
 
 def _load(view: View, position: tirx.Expr, lanes: Lanes | None) -> tirx.Expr:
     return load_scalar(view, position, None) if lanes is None else load_vector(view, position, lanes.count, lanes.mask)
-
-
-def _invariant(expr: Expr, rank: str) -> Iterator[Expr]:
-    """The largest parts of a value that do not depend on ``rank`` and are worth keeping."""
-    if rank not in ranks_of(expr):
-        if isinstance(expr, Op | Select | Cast | Read) and reads_of(expr):
-            yield expr
-        return
-    match expr:
-        case Op(args=args):
-            for part in args:
-                yield from _invariant(part, rank)
-        case Cast(value=value):
-            yield from _invariant(value, rank)
-        case _:  # a branch may read what only its condition allows
-            return
-
-
-def _conjuncts(condition: Expr | None) -> Iterator[Expr]:
-    """The parts that ``and`` joins."""
-    match condition:
-        case None:
-            return
-        case Op(op="and", args=args):
-            for part in args:
-                yield from _conjuncts(part)
-        case _:
-            yield condition
 
 
 def _positive(value: tirx.Expr) -> tirx.Expr | bool:

@@ -10,10 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import tvm_ffi
 from tvm import tirx
 from tvm.ir.expr import TensorLoad
 
+from ..ir.arithmetic import Arithmetic
+from ..ir.evaluation import Evaluator as Interpreter
+from ..ir.evaluation import Grid
 from ..ir.expr import (
     Bitcast,
     Cast,
@@ -46,6 +50,7 @@ class Lanes:
     base: tirx.Expr
     count: int
     valid: tirx.Expr | None = None  # None: all lanes are
+    streams: tirx.Expr | None = None  # whether the result goes past the caches; its vectors are aligned where that is true
 
     @property
     def mask(self) -> tirx.Expr | None:
@@ -182,6 +187,10 @@ class Evaluator:
                     chosen = splat(chosen, width)
                 return tirx.Select(chosen, *(broadcast(x, width, lanes_of(x)) for x in (a, b)))
             case Op(op="div", args=(a, b)) if self.fused and self.varies(a) and not self.varies(b) and a.dtype.is_float:
+                known = _known(b)
+                quotient = None if known is None else functions.divide_by(self.value(a), known)
+                if quotient is not None:
+                    return quotient
                 # One division for all lanes, and for all vectors of the row where LLVM hoists it.
                 return functions.divide_all(self.value(a), self.value(b), self.bind)
             case Op(op="add", args=(a, Op(op="mul", args=factors))) if self.fused and expr.dtype.is_float:
@@ -283,6 +292,16 @@ class Evaluator:
                 buffers[name] = self.statements.allocate("lanes", (lanes,), str(held), scope="local")
                 self.statements.store(buffers[name], tirx.Ramp(index(0), index(1), lanes), value)
         return buffers
+
+
+def _known(expr: Expr) -> float | None:
+    """The number that an expression over constants computes, rounded as in its type."""
+    if any(isinstance(e, Read | Rank | Size) for e in walk(expr)):
+        return None
+    at = Interpreter(grid=Grid(ranges={}), tensors={}, sizes={}, arithmetic=Arithmetic(typed=True))
+    with np.errstate(all="ignore"):
+        found = at.evaluate(expr)
+    return None if found.present is not None else float(found.values[()])
 
 
 def _is_simple(value: tirx.Expr) -> bool:

@@ -14,6 +14,7 @@ from ..ir.cascade import Cascade, Role
 from ..ir.expr import Expr, Read, sizes_of
 from ..ir.tile import Buffer, Compute, Fill, Loop, Method, Node, Scope, TileProgram, When, walk
 from ..ir.types import DType
+from . import streaming
 from .arithmetic import literal
 from .compute import ComputeEmitter
 from .context import Context, Variables
@@ -73,7 +74,11 @@ class _Lowering:
             if buffer.scope is Scope.WORKSPACE:
                 self._allocate(s, buffer, {})
         self._nodes(s, self.program.body, {}, serial=False)
-        function = tirx.PrimFunc([*arguments, *numbers, *sizes], s.finish())
+        streams = _streams(self.program.body)
+        if streams:
+            s.evaluate(streaming.fence())
+        body = streaming.linked(s.finish()) if streams else s.finish()
+        function = tirx.PrimFunc([*arguments, *numbers, *sizes], body)
         return function.with_attr({"global_symbol": "main", "tirx.noalias": True, "s_tir": True, "tirx.is_entry_func": True})
 
     def module(self) -> tvm.IRModule:
@@ -172,7 +177,8 @@ class _Lowering:
         for further in inner:
             total = s.bind("total", total * further)
         kind = ForKind.PARALLEL if node.parallel and not serial else ForKind.SERIAL
-        with s.loop(node.variable, total, kind=kind) as step:
+        after = streaming.fence() if kind is ForKind.PARALLEL and _streams(node.body) else None
+        with s.loop(node.variable, total, kind=kind, after=after) as step:
             inside = dict(variables)
             for r, further in zip(reversed(node.inner), reversed(inner), strict=True):
                 inside[r.name] = s.bind(r.name, tirx.truncmod(step, further))
@@ -199,6 +205,10 @@ class _Lowering:
             return
         with s.loop("i", view.extents[len(at)]) as i:
             self._fill_rows(s, view, raw, [*at, i])
+
+
+def _streams(nodes: tuple[Node, ...]) -> bool:
+    return any(isinstance(node, Compute) and node.streams is not None for node in walk(nodes))
 
 
 def _left_operands(compute: Compute) -> list[str]:

@@ -78,7 +78,8 @@ class Compute:
     ``condition`` decides, per output point, between the value and zero, which absent points hold. ``within`` tells which
     output points lie inside the target at all: nothing is stored for the others. Knobs: ``method``, ``vector`` (the rank
     that fills the lanes) and ``parallel`` (the output ranks spread over threads, outermost first). ``along`` are Computes over
-    the same ranks that store their value at every point before it is reduced.
+    the same ranks that store their value at every point before it is reduced. ``streams`` tells, from the sizes, whether the
+    target is written past the caches (None: never).
     """
 
     target: str
@@ -97,6 +98,7 @@ class Compute:
     parallel: tuple[str, ...] = ()
     product: MatrixProduct | None = None
     along: tuple[Compute, ...] = ()
+    streams: Expr | None = None
     origin: Origin = field(default_factory=Origin, compare=False, repr=False)
 
     @property

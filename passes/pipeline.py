@@ -13,6 +13,7 @@ from .normalize import normalize
 from .rewriting import Rewriting
 from .select import select
 from .simplify import simplify
+from .streaming import streaming
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,4 +44,4 @@ def lower(cascade: Cascade, *, target: Target | None = None, online: bool = True
     form = select(prepared.cascade, target, online=online)
     if online:
         form = in_chunks(form, prepared.cascade, target)
-    return Lowered(program=form.program, prepared=prepared, derivation=form.derivation)
+    return Lowered(program=streaming(form.program, target), prepared=prepared, derivation=form.derivation)

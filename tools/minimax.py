@@ -19,6 +19,8 @@ import numpy as np
 mp.mp.dps = 50
 Real = Callable[[mp.mpf], mp.mpf]
 POINTS = 801
+ERF_WIDTH = 17 / 64
+"""Of a piece of erf: a short fraction, so that its multiples are exact."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +120,32 @@ def erf_weight(a: mp.mpf) -> mp.mpf:
     return a / mp.expm1(a * erf_exponent(a))
 
 
+def erf_pieces() -> tuple[Fit, ...]:
+    """One table for each of 16 pieces of [0, 4]: in powers of the distance from the middle, the first one erf(r)/r."""
+    width, last = ERF_WIDTH, 4.0
+
+    def at(n: int) -> Fit:
+        middle = n * width
+        low, high = (0.0 if n == 0 else -width / 2), min(width / 2, last - middle)
+        if n == 0:
+            return Fit(table="ERF_PIECES 0", f=erf_ratio, weight=lambda r: 1 / erf_ratio(r), low=low, high=high, degree=4)
+        return Fit(
+            table=f"ERF_PIECES {n}",
+            f=lambda r: mp.erf(middle + r),
+            weight=lambda r: 1 / mp.erf(middle + r),
+            low=low,
+            high=high,
+            degree=5,
+        )
+
+    return tuple(map(at, range(16)))
+
+
+def erf_ratio(r: mp.mpf) -> mp.mpf:
+    """erf(r) / r."""
+    return mp.erf(r) / r if r else 2 / mp.sqrt(mp.pi)
+
+
 def fits(double: bool) -> tuple[Fit, ...]:
     """The tables for float32 or float64."""
     r, s, f = 0.3475, 0.5005, 0.3335  # a little over ln2/2, 1/2, 1/3: reduced arguments are themselves rounded
@@ -125,7 +153,9 @@ def fits(double: bool) -> tuple[Fit, ...]:
     def table(name: str, target: Real, weight: Real, low: float, high: float, degrees: tuple[int, int]) -> Fit:
         return Fit(table=name, f=target, weight=weight, low=low, high=high, degree=degrees[double], double=double)
 
+    pieces = () if double else erf_pieces()
     return (
+        *pieces,
         table("EXP", exp_tail, lambda x: x * x / mp.expm1(x), -r, r, (4, 9)),
         table("EXP2", exp2_tail, lambda x: x / mp.power(2, x), -s, s, (5, 11)),
         table("LOG", log_tail, lambda x: x * x / mp.log1p(x), -f, f, (8, 18)),
@@ -138,7 +168,7 @@ def main() -> None:
     """Prints the tables as Python source with the error of each; arguments select tables by name."""
     for double in (False, True):
         for task in fits(double):
-            if sys.argv[1:] and task.table not in sys.argv[1:]:
+            if sys.argv[1:] and task.table.split()[0] not in sys.argv[1:]:
                 continue
             coefficients, error = solve(task)
             kind = "float64" if double else "float32"

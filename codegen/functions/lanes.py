@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import tvm_ffi
 from tvm import tirx
 
-from ..microkernels.vector import lane_type, splat
+from ..microkernels.vector import lane_type, shuffle, splat
 
 Bind = Callable[[tirx.Expr], tirx.Expr]
 """Names a value that is used more than once, so that it is written and computed once."""
@@ -140,3 +140,12 @@ def scaled(p: tirx.Expr, n: tirx.Expr) -> tirx.Expr | None:
     nearest = [tirx.IntImm("int32", 4)] if bits == 512 else []  # the rounding mode that is set
     name = f"llvm.x86.avx512.mask.scalef.{'ps' if binary.name == 'float32' else 'pd'}.{bits}"
     return pure(name, p, n, p, mask, *nearest)
+
+
+def looked_up(table: Sequence[float], place: tirx.Expr) -> tirx.Expr | None:
+    """The float32 of a table of 16 that the low four bits of each lane of `place` name; None where the machine has no such
+    instruction for this many lanes (`vpermps`)."""
+    if lanes_of(place) != len(table) or "avx512f" not in _FEATURES.get() or not str(place.ty.dtype).startswith("int32"):
+        return None
+    held = shuffle([tirx.FloatImm("float32", value) for value in table], range(len(table)))
+    return pure("llvm.x86.avx512.permvar.sf.512", held, place)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 from tvm import tirx
 
 from ..microkernels.vector import splat
-from .lanes import Bind, format_of, lanes_of, magnitude, number, pure
+from .lanes import Binary, Bind, format_of, lanes_of, magnitude, number, pure
 
 
 def sqrt(x: tirx.Expr, bind: Bind) -> tirx.Expr:
@@ -37,6 +40,35 @@ def divide_all(x: tirx.Expr, divisor: tirx.Expr, bind: Bind) -> tirx.Expr:
     rest = pure("llvm.fma", negate(first), splat(scalar, lanes), value)
     corrected = bind(pure("llvm.fma", rest, inverse, first))
     return tirx.Select(tirx.isnan(corrected), first, corrected)
+
+
+def divide_by(x: tirx.Expr, divisor: float) -> tirx.Expr | None:
+    """The vector x over a number that is known when the code is made, in two operations; None where its inverse is no normal
+    number. Needs a fused multiply-add.
+
+    The inverse is the sum of two numbers of the format, high and low, and x * high + x * low is x / divisor for all but a few
+    x, for which the last place may differ (Brisebarre, Muller and Raina, *Accelerating correctly rounded floating-point
+    division when the divisor is known in advance*, 2004, section 3). Quotients that the format holds are exact. `high` is
+    rounded towards 0, so that both parts have one sign and an infinite x meets no infinity of the other.
+    """
+    parts = _inverse(divisor, format_of(x))
+    if parts is None:
+        return None
+    high, low = (number(part, x) for part in parts)
+    return x * high if parts[1] == 0 else pure("llvm.fma", x, high, x * low)
+
+
+def _inverse(divisor: float, binary: Binary) -> tuple[float, float] | None:
+    """1 / divisor as a sum of two numbers of the format, the first nearer to 0."""
+    if not math.isfinite(divisor) or divisor == 0:
+        return None
+    exact = 1 / Fraction(divisor)
+    _, exponent = math.frexp(exact)  # 2^(exponent - 1) <= |exact| < 2^exponent, or one more where it rounds up
+    if not 2 * binary.mantissa + 4 - binary.bias < exponent < binary.bias:
+        return None
+    unit = Fraction(2) ** (exponent - 1 - binary.mantissa)
+    high = int(exact / unit) * unit
+    return float(high), float(exact - high)
 
 
 def floor(x: tirx.Expr) -> tirx.Expr:

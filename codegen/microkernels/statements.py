@@ -135,8 +135,18 @@ class Statements:
         self.add(tirx.BufferStore(buffer, value, [as_index(at) if isinstance(at, int) else at]))
 
     @contextmanager
-    def loop(self, name: str, extent: tirx.Expr | int, *, kind: ForKind = ForKind.SERIAL) -> Iterator[tirx.Expr]:
-        """`for name in range(extent)`; a loop known to run once is its body with `name` = 0."""
+    def loop(
+        self,
+        name: str,
+        extent: tirx.Expr | int,
+        *,
+        kind: ForKind = ForKind.SERIAL,
+        after: tirx.Expr | None = None,
+    ) -> Iterator[tirx.Expr]:
+        """`for name in range(extent)`; a loop known to run once is its body with `name` = 0.
+
+        Every thread of a parallel loop makes the call `after` when its part of the loop is done.
+        """
         if constant(extent) == 1 and kind is ForKind.SERIAL:
             yield index(0)
             return
@@ -145,7 +155,11 @@ class Statements:
         yield variable
         body = self._close()
         if body is not None and constant(extent) != 0:
-            self.add(tirx.For(variable, index(0), as_index(extent), kind, body))
+            loop: tirx.Stmt = tirx.For(variable, index(0), as_index(extent), kind, body)
+            if after is not None:
+                both = tirx.SeqStmt([loop, tirx.Evaluate(after)])
+                loop = tirx.AttrStmt(index(0), "pragma_parallel_launch_point", index(1), both)
+            self.add(loop)
 
     @contextmanager
     def when(self, condition: tirx.Expr | bool) -> Iterator[None]:

@@ -36,3 +36,29 @@ def test_quotients_are_those_of_ieee_division(type_: str, dtype: type) -> None:
     assert same.all(), [(x[i, j], s[i], found[i, j], expected[i, j]) for i, j in np.argwhere(~same)[:5]]
     ordinary = np.abs(expected) >= limits.tiny
     np.testing.assert_array_equal(np.signbit(found)[ordinary], np.signbit(expected)[ordinary])
+
+
+@pytest.mark.parametrize(("type_", "dtype"), [("f32", np.float32), ("f64", np.float64)])
+@pytest.mark.parametrize("divisor", ["3.0", "-7.0", "8.0", "sqrt(2.0)", "1e-30", "2e38"])
+def test_quotients_by_a_known_number(divisor: str, type_: str, dtype: type) -> None:
+    kernel = einfall.compile(f"kernel known(X: {type_}[N]) -> (Y: {type_}[N]) {{\n    Y[n] = X[n] / {divisor}\n}}\n")
+    limits = np.finfo(dtype)
+    s = dtype(eval(divisor, {"sqrt": lambda v: np.sqrt(dtype(v))}))
+    rng = np.random.default_rng(6)
+    special = [0.0, -0.0, 1.0, np.inf, -np.inf, np.nan, limits.tiny, limits.smallest_subnormal, limits.max, -limits.max]
+    spread = rng.normal(size=4000) * 2.0 ** rng.integers(limits.minexp, limits.maxexp - 2, 4000)
+    with np.errstate(all="ignore"):
+        whole = np.arange(-500, 500, dtype=dtype) * s
+        x = np.concatenate([np.array([*special, *spread], dtype), rng.normal(size=4001).astype(dtype), whole])
+        expected = x / s
+        found = np.asarray(kernel(x))
+        near = np.abs(found - expected) <= np.spacing(np.maximum(np.abs(expected), limits.tiny))
+    same = (found == expected) | (np.isnan(found) & np.isnan(expected))
+    assert (same | near).all(), [(x[i], found[i], expected[i]) for i in np.flatnonzero(~(same | near))[:5]]
+    ordinary = np.isfinite(expected) & (np.abs(expected) > limits.tiny * 2.0**limits.nmant)
+    ordinary &= np.abs(x) > limits.tiny * 2.0 ** (limits.nmant + 2)
+    assert np.mean(same[ordinary]) > 0.999
+    exact = slice(len(x) - len(whole), None)
+    if np.all(np.isfinite(whole)) and np.all(np.abs(whole[whole != 0]) > limits.tiny):
+        products = same[exact] | (expected[exact] != np.arange(-500, 500, dtype=dtype))
+        assert products.all()

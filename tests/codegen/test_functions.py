@@ -93,6 +93,20 @@ def test_float32_within_4_ulp_over_the_whole_range(name, lanes, elementwise):
     assert error[worst] <= 3, f"{name}({x[worst]!r}) = {got[worst]!r}: {error[worst]:.2f} ulp"
 
 
+@pytest.mark.parametrize("name", ["erf", "tanh", "sigmoid"])
+def test_float32_within_4_ulp_with_the_instructions_of_the_host(name, elementwise):
+    pieces = [sign * 17 / 64 * (n + 0.5) + s for sign in (1, -1) for n in range(16) for s in np.arange(-9, 10) * 1e-7]
+    x = np.concatenate([patterns(10007), np.linspace(-12, 12, 300_000, dtype=np.float32), *near(BORDERS)])
+    x = np.concatenate([x, np.array(pieces, np.float32), np.array([INF, -INF, NAN, 0.0, -0.0], np.float32)])
+    got = elementwise(functions.REAL[name], features=host_target().features)(x)
+    error = ulps(got, REFERENCE[name](x.astype(np.float64)), np.float32)
+    worst = error.argmax()
+    assert error[worst] <= 3, f"{name}({x[worst]!r}) = {got[worst]!r}: {error[worst]:.2f} ulp"
+    assert not np.any(np.abs(got) > 1)
+    if name != "sigmoid":
+        np.testing.assert_array_equal(np.signbit(got[~np.isnan(x)]), np.signbit(x[~np.isnan(x)]))
+
+
 @pytest.mark.skipif(not {"avx512f", "avx512vl"} <= host_target().features, reason="needs AVX-512")
 @pytest.mark.parametrize("name", ["exp", "exp2", "sigmoid"])
 @pytest.mark.parametrize(("dtype", "lanes"), [("float32", 4), ("float32", 8), ("float32", 16), ("float64", 8), ("float64", 4)])
