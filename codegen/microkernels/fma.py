@@ -29,11 +29,12 @@ def emit_rank_one_updates(
     b_at: Callable[[int, tirx.Expr], tirx.Expr],
     unroll: int,
     fused: bool,
+    ahead: Callable[[tirx.Expr], tirx.Expr] | None = None,
 ) -> Tile:
     """Emits Σ_p a(row, p) · b(vector, p) over p < depth, in ascending order, and returns the sums as expressions.
 
-    `a_at` gives a scalar, `b_at` a vector. The accumulators are buffers of one vector each, which LLVM promotes to
-    registers as long as rows · vectors + vectors + 1 of them exist.
+    `a_at` gives a scalar, `b_at` a vector, `ahead` a prefetch for each turn of the unrolled loop. The accumulators are
+    buffers of one vector each, which LLVM promotes to registers as long as rows · vectors + vectors + 1 of them exist.
     """
     vector = lane_type(dtype, lanes)
     sums = [[s.allocate(f"sum_{i}_{v}", (1,), vector, scope="local") for v in range(vectors)] for i in range(rows)]
@@ -51,6 +52,8 @@ def emit_rank_one_updates(
     depth = s.bind("depth", depth)
     turns = s.bind("turns", tirx.truncdiv(depth, index(unroll)) if unroll > 1 else depth)
     with s.loop("p", turns) as turn:
+        if ahead is not None:
+            s.evaluate(ahead(turn))
         for u in range(unroll):
             step(turn * unroll + u)
     if unroll > 1:

@@ -1,14 +1,16 @@
 """The blocked matrix product: loops over cache blocks around the register tile, serial or cut into independent tasks.
 
-Loop order (Goto and van de Geijn): column blocks nc, depth blocks kc (B packed here), row blocks mc (A
-packed here), panels of nr columns, panels of mr rows. Every element of C is a sum in ascending k, in groups of kc,
+Loop order: column blocks nc, row blocks mc, depth blocks kc, panels of nr columns, panels of mr rows. Goto and van de
+Geijn have the depth outside of the rows; here a block of C stays in L2 until it is complete, so that kc may be as small as
+L1 wants it, and packed blocks of A and B, which are read seldom, wait in the outer levels; the panel of B that comes next
+is asked for while the one before is in use. Every element of C is a sum in ascending k, in groups of kc,
 whatever the number of tasks and wherever their borders fall: results are bitwise the same for every number of
 threads.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvm import tirx
 from tvm.tirx.stmt import ForKind
@@ -16,9 +18,19 @@ from tvm.tirx.stmt import ForKind
 from .fma import Place, emit_prefetch_tile, emit_rank_one_updates, emit_store_tile
 from .gemv import emit_skinny
 from .operand import Epilogue, Formula, Operand
-from .packing import columns_capacity, emit_pack_columns, emit_pack_rows, rows_capacity, rows_in_place
+from .packing import (
+    PackedColumns,
+    PackedRows,
+    columns_size,
+    emit_pack_columns,
+    emit_pack_rows,
+    packed_columns,
+    packed_rows,
+    rows_in_place,
+    rows_size,
+)
 from .plan import GemmPlan
-from .statements import Statements, ceil_div, constant, index, maximum, minimum, round_up
+from .statements import Statements, ceil_div, condition, constant, index, maximum, minimum, negation, round_up
 
 
 def emit_gemm(
@@ -46,7 +58,11 @@ def emit_gemm(
         a, b, c, m, n, epilogue = b.transposed(), a.transposed(), c.transposed(), n, m, flipped
     s = Statements()
     m, n, k = (s.bind(name, size) for name, size in (("m", m), ("n", n), ("k", k)))
-    product = _Product(a=a, b=b, c=c, k=k, dtype=dtype, accumulate=accumulate, plan=plan, epilogue=epilogue)
+    ragged = [None if size is None else size % tile for size, tile in ((constant(m), plan.mr), (constant(n), plan.nr))]
+    product = _Product(
+        a=a, b=b, c=c, k=k, dtype=dtype, accumulate=accumulate, plan=plan, epilogue=epilogue, ragged_rows=ragged[0],
+        ragged_cols=ragged[1],
+    )  # fmt: skip
     wide = emit_skinny(
         s, a=a, b=b, c=c, m=m, n=n, k=k, dtype=dtype, accumulate=accumulate, plan=plan, epilogue=epilogue, parallel=parallel
     )  # fmt: skip
@@ -88,7 +104,11 @@ def _choose(condition: tirx.Expr, yes: tirx.Expr, no: tirx.Expr) -> tirx.Expr:
     return tirx.Select(condition, yes, no) if known is None else (yes if known else no)
 
 
-def _balanced(s: Statements, name: str, total: tirx.Expr, limit: int, multiple: int) -> tuple[tirx.Expr, tirx.Expr]:
+def _down(value: tirx.Expr, multiple: int) -> tirx.Expr:
+    return tirx.truncdiv(value, index(multiple)) * multiple
+
+
+def _balanced(s: Statements, name: str, total: tirx.Expr, limit: tirx.Expr | int, multiple: int) -> tuple[tirx.Expr, tirx.Expr]:
     """How many blocks of at most `limit` cover `total` (at least one), and their equal size, a multiple of
     `multiple`."""
     blocks = s.bind(f"{name}_blocks", maximum(ceil_div(total, limit), 1))
@@ -97,7 +117,11 @@ def _balanced(s: Statements, name: str, total: tirx.Expr, limit: int, multiple: 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Product:
-    """One product; `emit` writes the code for any rectangle of its result."""
+    """One product; `emit` writes the code for any rectangle of its result.
+
+    `ragged_rows` and `ragged_cols`: what the last tile of a direction holds, 0 where it is whole, None where that is known
+    at run time only.
+    """
 
     a: Operand | Formula
     b: Operand | Formula
@@ -107,6 +131,8 @@ class _Product:
     accumulate: bool
     plan: GemmPlan
     epilogue: Epilogue | None
+    ragged_rows: int | None
+    ragged_cols: int | None
 
     def emit_tasks(self, s: Statements, m: tirx.Expr, n: tirx.Expr, *, parallel: bool) -> None:
         """All of C, in one piece or as a parallel loop over a grid of rectangles."""
@@ -127,74 +153,200 @@ class _Product:
     def emit(self, s: Statements, *, row: tirx.Expr, height: tirx.Expr, col: tirx.Expr, width: tirx.Expr) -> None:
         """The `height` × `width` elements of C from (row, col) on, neither of them negative."""
         plan = self.plan
-        packed_a = s.allocate("packed_a", (rows_capacity(plan),), self.dtype)
-        packed_b = s.allocate("packed_b", (columns_capacity(plan),), self.dtype)
-        col_blocks, nc = _balanced(s, "col", width, plan.nc, plan.nr)
+        deep = maximum(self.k, 1)
+        limit = minimum(plan.nc, maximum(_down(tirx.truncdiv(index(plan.keep), deep), plan.nr), plan.nr))
+        col_blocks, nc = _balanced(s, "col", width, s.bind("col_limit", limit), plan.nr)
         depth_blocks, kc = (index(1), self.k) if plan.shallow else _balanced(s, "depth", self.k, plan.kc, 1)
-        row_blocks, mc = _balanced(s, "row", height, plan.mc, plan.mr)
-        partial = self._partial(s, depth_blocks, height, nc)
-        with s.loop("col_block", col_blocks) as jc, s.loop("depth_block", depth_blocks) as pc:
-            first_col, start = s.bind("first_col", jc * nc), s.bind("start", pc * kc)
-            cols = s.bind("cols", minimum(nc, width - first_col))
-            depth = s.bind("depth", minimum(kc, self.k - start))
-            columns = emit_pack_columns(
-                s, b=self.b, target=packed_b, start=start, depth=depth, col=col + first_col, cols=cols,
-                plan=plan, dtype=self.dtype,
+        tall = maximum(_down(tirx.truncdiv(index(plan.keep), deep), plan.mr), plan.mc)
+        stacks, stack = _balanced(s, "stack", height, s.bind("stack_limit", tall), plan.mr)
+        with s.loop("stack", stacks) as at:
+            first = s.bind("first", at * stack)
+            rows = s.bind("stack_rows", minimum(stack, height - first))
+            row_blocks, mc = _balanced(s, "row", rows, plan.mc, plan.mr)
+            blocks = _Blocks(
+                row=s.bind("stack_row", row + first), height=rows, col=col, width=width, rows=row_blocks, mc=mc,
+                cols=col_blocks, nc=nc, depths=depth_blocks, kc=kc,
             )  # fmt: skip
-            with s.loop("row_block", row_blocks) as ic:
-                first_row = s.bind("first_row", ic * mc)
-                rows = s.bind("rows", minimum(mc, height - first_row))
-                packed = rows_in_place(self.a, row + first_row, start, plan, self.dtype) or emit_pack_rows(
-                    s, a=self.a, target=packed_a, row=row + first_row, rows=rows, start=start, depth=depth,
+            self._emit_blocks(s, blocks)
+
+    def _emit_blocks(self, s: Statements, blocks: _Blocks) -> None:
+        """Blocks of C one after the other, each with the whole depth: it stays in L2 until its sums are complete.
+
+        Blocks of A are packed while the first column block is computed, blocks of B while the first row block is, and
+        kept where there is a second one.
+        """
+        plan, depths = self.plan, blocks.depths
+        a_size, b_size = rows_size(blocks.mc, plan), columns_size(blocks.nc, plan)
+        a_count = _choose(blocks.cols > 1, blocks.rows * depths, index(1))
+        b_count = _choose(blocks.rows > 1, depths, index(1))
+        in_place = rows_in_place(self.a, blocks.row, index(0), plan, self.dtype) is not None
+        packed_a = None if in_place else _allocate(s, "packed_a", a_count * a_size + plan.lanes, self.dtype)
+        packed_b = _allocate(s, "packed_b", b_count * b_size, self.dtype)
+        partial = self._partial(s, blocks)
+        with (
+            s.loop("col_block", blocks.cols) as jc,
+            s.loop("row_block", blocks.rows) as ic,
+            s.loop("depth_block", depths) as pc,
+        ):
+            start, first_row, first_col = pc * blocks.kc, ic * blocks.mc, jc * blocks.nc
+            start, first_row, first_col = (
+                s.bind(name, x) for name, x in (("start", start), ("first_row", first_row), ("first_col", first_col))
+            )
+            depth = s.bind("depth", minimum(blocks.kc, self.k - start))
+            rows = s.bind("rows", minimum(blocks.mc, blocks.height - first_row))
+            cols = s.bind("cols", minimum(blocks.nc, blocks.width - first_col))
+            row, col = s.bind("row", blocks.row + first_row), s.bind("col", blocks.col + first_col)
+            b_at = s.bind("b_at", _choose(blocks.rows > 1, pc * b_size, index(0)))
+            with s.when(condition(ic == 0)):
+                emit_pack_columns(
+                    s, b=self.b, target=packed_b, base=b_at, start=start, depth=depth, col=col, cols=cols,
                     plan=plan, dtype=self.dtype,
                 )  # fmt: skip
-                with s.loop("col_tile", ceil_div(cols, plan.nr)) as jr:
-                    b_base = s.bind("b_base", columns.base(jr))
-                    with s.loop("row_tile", ceil_div(rows, plan.mr)) as ir:
-                        place = Place(
-                            row=s.bind("tile_row", row + first_row + ir * plan.mr),
-                            col=s.bind("tile_col", col + first_col + jr * plan.nr),
-                            rows=s.bind("tile_rows", rows - ir * plan.mr),
-                            cols=s.bind("tile_cols", cols - jr * plan.nr),
-                        )
-                        emit_prefetch_tile(s, c=self.c, place=place, rows=plan.mr, cols=plan.nr)
-                        a_base = s.bind("a_base", packed.base(ir))
-                        tile = emit_rank_one_updates(
-                            s,
-                            rows=plan.mr,
-                            vectors=plan.nv,
-                            lanes=plan.lanes,
-                            dtype=self.dtype,
-                            depth=depth,
-                            a_at=lambda i, p: packed.element(a_base, i, p),
-                            b_at=lambda v, p: columns.vector(b_base, v, p),
-                            unroll=plan.unroll,
-                            fused=plan.fused,
-                        )
-                        emit_store_tile(
-                            s,
-                            tile,
-                            c=self.c,
-                            place=place,
-                            lanes=plan.lanes,
-                            dtype=self.dtype,
-                            add=True if self.accumulate else pc > 0,
-                            last=pc == depth_blocks - 1,
-                            epilogue=self.epilogue,
-                            partial=partial,
-                            at=(first_row + ir * plan.mr, jr * plan.nr),
-                        )
+            columns = packed_columns(packed_b, b_at, plan)
+            packed = rows_in_place(self.a, row, start, plan, self.dtype)
+            if packed is None:
+                assert packed_a is not None
+                a_at = s.bind("a_at", _choose(blocks.cols > 1, (ic * depths + pc) * a_size, index(0)))
+                with s.when(condition(jc == 0)):
+                    emit_pack_rows(
+                        s, a=self.a, target=packed_a, base=a_at, row=row, rows=rows, start=start, depth=depth,
+                        plan=plan, dtype=self.dtype,
+                    )  # fmt: skip
+                packed = packed_rows(packed_a, a_at, plan)
+            block = _Block(
+                row=row, rows=rows, col=col, cols=cols, depth=depth, packed=packed, columns=columns, partial=partial,
+                first=condition(pc == 0), last=condition(pc == depths - 1), pitch=blocks.nc,
+            )  # fmt: skip
+            self._emit_tiles(s, block)
 
-    def _partial(self, s: Statements, depth_blocks: tirx.Expr, height: tirx.Expr, nc: tirx.Expr) -> Operand | None:
-        """Where sums wait for the next block of the depth when C cannot hold them: a column block of all rows."""
+    def _emit_tiles(self, s: Statements, block: _Block) -> None:
+        """The register tiles of a block: whole ones, and narrower or lower ones at its far edges."""
+        plan = self.plan
+        with s.loop("col_tile", ceil_div(block.cols, plan.nr)) as jr:
+            width = s.bind("tile_cols", block.cols - jr * plan.nr)
+            base = s.bind("b_base", block.columns.base(jr))
+            for vectors, chosen in _shares(s, width, self.ragged_cols, plan.nr, plan.lanes):
+                with s.when(chosen), s.loop("row_tile", ceil_div(block.rows, plan.mr)) as ir:
+                    height = s.bind("tile_rows", block.rows - ir * plan.mr)
+                    a_base = s.bind("a_base", block.packed.base(ir))
+                    for rows, inside in _shares(s, height, self.ragged_rows, plan.mr, 1):
+                        with s.when(inside):
+                            self._emit_tile(s, block, ir, jr, (height, width), (a_base, base), rows, vectors)
+
+    def _emit_tile(
+        self,
+        s: Statements,
+        block: _Block,
+        ir: tirx.Expr,
+        jr: tirx.Expr,
+        left: tuple[tirx.Expr, tirx.Expr],
+        bases: tuple[tirx.Expr, tirx.Expr],
+        rows: int,
+        vectors: int,
+    ) -> None:
+        """One register tile of `rows` rows and `vectors` vectors, of which `left` (rows, columns) lie inside C."""
+        plan = self.plan
+        place = Place(
+            row=s.bind("tile_row", block.row + ir * plan.mr),
+            col=s.bind("tile_col", block.col + jr * plan.nr),
+            rows=left[0],
+            cols=left[1],
+        )
+        emit_prefetch_tile(s, c=self.c, place=place, rows=rows, cols=vectors * plan.lanes)
+        a_base, b_base = bases
+        tile = emit_rank_one_updates(
+            s,
+            rows=rows,
+            vectors=vectors,
+            lanes=plan.lanes,
+            dtype=self.dtype,
+            depth=block.depth,
+            a_at=lambda i, p: block.packed.element(a_base, i, p),
+            b_at=lambda v, p: block.columns.vector(b_base, v, p),
+            unroll=plan.unroll,
+            fused=plan.fused,
+            ahead=lambda turn: block.columns.ahead(b_base, ir * ceil_div(block.depth, plan.unroll) + turn),
+        )
+        emit_store_tile(
+            s,
+            tile,
+            c=self.c,
+            place=place,
+            lanes=plan.lanes,
+            dtype=self.dtype,
+            add=True if self.accumulate else negation(block.first),
+            last=block.last,
+            epilogue=self.epilogue,
+            partial=None if block.partial is None else replace(block.partial, row_stride=block.pitch),
+            at=(ir * plan.mr, jr * plan.nr),
+        )
+
+    def _partial(self, s: Statements, blocks: _Blocks) -> Operand | None:
+        """Where sums wait for the next block of the depth when C cannot hold them: a block of C."""
         kept = self.epilogue is not None and self.epilogue.reads_result
         if not kept and self.c.encode is None and self.c.dtype == self.dtype:
             return None
-        if constant(depth_blocks) == 1:
+        if constant(blocks.depths) == 1:
             return None
         assert not self.accumulate
-        several = tirx.Select(depth_blocks > 1, index(1), index(0))
-        size = s.bind("waiting", maximum(several * round_up(height, self.plan.mr) * nc, 1))
-        buffer = tirx.decl_buffer((size,), self.dtype, name="partial")
-        s.add(tirx.AllocBuffer(buffer))
-        return Operand(buffer=buffer, row_stride=nc, col_stride=1)
+        several = _choose(blocks.depths > 1, index(1), index(0))
+        buffer = _allocate(s, "partial", maximum(several * blocks.mc * blocks.nc, 1), self.dtype)
+        return Operand(buffer=buffer, row_stride=blocks.nc, col_stride=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Blocks:
+    """A rectangle of C cut into cache blocks: how many, and their sizes."""
+
+    row: tirx.Expr
+    height: tirx.Expr
+    col: tirx.Expr
+    width: tirx.Expr
+    rows: tirx.Expr
+    mc: tirx.Expr
+    cols: tirx.Expr
+    nc: tirx.Expr
+    depths: tirx.Expr
+    kc: tirx.Expr
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Block:
+    """One block of C at one step of the depth, with its packed operands. `first` and `last` are conditions."""
+
+    row: tirx.Expr
+    rows: tirx.Expr
+    col: tirx.Expr
+    cols: tirx.Expr
+    depth: tirx.Expr
+    packed: PackedRows
+    columns: PackedColumns
+    partial: Operand | None
+    first: tirx.Expr
+    last: tirx.Expr
+    pitch: tirx.Expr
+
+
+def _allocate(s: Statements, name: str, size: tirx.Expr, dtype: str) -> tirx.Buffer:
+    """A buffer in the thread's pool, of a size known when it is needed."""
+    buffer = tirx.decl_buffer((s.bind("size", size),), dtype, name=name, layout=None)
+    s.add(tirx.AllocBuffer(buffer))
+    return buffer
+
+
+def _shares(s: Statements, left: tirx.Expr, ragged: int | None, whole: int, unit: int) -> list[tuple[int, tirx.Expr | bool]]:
+    """The sizes of tile, in units, that one direction needs, and when: the last tile may be smaller than the others.
+
+    `left` is what remains from the tile on, `ragged` the size of the last one where it is known, 0: as the others.
+    """
+    full = whole // unit
+    if ragged is None:
+        if unit == 1 or full < 4:
+            return [(full, True)]
+        narrow = s.bind("narrow", left <= whole // 2)
+        return [(full, negation(narrow)), (full // 2, narrow)]
+    last = -(-ragged // unit)
+    if last in (0, full):
+        return [(full, True)]
+    narrow = s.bind("narrow", left < whole)
+    return [(full, negation(narrow)), (last, narrow)]

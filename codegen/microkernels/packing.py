@@ -1,9 +1,9 @@
 """Packing: blocks of the operands of a matrix product copied to where the register tile reads them best.
 
-The operand that feeds vectors (B) becomes panels of nr columns, in which step after step of k follows in memory; where
-k is its contiguous direction, squares of it are transposed in registers. The one that feeds broadcasts (A) needs no order
-but a distance between its rows that is known when the code is made, so that one register addresses all of them: rows are
-copied as they lie, or read in place where that holds already. Narrow types are widened. Elements that
+The operand that feeds vectors (B) becomes panels of nr columns, in which step after step of k follows in memory. The one
+that feeds broadcasts (A) needs no order but a distance between its rows that is known when the code is made, so that one
+register addresses all of them: rows are copied one after the other, or read in place where that holds already. An operand
+that is contiguous in the other direction is transposed in registers, square by square. Narrow types are widened. Elements that
 are a formula of others are computed on the way.
 """
 
@@ -16,8 +16,8 @@ from tvm import tirx
 
 from .operand import Formula, Operand, Site, load
 from .plan import GemmPlan
-from .statements import Statements, ceil_div, constant, index, minimum, round_up
-from .vector import first_lanes, load_aligned, shuffle, store_masked
+from .statements import Statements, ceil_div, condition, constant, index, minimum, round_up
+from .vector import load_aligned, prefetch, shuffle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,27 +33,27 @@ class PackedRows:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedColumns:
     """A packed block of B. `vector(base, v, p)` reads vector v of step p of the panel whose `base(panel)` has been
-    computed."""
+    computed; `ahead(base, i)` asks for line i of the panel after it."""
 
     buffer: tirx.Buffer
     base: Callable[[tirx.Expr], tirx.Expr]
     vector: Callable[[tirx.Expr, int, tirx.Expr], tirx.Expr]
+    ahead: Callable[[tirx.Expr, tirx.Expr], tirx.Expr]
 
 
 def row_pitch(plan: GemmPlan) -> int:
-    """The distance of two rows of a packed block of A: an odd number of vectors, so that they fall into different sets."""
-    vectors = -(-plan.kc // plan.lanes)
-    return (vectors + 1 - vectors % 2) * plan.lanes
+    """The distance of two rows of a packed block of A."""
+    return -(-plan.kc // plan.lanes) * plan.lanes
 
 
-def rows_capacity(plan: GemmPlan) -> int:
-    """Elements of the buffer that holds a packed block of A, in either of its layouts."""
-    return -(-plan.mc // plan.mr) * plan.mr * row_pitch(plan) + plan.lanes
+def rows_size(rows: tirx.Expr, plan: GemmPlan) -> tirx.Expr:
+    """Elements of a packed block of A of so many rows, a multiple of mr."""
+    return rows * row_pitch(plan)
 
 
-def columns_capacity(plan: GemmPlan) -> int:
-    """Elements of the buffer that holds a packed block of B."""
-    return -(-plan.kc // plan.lanes) * plan.lanes * plan.nc
+def columns_size(cols: tirx.Expr, plan: GemmPlan) -> tirx.Expr:
+    """Elements of a packed block of B of so many columns, a multiple of nr."""
+    return cols * row_pitch(plan)
 
 
 def emit_pack_rows(
@@ -61,51 +61,62 @@ def emit_pack_rows(
     *,
     a: Operand | Formula,
     target: tirx.Buffer,
+    base: tirx.Expr,
     row: tirx.Expr,
     rows: tirx.Expr,
     start: tirx.Expr,
     depth: tirx.Expr,
     plan: GemmPlan,
     dtype: str,
-) -> PackedRows:
-    """Copies A[row : row + rows, start : start + depth] row by row, or, where A is contiguous along its columns, as panels of
-    mr interleaved rows; rows beyond the last are harmless."""
-    mr, lanes, pitch = plan.mr, plan.lanes, row_pitch(plan)
-    with s.loop("panel", ceil_div(rows, mr)) as panel:
-        inside = s.bind("inside", minimum(rows - panel * mr, mr))
-        first = s.bind("first", row + panel * mr)
-        if a.columns_contiguous:
-            with s.loop("p", depth) as p:
-                col = s.bind("col", start + p)
-                for i in range(0, mr, lanes):
-                    count = s.bind("count", inside - i)
-                    site = Site(row=s.bind("row", first + i), col=col, lanes=lanes, count=count, along_row=False)
-                    value = load(s, a, site, dtype)
-                    _emit_keep(s, target, (panel * depth + p) * mr + i, value, mr - i, lanes)
-        elif a.rows_contiguous:
-            # The last row again instead of rows beyond it: what lay in the memory there may be subnormal, which stalls.
-            with s.loop("i", mr) as i:
-                source = s.bind("source", first + minimum(i, inside - 1))
-                held = s.bind("held", (panel * mr + i) * pitch)
-                with s.loop("chunk", ceil_div(depth, lanes)) as chunk:
-                    step = s.bind("step", chunk * lanes)
-                    count = s.bind("count", depth - step)
-                    site = Site(row=source, col=s.bind("col", start + step), lanes=lanes, count=count)
-                    s.store(target, _ramp(held + step, lanes), load(s, a, site, dtype))
+) -> None:
+    """Copies A[row : row + rows, start : start + depth] to `base`, row by row; rows that fill the last panel are harmless.
+
+    Where A is contiguous along its columns, squares of it are transposed in registers.
+    """
+    lanes, pitch = plan.lanes, row_pitch(plan)
+    if a.columns_contiguous:
+        # Whole squares of rows are written as long as they fit into the block, whose rows are a multiple of mr.
+        with s.loop("square", ceil_div(rows, lanes)) as square, s.loop("chunk", ceil_div(depth, lanes)) as chunk:
+            first, step = s.bind("first", square * lanes), s.bind("step", chunk * lanes)
+            count = s.bind("count", rows - first)
+            columns = []
+            for p in range(lanes):
+                col = s.bind("col", start + minimum(step + p, depth - 1))
+                site = Site(row=row + first, col=col, lanes=lanes, count=count, along_row=False)
+                columns.append(s.bind("column", load(s, a, site, dtype)))
+            room = s.bind("room", round_up(rows, plan.mr) - first)
+            for i, value in enumerate(_emit_transpose(s, columns)):
+                with s.when(condition(room > i)):
+                    s.store(target, _ramp(base + (first + i) * pitch + step, lanes), value)
+        return
+    # The last row again instead of rows beyond it: what lay in the memory there may be subnormal, which stalls.
+    with s.loop("i", round_up(rows, plan.mr)) as i:
+        source = s.bind("source", row + minimum(i, rows - 1))
+        held = s.bind("held", base + i * pitch)
+        if a.rows_contiguous:
+            whole = s.bind("whole", tirx.truncdiv(depth, index(lanes)) if isinstance(a, Operand) else index(0))
+            with s.loop("chunk", whole) as chunk:
+                step = s.bind("step", chunk * lanes)
+                site = Site(row=source, col=s.bind("col", start + step), lanes=lanes, count=lanes)
+                s.store(target, _ramp(held + step, lanes), load(s, a, site, dtype))
+            with s.loop("chunk", ceil_div(depth, lanes) - whole) as chunk:
+                step = s.bind("step", (whole + chunk) * lanes)
+                count = s.bind("count", depth - step)
+                site = Site(row=source, col=s.bind("col", start + step), lanes=lanes, count=count)
+                s.store(target, _ramp(held + step, lanes), load(s, a, site, dtype))
         else:
-            with s.loop("p", depth) as p, s.loop("i", mr) as i:
-                site = Site(row=first + minimum(i, inside - 1), col=start + p, lanes=1, count=1)
-                s.store(target, (panel * depth + p) * mr + i, load(s, a, site, dtype))
-    if a.rows_contiguous and not a.columns_contiguous:
-        return PackedRows(
-            buffer=target,
-            base=lambda panel: panel * (mr * pitch),
-            element=lambda base, i, p: tirx.BufferLoad(target, [base + p + i * pitch]),
-        )
+            with s.loop("p", depth) as p:
+                site = Site(row=source, col=start + p, lanes=1, count=1)
+                s.store(target, held + p, load(s, a, site, dtype))
+
+
+def packed_rows(buffer: tirx.Buffer, at: tirx.Expr, plan: GemmPlan) -> PackedRows:
+    """The block of A that `emit_pack_rows` left at `at`."""
+    pitch = row_pitch(plan)
     return PackedRows(
-        buffer=target,
-        base=lambda panel: panel * depth * mr,
-        element=lambda base, i, p: tirx.BufferLoad(target, [base + p * mr + i]),
+        buffer=buffer,
+        base=lambda panel: at + panel * (plan.mr * pitch),
+        element=lambda base, i, p: tirx.BufferLoad(buffer, [base + p + i * pitch]),
     )
 
 
@@ -124,57 +135,67 @@ def rows_in_place(a: Operand | Formula, row: tirx.Expr, start: tirx.Expr, plan: 
     )
 
 
-def _emit_keep(s: Statements, target: tirx.Buffer, at: tirx.Expr, value: tirx.Expr, width: int, lanes: int) -> None:
-    """Stores the first `width` lanes of a vector, or all of them."""
-    s.evaluate(store_masked(target, at, first_lanes(min(lanes, width), lanes), value))
-
-
 def emit_pack_columns(
     s: Statements,
     *,
     b: Operand | Formula,
     target: tirx.Buffer,
+    base: tirx.Expr,
     start: tirx.Expr,
     depth: tirx.Expr,
     col: tirx.Expr,
     cols: tirx.Expr,
     plan: GemmPlan,
     dtype: str,
-) -> PackedColumns:
-    """Copies B[start : start + depth, col : col + cols] as panels of nr columns; lanes beyond the last column are
-    harmless."""
-    nr, nv, lanes = plan.nr, plan.nv, plan.lanes
-    height = s.bind("height", round_up(depth, lanes) if b.columns_contiguous else depth)
+) -> None:
+    """Copies B[start : start + depth, col : col + cols] to `base` as panels of nr columns; lanes beyond the last column
+    are harmless."""
+    nr, nv, lanes, height = plan.nr, plan.nv, plan.lanes, row_pitch(plan)
+
+    def row_of_panel(panel: tirx.Expr, p: tirx.Expr, count: tirx.Expr | None) -> None:
+        row, first = s.bind("row", start + p), s.bind("first", col + panel * nr)
+        held = s.bind("held", base + (panel * height + p) * nr)
+        for v in range(nv):
+            inside = lanes if count is None else s.bind("inside", count - v * lanes)
+            site = Site(row=row, col=s.bind("at", first + v * lanes), lanes=lanes, count=inside)
+            s.store(target, _ramp(held + v * lanes, lanes), load(s, b, site, dtype))
+
+    if b.rows_contiguous:
+        whole = s.bind("whole", tirx.truncdiv(cols, index(nr)) if isinstance(b, Operand) else index(0))
+        with s.loop("p", depth) as p:
+            with s.loop("panel", whole) as panel:
+                row_of_panel(panel, p, None)
+            with s.loop("panel", ceil_div(cols, nr) - whole) as rest:
+                panel = s.bind("panel", whole + rest)
+                row_of_panel(panel, p, s.bind("count", cols - panel * nr))
+        return
     with s.loop("panel", ceil_div(cols, nr)) as panel:
         inside = s.bind("inside", minimum(cols - panel * nr, nr))
-        if b.rows_contiguous:
-            with s.loop("p", depth) as p:
-                row, first = s.bind("row", start + p), s.bind("first", col + panel * nr)
-                for v in range(nv):
-                    count = s.bind("count", inside - v * lanes)
-                    site = Site(row=row, col=s.bind("at", first + v * lanes), lanes=lanes, count=count)
-                    value = load(s, b, site, dtype)
-                    s.store(target, _ramp((panel * height + p) * nr + v * lanes, lanes), value)
-        elif b.columns_contiguous:
-            with s.loop("chunk", ceil_div(depth, lanes)) as chunk:
+        if b.columns_contiguous:
+            with s.loop("chunk", ceil_div(depth, lanes)) as chunk, s.loop("v", nv) as v:
                 row, count = s.bind("row", start + chunk * lanes), s.bind("count", depth - chunk * lanes)
-                for v in range(nv):
-                    columns = []
-                    for j in range(v * lanes, (v + 1) * lanes):
-                        at = s.bind("at", col + panel * nr + minimum(index(j), inside - 1))
-                        site = Site(row=row, col=at, lanes=lanes, count=count, along_row=False)
-                        columns.append(s.bind(f"column_{j}", load(s, b, site, dtype)))
-                    for i, value in enumerate(_emit_transpose(s, columns)):
-                        at = (panel * height + chunk * lanes + i) * nr + v * lanes
-                        s.store(target, _ramp(at, lanes), value)
+                columns = []
+                for j in range(lanes):
+                    at = s.bind("at", col + panel * nr + minimum(v * lanes + j, inside - 1))
+                    site = Site(row=row, col=at, lanes=lanes, count=count, along_row=False)
+                    columns.append(s.bind(f"column_{j}", load(s, b, site, dtype)))
+                held = s.bind("held", base + (panel * height + chunk * lanes) * nr + v * lanes)
+                for i, value in enumerate(_emit_transpose(s, columns)):
+                    s.store(target, _ramp(held + i * nr, lanes), value)
         else:
             with s.loop("p", depth) as p, s.loop("j", nr) as j:
                 site = Site(row=start + p, col=col + panel * nr + minimum(j, inside - 1), lanes=1, count=1)
-                s.store(target, (panel * height + p) * nr + j, load(s, b, site, dtype))
+                s.store(target, base + (panel * height + p) * nr + j, load(s, b, site, dtype))
+
+
+def packed_columns(buffer: tirx.Buffer, at: tirx.Expr, plan: GemmPlan) -> PackedColumns:
+    """The block of B that `emit_pack_columns` left at `at`."""
+    nr, height = plan.nr, row_pitch(plan)
     return PackedColumns(
-        buffer=target,
-        base=lambda panel: panel * height * nr,
-        vector=lambda base, v, p: load_aligned(target, base + p * nr + v * lanes, lanes),
+        buffer=buffer,
+        base=lambda panel: at + panel * (height * nr),
+        vector=lambda base, v, p: load_aligned(buffer, base + p * nr + v * plan.lanes, plan.lanes),
+        ahead=lambda base, i: prefetch(buffer, base + height * nr + i * plan.lanes, level=2),
     )
 
 

@@ -45,9 +45,9 @@ class GemmPlan:
     kc: int
     """Depth of a packed block: a panel of B (kc × nr) stays in L1."""
     mc: int
-    """Rows of a packed block of A (mc × kc): it stays in L2 together with the panels that stream past it."""
+    """Rows of a block of C (mc × nc), which stays in L2 while the depth passes."""
     nc: int
-    """Columns of a packed block of B (kc × nc)."""
+    """Columns of a block of C."""
     threads: int
     """Tasks that the result is cut into when the product runs in parallel."""
     unroll: int
@@ -56,6 +56,8 @@ class GemmPlan:
     """Products with at most so many rows or columns go over the large operand once, unpacked; 0: none."""
     fused: bool
     """Whether a · b + c is rounded once."""
+    keep: int = 1 << 22
+    """Elements of a packed operand that one task keeps for the next block of C."""
     shallow: bool = False
     """Whether k never exceeds kc: sums are complete after one block of the depth."""
 
@@ -69,28 +71,30 @@ def plan_gemm(facts: CpuFacts, dtype: str, m: int | None = None, n: int | None =
     """The plan for C[m, n] = A[m, k] · B[k, n] accumulated in `dtype` ("float32" or "float64"); None is a size known
     at run time; others are upper bounds.
 
-    - Register tile: nv = 2 vectors and the most rows mr (even) that leave a register for the broadcast element of A
-      and nv for B. Its mr · nv independent sums must exceed latency times FMA units, 8 on today's cores.
+    - Register tile: nv = 4 vectors where there are 32 registers, else 2, and the most rows mr (even) that leave a register
+      for the broadcast element of A and nv for B. Its mr · nv independent sums must exceed latency times FMA units, 8 on
+      today's cores; of the shapes that do, wide ones need the fewest instructions for a multiply-add.
     - kc: a panel of B fills two thirds of L1; A's panel, which streams past it, and C take the rest.
-    - mc, nc: A's block takes a quarter of L2 and B's half of it; the last quarter is for C and what is being packed.
+    - mc, nc: a step of B (kc × nc) takes a quarter of L2, and so do the block of C (mc × nc) and, at most, that of
+      A (mc × kc); the last quarter is for what has been asked for ahead of its use.
 
     The fractions are ours: near them speed hardly changes.
     """
     size = BYTES[dtype]
     lanes = max(1, facts.vector_bits // (8 * size))
-    nv = 2
+    nv = 4 if facts.vector_registers >= 32 else 2
     mr = max(1, (facts.vector_registers - nv - 1) // nv)
     mr -= mr % 2 if mr > 2 else 0
     nr = nv * lanes
     kc = max(lanes, _down(2 * facts.l1_bytes // 3 // (nr * size), lanes))
     if k is not None:
         kc = max(1, min(kc, -(-k // max(1, -(-k // kc)))))
-    mc = max(mr, _down(facts.l2_bytes // 4 // (kc * size), mr))
-    nc = max(nr, _down(facts.l2_bytes // 2 // (kc * size), nr))
-    if m is not None:
-        mc = min(mc, _up(max(m, 1), mr))
+    nc = max(nr, _down(facts.l2_bytes // 4 // (kc * size), nr))
     if n is not None:
         nc = min(nc, _up(max(n, 1), nr))
+    mc = max(mr, _down(facts.l2_bytes // 4 // (max(nc, kc) * size), mr))
+    if m is not None:
+        mc = min(mc, _up(max(m, 1), mr))
     return GemmPlan(
         lanes=lanes,
         mr=mr,

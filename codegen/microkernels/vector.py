@@ -84,10 +84,10 @@ def store_masked(buffer: tirx.Buffer, at: tirx.Expr, mask: tirx.Expr, value: tir
     return tirx.call_llvm_intrin("void", "llvm.masked.store", value, address, mask)
 
 
-def prefetch(buffer: tirx.Buffer, at: tirx.Expr, *, write: bool = False) -> tirx.Expr:
-    """A call that asks for the cache line of an element, which need not exist, in all levels."""
+def prefetch(buffer: tirx.Buffer, at: tirx.Expr, *, write: bool = False, level: int = 1) -> tirx.Expr:
+    """A call that asks for the cache line of an element, which need not exist, in the caches from L`level` outwards."""
     address = tirx.address_of(tirx.BufferLoad(buffer, [at]))
-    intent, locality, data = (tirx.IntImm("int32", value) for value in (int(write), 3, 1))
+    intent, locality, data = (tirx.IntImm("int32", value) for value in (int(write), 4 - level, 1))
     return tirx.call_llvm_intrin("void", "llvm.prefetch", address, intent, locality, data)
 
 
