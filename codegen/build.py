@@ -11,6 +11,7 @@ from tvm import tirx
 
 from ..ir.target import Target
 from ..ir.tile import TileProgram
+from .launcher import launcher_object
 from .lower import lower
 from .machine import Machine
 from .pipeline import NAME
@@ -35,8 +36,13 @@ class Built:
         }
 
     def export(self, path: Path) -> None:
-        """Writes a shared library. Needs a C compiler to link."""
-        self.module.export_library(str(path))  # type: ignore[attr-defined]
+        """Writes a shared library, with the launcher of its threads. Needs a C compiler."""
+        addons: list[str] = []
+        if (launcher := launcher_object()) is not None:
+            beside = path.with_name("launcher.o")
+            beside.write_bytes(launcher)
+            addons.append(str(beside))
+        self.module.export_library(str(path), addons=addons)  # type: ignore[attr-defined]
 
 
 def build(program: TileProgram, target: Target, *, threads: int | None = None) -> Built:

@@ -15,6 +15,7 @@ from ..ir.target import Target
 from ..runtime.artifact import Artifact, tool_versions
 from ..runtime.kernel import Compiled
 from ..runtime.signature import Signature
+from ..runtime.threads import NO_POOL, TVM_POOL, Pool
 from ..runtime.tiles import request_tiles
 from .explaining import explain
 from .host import host_target
@@ -70,10 +71,11 @@ def build(
         except EinfallError as failure:
             _say_once(f"compiled kernels are not cached: {failure.diagnostics[0].message}")
     function: Callable[..., object]
+    pool: Pool = TVM_POOL
     if not _runs_here(goal):
         function = _refusal(cascade.name, goal)
     elif artifact is not None:
-        function = artifact.load_function()
+        function, pool = artifact.load_function()
     else:
         function = built.module["main"]  # type: ignore[index]
     compiled = Compiled(
@@ -81,6 +83,7 @@ def build(
         function=function,
         explanation=explanation,
         target=str(goal),
+        pool=pool,
         sources={"cascade": text, **{kind: _text(lambda: built, kind) for kind in _TEXTS}},
         artifact=make if artifact is None else lambda: artifact,
         roofline=roofline(goal, signature),
@@ -110,9 +113,11 @@ def from_artifact(artifact: Artifact, machine: Target, again: Callable[[], Casca
     runs = artifact.arch == host_target().arch and artifact.features <= host_target().features
     if runs and any(feature.startswith("amx") for feature in artifact.features):
         request_tiles()
+    function, pool = artifact.load_function() if runs else (_refusal(artifact.signature.name, machine), NO_POOL)
     return Compiled(
         signature=artifact.signature,
-        function=artifact.load_function() if runs else _refusal(artifact.signature.name, machine),
+        function=function,
+        pool=pool,
         explanation=artifact.explanation,
         target=artifact.target,
         sources=sources,

@@ -195,7 +195,7 @@ def _compiler_files() -> str:
     for folder in _COMPILER:
         for parent, _, names in os.walk(root / folder):
             for name in names:
-                if name.endswith((".py", ".lark", ".toml", ".json")):
+                if name.endswith((".py", ".lark", ".toml", ".json", ".c")):
                     status = Path(parent, name).stat()
                     stamps.append(f"{parent[len(str(root)) :]}/{name}:{status.st_size}:{status.st_mtime_ns}")
     return hashlib.sha256("\n".join(sorted(stamps)).encode()).hexdigest()

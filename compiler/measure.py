@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..ir.target import LEVELS, Level, Limits, Roof, Target
-from ..runtime.threads import use_threads
+from ..runtime.threads import TVM_POOL
 from ..runtime.tiles import request_tiles
 from .measurements import Measurement
 
@@ -54,7 +54,7 @@ def measure(target: Target, progress: Progress | None = None) -> Measurement:
     spreads: list[float] = []
     limits: list[Limits] = []
     for workers in counts:
-        use_threads(workers)
+        TVM_POOL.use(workers)
         ops: dict[str, float] = {}
         read: dict[str, float] = {}
         copy: dict[str, float] = {}

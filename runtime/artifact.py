@@ -20,7 +20,9 @@ from pathlib import Path
 
 from ..ir.diagnostics import EinfallError, did_you_mean, error
 from .explanation import Explanation
+from .launcher import adopt
 from .signature import Json, Signature
+from .threads import Pool
 
 FORMAT = 2
 """The version of the file format. A reader refuses every other one."""
@@ -128,8 +130,8 @@ class Artifact:
                 help="compile it for this machine, or for one of the baselines such as cpu:x86-64-v3",
             )
 
-    def load_function(self) -> Callable[..., object]:
-        """The compiled function, from a private copy of the library that is gone once it is loaded."""
+    def load_function(self) -> tuple[Callable[..., object], Pool]:
+        """The compiled function and its threads, from a private copy of the library that is gone once it is loaded."""
         import tvm
 
         with tempfile.TemporaryDirectory(prefix="einfall-", ignore_cleanup_errors=True) as folder:
@@ -137,10 +139,10 @@ class Artifact:
             path.write_bytes(self.library)
             try:
                 function: Callable[..., object] = tvm.runtime.load_module(str(path))["main"]
+                return function, adopt(path)
             except (OSError, RuntimeError, AttributeError, ValueError) as failure:
                 first = str(failure).strip().partition("\n")[0]
                 raise error("E1104", f"the library of `{self.signature.name}` cannot be loaded: {first}") from None
-        return function
 
 
 @lru_cache(maxsize=4)

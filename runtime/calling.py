@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from ..ir.diagnostics import EinfallError, did_you_mean, error
 from ..ir.types import value_type
@@ -14,11 +15,13 @@ from .fastpath import FastPath, FastPlan
 from .results import result_tuple
 from .scalars import checked_scalar
 from .signature import Parameter, Signature
-from .threads import checked_threads, use_threads
+from .threads import Pool, checked_threads, scale_of
 from .torch_arrays import TorchFamily
 
 _MOST_PLANS = 4096
 """Combinations of shapes that are remembered; beyond it (sizes that never repeat) the table starts anew."""
+
+_ELEMENT = 4  # bytes, near enough for the scale of a call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +36,11 @@ class BoundTensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A call that is ready to be made, once or many times: the function's arguments and the arrays it will fill."""
+    """A call that is ready to be made, once or many times: the function's arguments, the arrays it will fill, its scale."""
 
     arguments: tuple[object, ...]
     sizes: Mapping[str, int]
+    scale: int
     results: tuple[object, ...]
     convert: Callable[[object], object]
 
@@ -53,6 +57,7 @@ class Caller:
         signature: Signature,
         function: Callable[..., object],
         *,
+        pool: Pool,
         tensors: Mapping[str, BoundTensor],
         scalars: Mapping[str, int | float],
         sizes: Mapping[str, int],
@@ -60,6 +65,7 @@ class Caller:
     ) -> None:
         self.signature = signature
         self.function = function
+        self.pool = pool
         self.tensors = dict(tensors)
         self.scalars = dict(scalars)
         self.sizes = dict(sizes)
@@ -73,6 +79,7 @@ class Caller:
             bound={**{name: t.carrier for name, t in tensors.items()}, **scalars},
             sizes=self.undetermined,
             threads=threads,
+            pool=pool,
             function=function,
             general=self.call,
             failed=self.failed,
@@ -129,7 +136,7 @@ class Caller:
     def call(self, values: Sequence[object], given: Mapping[str, object], out: object, threads: object) -> object:
         """The whole call; ``values`` are those of the open parameters, ``given`` sizes (None: not given)."""
         run = self.prepare(values, given, out)
-        use_threads(self.threads if threads is None else checked_threads(threads))
+        self.pool.use(run.scale + (self.threads if threads is None else checked_threads(threads)))
         try:
             self.function(*run.arguments)
         except Exception as failure:
@@ -157,7 +164,7 @@ class Caller:
             arrays.append((name, family, value))
         if isinstance(home, TorchFamily):
             self.fast.learn_torch(home.torch, home.dtypes)  # the next call takes the short way
-        sizes, extents = self.plan(shapes, given)
+        sizes, extents, scale = self.plan(shapes, given)
         if out is None:
             results, passed = self.allocate(home, extents)
         else:
@@ -168,6 +175,7 @@ class Caller:
         return Run(
             arguments=(*inputs, *passed, *scalars, *sizes),
             sizes=dict(zip(self.signature.sizes, sizes, strict=True)),
+            scale=scale,
             results=tuple(results),
             convert=home.converted if out is None else _same,
         )
@@ -186,7 +194,8 @@ class Caller:
         if clash:
             raise error("E1007", f"the size `{clash[0]}` is bound to {self.sizes[clash[0]]} already")
         found = resolve(self.signature, shapes, {**self.sizes, **given})
-        plan = (found.arguments, found.shapes)
+        elements = sum(prod(shape) for shape in (*shapes.values(), *found.shapes))
+        plan = (found.arguments, found.shapes, scale_of(_ELEMENT * elements + found.workspace))
         # The short way cannot pass arrays without elements (see dltensor.py).
         if known and not any(0 in shape for shape in (*shapes.values(), *found.shapes)):
             if len(plans) >= _MOST_PLANS:

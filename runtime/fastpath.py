@@ -19,11 +19,11 @@ from .arrays import travels_as_bytes, window
 from .dltensor import bfloat16_handle
 from .numpy_arrays import empty_array
 from .signature import Parameter, Signature, usable_keyword
-from .threads import state, use_threads
+from .threads import Pool, available_threads
 from .torch_arrays import apart, outside
 
-FastPlan: TypeAlias = "tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]"
-"""The sizes that the function takes and the shapes of the results."""
+FastPlan: TypeAlias = "tuple[tuple[int, ...], tuple[tuple[int, ...], ...], int]"
+"""The sizes that the function takes, the shapes of the results, and the scale of the call."""
 
 PREFIX = "_einfall_"
 _RESERVED = frozenset({"out", "threads"})
@@ -43,6 +43,7 @@ class FastPath:
         bound: Mapping[str, object],
         sizes: Sequence[str],
         threads: int,
+        pool: Pool,
         function: Callable[..., object],
         general: Callable[..., object],
         failed: Callable[[Exception], Exception],
@@ -62,9 +63,11 @@ class FastPath:
                 "general": general,
                 "function": function,
                 "failed": failed,
-                "state": state,
-                "use_threads": use_threads,
+                "current": pool.current,
+                "use": pool.use,
                 "threads": threads,
+                "most": available_threads(),
+                "int": int,
                 "ndarray": np.ndarray,
                 "type": type,
                 "len": len,
@@ -132,8 +135,11 @@ class FastPath:
         parts += [name if _usable(name) else "None" for name in self.sizes]
         general = self._general(names)
         yield "    try:"
-        yield f"        {e}sizes, {e}shapes = {e}plans[{''.join(f'{part}, ' for part in parts) or '()'}]"
+        yield f"        {e}sizes, {e}shapes, {e}scale = {e}plans[{''.join(f'{part}, ' for part in parts) or '()'}]"
         yield f"    except {e}Exception: {general}"
+        yield f"    if threads is None: {e}setting = {e}threads + {e}scale"
+        yield f"    elif {e}type(threads) is {e}int and 0 < threads <= {e}most: {e}setting = threads + {e}scale"
+        yield f"    else: {general}"
         yield from self._numpy(names)
         if any(not p.is_scalar for p in self.open):
             yield from self._torch(names)
@@ -141,12 +147,12 @@ class FastPath:
 
     def _numpy(self, names: Mapping[str, str]) -> Iterator[str]:
         e = PREFIX
-        tests = ["threads is None"]
+        tests = []
         for position, p in enumerate(self.signature.parameters):
             if p.name in names and not p.is_scalar:
                 a = names[p.name]
                 tests += [f"{e}type({a}) is {e}ndarray", f"{a}.dtype is {e}d{position}", f"{a}.flags.carray"]
-        yield f"    if {' and '.join(tests)}:"
+        yield f"    if {' and '.join(tests) or 'True'}:"
         outs = [f"{e}r{i}" for i in range(len(self.signature.results))]
         yield "        if out is None:"
         yield "            try:"
@@ -166,11 +172,11 @@ class FastPath:
 
     def _torch(self, names: Mapping[str, str]) -> Iterator[str]:
         e = PREFIX
-        tests = ["threads is None"]
+        tests = []
         for position, p in enumerate(self.signature.parameters):
             if p.name in names and not p.is_scalar:
                 tests += _plain_tensor(names[p.name], f"{e}td{position}")
-        yield f"    if {' and '.join(tests)}:"
+        yield f"    if {' and '.join(tests) or 'True'}:"
         outs = [f"{e}r{i}" for i in range(len(self.signature.results))]
         yield "        if out is None:"
         yield "            try:"
@@ -217,7 +223,7 @@ class FastPath:
                 arguments.append(_carrier(value_type(p.dtype), names[p.name], torch=torch))
         for r, out in zip(self.signature.results, outs, strict=True):
             arguments.append(_carrier(value_type(r.dtype), out, torch=torch))
-        yield f"        if {e}state.count != {e}threads: {e}use_threads({e}threads)"
+        yield f"        if {e}current.setting != {e}setting: {e}use({e}setting)"
         passed = ", ".join([*arguments, *scalars, f"*{e}sizes"])
         if scalars:  # their errors are the user's, those of the function ours
             yield f"        {e}s = ({''.join(f'{s}, ' for s in scalars)})"

@@ -20,7 +20,7 @@ from .explanation import Explanation
 from .extents import checked_size, known_sizes, value_of
 from .scalars import checked_scalar
 from .signature import Signature
-from .threads import checked_threads, default_threads, use_threads
+from .threads import TVM_POOL, Pool, checked_threads, default_threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,15 +28,16 @@ class Compiled:
     """What compilation gives to the runtime.
 
     ``function`` takes the input tensors, the results (DLPack tensors), the scalars and the sizes (numbers), in the
-    order of ``signature``. ``sources`` holds texts, or functions that make them when they are asked for. ``artifact``
-    makes the saved form. ``roofline`` gives the limits of the machine for
-    a number of threads and of bytes.
+    order of ``signature``; its parallel loops run in ``pool``. ``sources`` holds texts, or functions that make them when
+    they are asked for. ``artifact`` makes the saved form. ``roofline`` gives the limits of the machine for a number of
+    threads and of bytes.
     """
 
     signature: Signature
     function: Callable[..., object]
     explanation: Explanation
     target: str
+    pool: Pool = TVM_POOL
     sources: Mapping[str, str | Callable[[], str]] = field(default_factory=dict)
     artifact: Callable[[], Artifact] | None = None
     roofline: Callable[[int, int], Roofline] | None = None
@@ -60,6 +61,7 @@ class Kernel:
         self._caller = Caller(
             compiled.signature,
             compiled.function,
+            pool=compiled.pool,
             tensors=tensors or {},
             scalars=scalars or {},
             sizes=sizes or {},
@@ -189,7 +191,7 @@ class Kernel:
         values, given, out, wanted = caller.match(args, named)
         run = caller.prepare(values, given, out)
         threads = caller.threads if wanted is None else checked_threads(wanted)
-        use_threads(threads)
+        caller.pool.use(run.scale + threads)
         function, arguments = caller.function, as_tensors(run.arguments)
         try:
             times, calls = measure(lambda: function(*arguments), seconds)

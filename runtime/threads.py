@@ -1,8 +1,4 @@
-"""How many threads a call uses: TVM's thread pool, configured per calling thread.
-
-TVM's own default is unsuitable for a library: it binds the *calling* thread to one core for good and counts half of the
-cores. Each Python thread that calls kernels has a pool of its own, so that concurrent calls are independent.
-"""
+"""How many threads a call uses, and whose they are."""
 
 from __future__ import annotations
 
@@ -14,15 +10,67 @@ from functools import lru_cache
 
 from ..ir.diagnostics import error
 
-
-class _State(threading.local):
-    """What the pool of this thread is set to; 0 before the first call."""
-
-    count = 0
-    orphaned = False  # the workers stayed in the parent of a fork
+SCALE_BIT = 16
+"""From this bit on a setting holds the scale of a call, below it the number of threads."""
 
 
-state = _State()
+class Current(threading.local):
+    """What a pool is set to in this Python thread; 0 before the first call."""
+
+    setting = 0
+
+
+class Pool:
+    """Where a kernel's parallel loops run. This one is for kernels that have none."""
+
+    def __init__(self) -> None:
+        self.current = Current()
+
+    def use(self, setting: int) -> None:
+        """Make the calls of this Python thread run on ``setting`` threads, itself included, of the scale that it holds."""
+        if self.current.setting != setting:
+            self._set(setting)
+            self.current.setting = setting
+
+    def _set(self, setting: int) -> None:
+        """What `use` does when the setting changes."""
+
+
+NO_POOL = Pool()
+
+
+def scale_of(bytes_: int) -> int:
+    """The scale of a call on so many bytes, to be added to its number of threads: how long loops took is remembered
+    for each scale."""
+    return min(bytes_.bit_length(), 63) << SCALE_BIT
+
+
+class TvmPool(Pool):
+    """TVM's thread pool, one for each Python thread: for kernels that come without a launcher (see launcher.py).
+
+    TVM's own default is unsuitable for a library: it binds the *calling* thread to one core for good and counts half of
+    the cores.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.orphaned = False  # the workers stayed in the parent of a fork
+        self._counts = Current()
+
+    def _set(self, setting: int) -> None:
+        # A child of a fork inherits the pool without its workers: waiting for them would never end.
+        count = 1 if self.orphaned else setting & (1 << SCALE_BIT) - 1
+        if self._counts.setting != count:
+            _configure()(1, count)
+            self._counts.setting = count
+
+    def after_fork(self) -> None:
+        if self.current.setting:
+            self.orphaned = True
+            self.current.setting = self._counts.setting = 0
+
+
+TVM_POOL = TvmPool()
 
 
 def available_threads() -> int:
@@ -57,15 +105,6 @@ def checked_threads(wanted: object) -> int:
     return min(wanted, available_threads())
 
 
-def use_threads(count: int) -> None:
-    """Make the calls of this Python thread run on ``count`` threads, itself included."""
-    if state.count == count:
-        return
-    # A child of a fork inherits the pool without its workers: waiting for them would never end.
-    _configure()(1, 1 if state.orphaned else count)
-    state.count = count
-
-
 @lru_cache(maxsize=1)
 def _configure() -> Callable[[int, int], None]:
     # Read by TVM when a thread makes its pool.
@@ -77,10 +116,5 @@ def _configure() -> Callable[[int, int], None]:
     return configure
 
 
-def _after_fork() -> None:
-    if state.count:
-        state.count, state.orphaned = 0, True
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=TVM_POOL.after_fork)

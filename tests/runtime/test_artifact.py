@@ -48,7 +48,8 @@ def test_round_trip(artifact: Artifact, tmp_path: Path) -> None:
     assert again == artifact
     assert again.to_bytes() == path.read_bytes()
     assert [p.name for p in tmp_path.iterdir()] == ["add.efk"]
-    kernel = Kernel(compiled(again.signature, again.load_function()))
+    function, _ = again.load_function()
+    kernel = Kernel(compiled(again.signature, function))
     a = np.ones((3, 4), np.float32)
     np.testing.assert_array_equal(kernel(a, a), a + a)
 
