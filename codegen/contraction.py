@@ -13,7 +13,7 @@ from ..ir.index import affine_in
 from ..ir.microkernels import BY_NAME, MicroKernel
 from ..ir.tile import SUM, Compute, MatrixProduct
 from ..ir.types import DType
-from .arithmetic import convert, lanes_of
+from .arithmetic import convert, lanes_of, literal
 from .context import Context, Variables
 from .element import computed, stored
 from .expressions import Evaluator, Lanes
@@ -120,7 +120,7 @@ class ContractionEmitter:
 
     def _clear(self, s: Statements, variables: Variables, first: tirx.Expr, height: tirx.Expr) -> None:
         c, width = self._result(s, variables, first), self._extent(s, self.product.columns, variables)
-        zero = tirx.FloatImm(c.dtype, 0.0)
+        zero = literal(0, c.dtype)
         with s.loop("i", height) as i, s.loop("j", width) as j:
             s.store(c.buffer, c.at(i, j), zero)
 
@@ -136,35 +136,62 @@ class ContractionEmitter:
         parallel: bool,
     ) -> None:
         product = self.product
-        a = self._operand(s, product.left, variables, product.rows, product.inner, first)
-        b = self._operand(s, product.right, variables, product.inner, product.columns, index(0))
         c = self._result(s, variables, first)
         m, n, k = height, self._extent(s, product.columns, variables), self._extent(s, product.inner, variables)
-        dtype, plan = computed(self.compute.accumulator), self._plan()
+        dtype = computed(self.compute.accumulator)
         epilogue = self._epilogue(variables, first) if last else None
         kernel = BY_NAME.get(product.kernel)
         if kernel is None:
             s.add(
                 emit_gemm(
-                    a=a, b=b, c=c, m=m, n=n, k=k, dtype=dtype, accumulate=accumulate, plan=plan, parallel=parallel,
+                    a=self._operand(s, product.left, variables, product.rows, product.inner, first),
+                    b=self._operand(s, product.right, variables, product.inner, product.columns, index(0)),
+                    c=c,
+                    m=m,
+                    n=n,
+                    k=k,
+                    dtype=dtype,
+                    accumulate=accumulate,
+                    plan=self._plan(),
+                    parallel=parallel,
                     epilogue=epilogue,
                 )
-            )  # fmt: skip
+            )
             return
         m, n, k = (s.bind(name, size) for name, size in (("m", m), ("n", n), ("k", k)))
-        wide = emit_skinny(
-            s, a=a, b=b, c=c, m=m, n=n, k=k, dtype=dtype, accumulate=accumulate, plan=plan, epilogue=epilogue, parallel=parallel
-        )  # fmt: skip
+        wide: tirx.Expr | bool = True
+        if self.compute.accumulator.is_float:
+            wide = emit_skinny(
+                s,
+                a=self._operand(s, product.left, variables, product.rows, product.inner, first),
+                b=self._operand(s, product.right, variables, product.inner, product.columns, index(0)),
+                c=c,
+                m=m,
+                n=n,
+                k=k,
+                dtype=dtype,
+                accumulate=accumulate,
+                plan=self._plan(),
+                epilogue=epilogue,
+                parallel=parallel,
+            )
         with s.when(wide):
             s.add(
                 emit_dot(
                     kernel=Tiles(instruction=kernel.instruction, dtype=dtype),
                     a=self._raw_operand(s, product.left, variables, product.rows, product.inner, first),
                     b=self._raw_operand(s, product.right, variables, product.inner, product.columns, index(0)),
-                    c=c, raw=_raw(product.left.dtype), m=m, n=n, k=k, accumulate=accumulate,
-                    plan=self._dot_plan(kernel), parallel=parallel, epilogue=epilogue,
+                    c=c,
+                    raw=_raw(product.left.dtype),
+                    m=m,
+                    n=n,
+                    k=k,
+                    accumulate=accumulate,
+                    plan=self._dot_plan(kernel),
+                    parallel=parallel,
+                    epilogue=epilogue,
                 )
-            )  # fmt: skip
+            )
 
     # -- operands ------------------------------------------------------------------------------------------------------
 

@@ -41,7 +41,13 @@ def _tiles(instruction: str, feature: str, left: str, right: str, accumulator: s
     )
 
 
-KERNELS = (_tiles("tdpbf16ps", "amx-bf16", "bf16", "bf16", "f32"),)
+KERNELS = (
+    _tiles("tdpbf16ps", "amx-bf16", "bf16", "bf16", "f32"),
+    _tiles("tdpbssd", "amx-int8", "i8", "i8", "i32"),
+    _tiles("tdpbsud", "amx-int8", "i8", "u8", "i32"),
+    _tiles("tdpbusd", "amx-int8", "u8", "i8", "i32"),
+    _tiles("tdpbuud", "amx-int8", "u8", "u8", "i32"),
+)
 """Best first."""
 
 BY_NAME = {kernel.name: kernel for kernel in KERNELS}

@@ -15,8 +15,11 @@ from ..ir.index import affine, affine_in
 from ..ir.microkernels import FMA, choose
 from ..ir.target import Target
 from ..ir.tile import MatrixProduct
-from ..ir.types import DType
+from ..ir.types import I32, DType
 from .methods import lane_step
+
+BYTES = ("i8", "u8")
+"""The integer types whose products have micro-kernels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,10 @@ def factors(value: Expr, accumulator: DType) -> list[tuple[str, Expr]]:
             return [*factors(a, accumulator), ("div", b)]
         case Cast(value=inner) if inner.dtype.is_float and value.dtype.is_float and inner.dtype.bits <= value.dtype.bits:
             return factors(inner, accumulator)
+        case Op(op="mul", args=(a, b)) if value.dtype == accumulator == I32:  # modulo 2³² integers multiply in any order
+            return [*factors(a, accumulator), *factors(b, accumulator)]
+        case Cast(value=inner) if value.dtype == accumulator == I32 and inner.dtype.name in BYTES:
+            return [("mul", inner)]
         case _:
             return [("mul", value)]
 
@@ -82,11 +89,11 @@ def is_plain(expr: Expr, ranks: Collection[str | None]) -> bool:
 
 
 def is_packable(expr: Expr, ranks: Collection[str | None]) -> bool:
-    """Whether ``expr`` is a float value that can be computed where its product packs it: from reads at indices that are
+    """Whether ``expr`` is a float or a byte that can be computed where its product packs it: from reads at indices that are
     affine in the ranks of the product, and anything but data in the others (``K[h // 4, m, e]``)."""
     own = {r for r in ranks if r is not None}
     indices = [i for r in reads_of(expr) for i in r.indices]
-    return expr.dtype.is_float and not any(
+    return (expr.dtype.is_float or expr.dtype.name in BYTES) and not any(
         reads_of(i) or (own & set(ranks_of(i)) and affine_in(i, own) is None) for i in indices
     )
 
@@ -120,10 +127,23 @@ def _indices(expr: Expr) -> tuple[Expr, ...]:
 
 def product_of(einsum: Einsum) -> MatrixProduct | None:
     """The matrix product that an Einsum is, its operands perhaps still to be computed; None where it is none."""
-    if einsum.reduction != "+" or not einsum.accumulator.is_float or einsum.scatter:
+    if einsum.reduction != "+" or einsum.scatter:
         return None
-    roles = split(einsum.value, einsum.reduced, einsum.output_ranks, einsum.accumulator)
-    return None if roles is None else assign(roles, einsum.coords, einsum.output_ranks, einsum.reduced)
+    return recognise(einsum.value, einsum.coords, einsum.output_ranks, einsum.reduced, einsum.accumulator)
+
+
+def recognise(
+    value: Expr, target: tuple[Expr, ...], outputs: tuple[str, ...], reduced: tuple[str, ...], accumulator: DType
+) -> MatrixProduct | None:
+    """The matrix product that a sum of ``value`` over ``reduced`` is: of floats, or of bytes that are added up in i32."""
+    if not (accumulator.is_float or accumulator == I32):
+        return None
+    roles = split(value, reduced, outputs, accumulator)
+    product = None if roles is None else assign(roles, target, outputs, reduced)
+    if product is None or accumulator.is_float:
+        return product
+    bytes_only = all(isinstance(e, Read | Cast) and e.dtype.name in BYTES for e in (product.left, product.right))
+    return product if bytes_only else None
 
 
 def kernel_of(product: MatrixProduct, accumulator: DType, target: Target) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..ir.cascade import Einsum, RankExtent
 from ..ir.expr import Cast, Const, Expr, Op, Rank, Read, Select, integer, op, rank, ranks_of, real, transform
+from ..ir.microkernels import FMA
 from ..ir.operators import REDUCTIONS
 from ..ir.target import Target
 from ..ir.tile import SUM, Buffer, Compute, MatrixProduct, Method, Node, Scope, When
@@ -186,7 +187,7 @@ def nodes_of(compute: Compute, around: Surroundings, *, own_tile: bool) -> tuple
     """
     buffers = around.buffers
     generic = choose(compute)
-    product = _product(compute)
+    product = _product(compute, around.target)
     if product is None or compute.extent(product.inner) in around.few:
         return [generic], []
     flag = None
@@ -204,7 +205,6 @@ def nodes_of(compute: Compute, around: Surroundings, *, own_tile: bool) -> tuple
     if condition is not None:
         value = Select(condition=condition, then=value, otherwise=zero_of(compute.accumulator), dtype=compute.accumulator)
     outputs = compute.output_ranks
-    product = replace(product, kernel=contraction.kernel_of(product, compute.accumulator, around.target))
     main = replace(
         generic,
         filter=None,
@@ -250,15 +250,17 @@ def _is_sum(node: Expr) -> bool:
     return isinstance(node, Read) and node.tensor == SUM
 
 
-def _product(compute: Compute) -> MatrixProduct | None:
+def _product(compute: Compute, target: Target) -> MatrixProduct | None:
     """The matrix product that ``compute`` is, with operands to be read or computed, large enough for a micro-kernel."""
-    if compute.reduction != "+" or compute.accumulator.name not in ("f32", "f64") or compute.scatter or compute.within:
+    if compute.reduction != "+" or compute.scatter or compute.within:
         return None
-    roles = contraction.split(compute.value, compute.reduced, compute.output_ranks, compute.accumulator)
-    product = None
-    if roles is not None:
-        product = contraction.assign(roles, compute.indices, compute.output_ranks, compute.reduced)
+    product = contraction.recognise(
+        compute.value, compute.indices, compute.output_ranks, compute.reduced, compute.accumulator
+    )  # fmt: skip
     if product is None:
+        return None
+    product = replace(product, kernel=contraction.kernel_of(product, compute.accumulator, target))
+    if product.kernel == FMA and compute.accumulator.name not in ("f32", "f64"):
         return None
     operands, ranks = (product.left, product.right), (product.rows, product.columns, product.inner)
     if not all(contraction.is_packable(o, ranks) for o in operands):

@@ -25,6 +25,7 @@ class PanelProduct(Protocol):
 
     @property
     def dtype(self) -> str: ...
+    def mirrored(self) -> PanelProduct: ...
     def configure(self, s: Statements) -> None: ...
     def release(self, s: Statements) -> None: ...
     def emit(
@@ -248,8 +249,9 @@ class _Block:
                             s, a=self.a, a_at=self.a_at, b=self.b, b_at=self.b_at, sums=self.sums, sums_at=self.sums_at,
                             chunks=self.chunks, down=down, across=across, more=more,
                         )  # fmt: skip
-        with s.when(plain):
-            self._multiply_add(s, more)
+        if plain is not False:
+            with s.when(plain):
+                self._multiply_add(s, more)
 
     def _multiply_add(self, s: Statements, more: bool | tirx.Expr) -> None:
         """The same with multiply-adds on f32, for bf16 operands that tiles would take for zero."""
@@ -319,7 +321,7 @@ def emit_dot(
     `plan.threads` tasks: it must not stand inside another.
     """
     if c.columns_contiguous and not c.rows_contiguous:
-        a, b, c, m, n = b.transposed(), a.transposed(), c.transposed(), n, m
+        a, b, c, m, n, kernel = b.transposed(), a.transposed(), c.transposed(), n, m, kernel.mirrored()
         epilogue = None if epilogue is None else epilogue.transposed()
     s = Statements()
     m, n, k = (s.bind(name, size) for name, size in (("m", m), ("n", n), ("k", k)))

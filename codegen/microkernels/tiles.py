@@ -8,7 +8,7 @@ Architecture Instruction Set Extensions Programming Reference, chapter 3.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvm import tirx
 
@@ -31,6 +31,11 @@ class Tiles:
     instruction: str
     dtype: str
     """The type of the sums."""
+
+    def mirrored(self) -> Tiles:
+        """The kernel of the transposed product, whose operands change places."""
+        swapped = {"tdpbsud": "tdpbusd", "tdpbusd": "tdpbsud"}
+        return replace(self, instruction=swapped.get(self.instruction, self.instruction))
 
     def configure(self, s: Statements) -> None:
         """Gives the thread its eight tiles. To be paired with :meth:`release`."""

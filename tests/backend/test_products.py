@@ -37,6 +37,18 @@ SEVERAL = "kernel f(X: bf16[J, M, K], W: bf16[J, K, N]) -> (Y: f32[M, N]) { Y[m,
 ROUNDED = "kernel f(X: f32[M, K], W: bf16[K, N]) -> (Y: f32[M, N]) { Y[m, n] = cast(bf16, X[m, k]) * W[k, n] }"
 SCALED = "kernel f(X: bf16[M, K], g: bf16[K], W: bf16[K, N]) -> (Y: f32[M, N]) { Y[m, n] = X[m, k] * g[k] * W[k, n] }"
 
+BYTES = [(a, b) for a in ("i8", "u8") for b in ("i8", "u8")]
+INTEGER = "kernel f(X: {}[M, K], W: {}[N, K]) -> (Y: i32[M, N]) {{ Y[m, n] = X[m, k] * W[n, k] }}"
+DEQUANTISED = """kernel f(X: i8[M, K], W: i8[K, N], s: f32[N], t: f32[M]) -> (Y: f32[M, N]) {
+    A[m, n] = X[m, k] * W[k, n]
+    Y[m, n] = A[m, n] * s[n] * t[m]
+}"""
+QUANTISING = """kernel f(X: f32[M, K], W: i8[K, N]) -> (Y: f32[M, N]) {
+    A[m, n] = cast(i8, round(X[m, k] * 40)) * W[k, n]
+    Y[m, n] = A[m, n] / 40
+}"""
+WEIGHTED = "kernel f(X: i8[M, K], g: i8[M], W: i8[N, K]) -> (Y: i32[M, N]) { Y[m, n] = X[m, k] * g[m] * W[n, k] }"
+
 SIZES = [(1, 1, 1), (3, 70, 40), (70, 2, 33), (16, 32, 64), (33, 17, 65), (40, 70, 130), (0, 5, 3), (6, 7, 0)]
 
 
@@ -69,6 +81,9 @@ def test_the_kernel_follows_the_types_and_the_machine() -> None:
     assert kernels_of(PLAIN, "haswell") == kernels_of(PLAIN, "icelake-server") == [FMA]
     # The product of two factors is formed in f32: it is no bf16 number.
     assert kernels_of(SCALED, "sapphirerapids") == [FMA]
+    for a, b in BYTES:
+        assert kernels_of(INTEGER.format(a, b), "sapphirerapids") == [f"amx {a}·{b}"]
+    assert kernels_of(DEQUANTISED, "sapphirerapids") == kernels_of(QUANTISING, "sapphirerapids") == ["amx i8·i8"]
     assert choose(named("cpu", "sapphirerapids"), BF16, F32, F32) is None
     assert all(kernel.name == name for name, kernel in BY_NAME.items())
 
@@ -120,3 +135,32 @@ def test_machines_without_tiles(target: str) -> None:
     for m, n, k in SIZES:
         a = arrays(m, n, k)
         agrees(PLAIN, f"cpu:{target}", X=a["X"], W=a["W"])
+
+
+def integers(dtype: str, *shape: int, seed: int) -> np.ndarray:
+    held = {"i8": "int8", "u8": "uint8"}[dtype]
+    limits = np.iinfo(held)
+    return np.random.default_rng(seed).integers(limits.min, limits.max + 1, shape).astype(held)
+
+
+@pytest.mark.parametrize("target", ["cpu", "cpu:icelake-server", "cpu:haswell"])
+@pytest.mark.parametrize("types", BYTES, ids="·".join)
+def test_integer_products(types: tuple[str, str], target: str) -> None:
+    if target != "cpu" and not named("cpu", target.removeprefix("cpu:")).features <= host_target().features:
+        pytest.skip(f"the host is no {target}")
+    for m, n, k in SIZES:
+        x, w = integers(types[0], m, k, seed=1), integers(types[1], n, k, seed=2)
+        agrees(INTEGER.format(*types), target, X=x, W=w)
+
+
+@pytest.mark.parametrize("target", ["cpu", "cpu:icelake-server", "cpu:haswell"])
+def test_what_surrounds_integer_products(target: str) -> None:
+    if target != "cpu" and not named("cpu", target.removeprefix("cpu:")).features <= host_target().features:
+        pytest.skip(f"the host is no {target}")
+    random = np.random.default_rng(3)
+    for m, n, k in ((1, 1, 1), (37, 50, 70)):
+        x, w = integers("i8", m, k, seed=1), integers("i8", k, n, seed=2)
+        s, t = random.standard_normal(n, dtype=np.float32), random.standard_normal(m, dtype=np.float32)
+        agrees(DEQUANTISED, target, X=x, W=w, s=s, t=t)
+        agrees(QUANTISING, target, X=random.uniform(-3, 3, (m, k)).astype("float32"), W=w)
+        agrees(WEIGHTED, target, X=x, g=integers("i8", m, seed=4), W=np.ascontiguousarray(w.T))

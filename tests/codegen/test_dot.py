@@ -43,13 +43,38 @@ class Setting:
     accumulate: bool = False
     parallel: bool = True
     bias: bool = False
+    types: tuple[str, str] = ("bfloat16", "bfloat16")
     plan: DotPlan = SMALL
     sizes: tuple[int, int, int] | None = None
 
+    @property
+    def sums(self) -> str:
+        return "float32" if self.types[0] == "bfloat16" else "int32"
 
-def added(bias: Operand) -> Epilogue:
+    def draw(self, generator: np.random.Generator, m: int, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Operands: uniform numbers, or bytes of the whole range."""
+        drawn = []
+        for dtype, shape in zip(self.types, ((m, k), (k, n)), strict=True):
+            if dtype == "bfloat16":
+                drawn.append(generator.uniform(-1, 1, shape).astype(ml_dtypes.bfloat16))
+            else:
+                limits = np.iinfo(dtype)
+                drawn.append(generator.integers(limits.min, limits.max + 1, shape).astype(dtype))
+        return drawn[0], drawn[1]
+
+
+INSTRUCTIONS = {
+    ("bfloat16", "bfloat16"): "tdpbf16ps",
+    ("int8", "int8"): "tdpbssd",
+    ("int8", "uint8"): "tdpbsud",
+    ("uint8", "int8"): "tdpbusd",
+    ("uint8", "uint8"): "tdpbuud",
+}
+
+
+def added(bias: Operand, dtype: str) -> Epilogue:
     def finish(s: Statements, site: Site, value: tirx.Expr) -> tirx.Expr:
-        return value + site.load(bias, "float32")
+        return value + site.load(bias, dtype)
 
     return Epilogue(apply=finish)
 
@@ -64,24 +89,24 @@ def compiled(setting: Setting) -> tvm.runtime.Module:
         strides = {"row_stride": 1 if contiguous == COL else rows, "col_stride": 1 if contiguous == ROW else cols}
         return Operand(buffer=buffer, offset=offset, **strides), [buffer, offset, rows, cols]
 
-    a, a_params = matrix("A", "bfloat16", setting.a)
-    b, b_params = matrix("B", "bfloat16", setting.b)
-    c, c_params = matrix("C", "float32", setting.c)
-    bias = tirx.decl_buffer((tirx.Var("bias_len", "int64"),), "float32", name="bias", layout=None)
+    a, a_params = matrix("A", setting.types[0], setting.a)
+    b, b_params = matrix("B", setting.types[1], setting.b)
+    c, c_params = matrix("C", setting.sums, setting.c)
+    bias = tirx.decl_buffer((tirx.Var("bias_len", "int64"),), setting.sums, name="bias", layout=None)
     sizes = setting.sizes or (m, n, k)
     body = emit_dot(
-        kernel=Tiles(instruction="tdpbf16ps", dtype="float32"),
+        kernel=Tiles(instruction=INSTRUCTIONS[setting.types], dtype=setting.sums),
         a=a,
         b=b,
         c=c,
-        raw="uint16",
+        raw="uint16" if setting.sums == "float32" else "uint8",
         m=sizes[0],
         n=sizes[1],
         k=sizes[2],
         accumulate=setting.accumulate,
         plan=setting.plan,
         parallel=setting.parallel,
-        epilogue=added(Operand(buffer=bias, row_stride=0, col_stride=1)) if setting.bias else None,
+        epilogue=added(Operand(buffer=bias, row_stride=0, col_stride=1), setting.sums) if setting.bias else None,
     )
     function = tirx.PrimFunc([*a_params, *b_params, *c_params, bias, m, n, k], body)
     function = function.with_attr("global_symbol", "main").with_attr("tirx.noalias", True)
@@ -104,7 +129,7 @@ def product(setting: Setting, a: np.ndarray, b: np.ndarray, before: np.ndarray, 
     m, n, k = a.shape[0], b.shape[1], a.shape[1]
     arguments: list[object] = []
     for values, order in ((a, setting.a), (b, setting.b)):
-        flat, _, strides = place(values, order, np.nan)
+        flat, _, strides = place(values, order, np.nan if setting.sums == "float32" else 99)
         arguments += [tvm.runtime.tensor(flat), 3, *strides]
     flat, view, strides = place(before, setting.c, 77.0)
     out = tvm.runtime.tensor(flat)
@@ -117,14 +142,15 @@ def product(setting: Setting, a: np.ndarray, b: np.ndarray, before: np.ndarray, 
 
 def check(setting: Setting, m: int, n: int, k: int) -> np.ndarray:
     generator = np.random.default_rng([m, n, k])
-    a, b = (generator.uniform(-1, 1, shape).astype(ml_dtypes.bfloat16) for shape in ((m, k), (k, n)))
-    before = generator.uniform(-1, 1, (m, n)).astype("float32")
-    bias = generator.uniform(-1, 1, max(m, n, 1)).astype("float32")
-    found = product(setting, a, b, before if setting.accumulate else np.full_like(before, np.nan), bias)
+    a, b = setting.draw(generator, m, n, k)
+    before = generator.uniform(-9, 9, (m, n)).astype(setting.sums)
+    bias = generator.uniform(-9, 9, max(m, n, 1)).astype(setting.sums)
+    nothing = np.full_like(before, np.nan if setting.sums == "float32" else 77)
+    found = product(setting, a, b, before if setting.accumulate else nothing, bias)
     exact = a.astype("float64") @ b.astype("float64") + (before if setting.accumulate else 0)
     if setting.bias:
         exact += bias[:n]
-    np.testing.assert_allclose(found, exact, rtol=0, atol=2.0**-23 * (k + 8))
+    np.testing.assert_allclose(found, exact, rtol=0, atol=2.0**-23 * (k + 32) if setting.sums == "float32" else 0)
     return found
 
 
@@ -143,6 +169,11 @@ SETTINGS = {
     "c-transposed": Setting(c=COL, accumulate=True),
     "strided": Setting(a=ANY, b=ANY, c=ANY, accumulate=True),
     "bias": Setting(bias=True),
+    "int8": Setting(types=("int8", "int8"), bias=True),
+    "int8-across": Setting(types=("int8", "int8"), a=COL, b=ROW, accumulate=True),
+    "int8-uint8": Setting(types=("int8", "uint8"), c=COL),
+    "uint8-int8": Setting(types=("uint8", "int8"), a=ANY, b=ANY),
+    "uint8": Setting(types=("uint8", "uint8")),
 }
 
 
@@ -179,6 +210,14 @@ def test_subnormal_operands_are_not_lost() -> None:
         found = product(Setting(), a, b, np.zeros((m, n), "float32"), np.zeros(max(m, n), "float32"))
         exact = a.astype("float64") @ b.astype("float64")
         np.testing.assert_allclose(found, exact, rtol=1e-5)
+
+
+def test_integer_sums_wrap() -> None:
+    setting = Setting(types=("int8", "int8"), accumulate=True, plan=plan_dot(bits=8, l2_bytes=2 << 20, threads=2))
+    a, b = np.full((3, 200), -128, "int8"), np.full((200, 5), -128, "int8")
+    before = np.full((3, 5), 2**31 - 1, "int32")
+    found = product(setting, a, b, before, np.zeros(5, "int32"))
+    np.testing.assert_array_equal(found, (before.astype("int64") + 200 * 2**14).astype("int32"))
 
 
 def test_infinities_and_nan() -> None:
