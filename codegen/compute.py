@@ -10,7 +10,7 @@ from functools import reduce
 from tvm import tirx
 from tvm.tirx.stmt import ForKind
 
-from ..ir.expr import Expr, Op, Rank, Read, op, ranks_of
+from ..ir.expr import Expr, Op, Rank, Read, op, ranks_of, reads_of
 from ..ir.operators import REDUCTIONS
 from ..ir.tile import Compute, Method
 from ..ir.types import DType
@@ -293,6 +293,10 @@ class ComputeEmitter:
 
         def body() -> None:
             acc = Accumulator.start(s, compute.reduction or "+", self._combined, lanes, copies)
+            shared: dict[Expr, tirx.Expr] = {}
+
+            def take(s: Statements, lanes: Lanes, variables: Variables, copy: int) -> None:
+                self._fold_block(s, acc, self.context.evaluator(s, variables, lanes).given(shared), filtered, copy)
 
             def run(s: Statements, variables: Variables) -> None:
                 extent = s.bind("extent", self._extent(s, vector, variables))
@@ -300,29 +304,35 @@ class ComputeEmitter:
                 with s.loop("turn", turns) as turn:
                     for copy in range(copies):
                         base = s.bind("base", turn * (lanes * copies) + copy * lanes)
-                        self._fold_block(s, acc, Lanes(rank=vector, base=base, count=lanes), variables, filtered, copy)
+                        take(s, Lanes(rank=vector, base=base, count=lanes), variables, copy)
                 done = s.bind("done", turns * (lanes * copies))
                 whole = s.bind("whole", tirx.truncdiv(extent - done, index(lanes)))
                 with s.loop("block", whole) as block:
                     base = s.bind("base", done + block * lanes)
-                    self._fold_block(s, acc, Lanes(rank=vector, base=base, count=lanes), variables, filtered, 0)
+                    take(s, Lanes(rank=vector, base=base, count=lanes), variables, 0)
                 base = s.bind("base", done + whole * lanes)
                 rest = s.bind("rest", extent - base)
                 with s.when(_positive(rest)):
-                    tail = Lanes(rank=vector, base=base, count=lanes, valid=rest)
-                    self._fold_block(s, acc, tail, variables, filtered, 0)
+                    take(s, Lanes(rank=vector, base=base, count=lanes, valid=rest), variables, 0)
 
             with self._where(s, outer, variables):
+                shared.update(self._shared_by_row(s, variables, vector))
                 self._loops(s, others, variables, (), run)
             inner = self.context.evaluator(s, variables)
             self._store(s, inner, self._convert(inner, acc.folded(s), acc.result_type))
 
         self._guarded(s, at, variables, body)
 
-    def _fold_block(
-        self, s: Statements, acc: Accumulator, lanes: Lanes, variables: Variables, filtered: Expr | None, copy: int
-    ) -> None:
-        at = self.context.evaluator(s, variables, lanes)
+    def _shared_by_row(self, s: Statements, variables: Variables, vector: str) -> dict[Expr, tirx.Expr]:
+        """What all points of a reduction share: what is stored among them would make LLVM read it again."""
+        own, outside = {inner.target for inner in self.compute.along}, self.context.evaluator(s, variables)
+        parts = [e for c in (self.compute, *self.compute.along) for e in invariant(c.value, vector)]
+        fixed = [e for e in parts if not set(ranks_of(e)) & set(self.compute.reduced)]
+        return {e: outside.value(e) for e in fixed if own.isdisjoint(r.tensor for r in reads_of(e))}
+
+    def _fold_block(self, s: Statements, acc: Accumulator, at: Evaluator, filtered: Expr | None, copy: int) -> None:
+        lanes = at.lanes
+        assert lanes is not None
         where = at.condition(filtered)
         if where is not None:
             where = broadcast(where, lanes.count, lanes_of(where))

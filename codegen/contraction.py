@@ -20,9 +20,10 @@ from .expressions import Evaluator, Lanes
 from .functions import REAL
 from .machine import Machine
 from .microkernels.dot import DotPlan, emit_dot, plan_dot
-from .microkernels.gemm import emit_gemm
+from .microkernels.gemm import emit_gemm, pack_right
 from .microkernels.gemv import emit_skinny
 from .microkernels.operand import Epilogue, Formula, Operand, Site
+from .microkernels.packing import PackedColumns
 from .microkernels.plan import GemmPlan, plan_gemm
 from .microkernels.statements import Statements, as_index, ceil_div, constant, index, maximum, minimum, round_up
 from .microkernels.tiles import Tiles
@@ -42,6 +43,7 @@ class ContractionEmitter:
     variables: Variables
     serial: bool
     machine: Machine
+    packed: PackedColumns | None = None  # the right operand, packed before the loop around
 
     @property
     def product(self) -> MatrixProduct:
@@ -79,6 +81,31 @@ class ContractionEmitter:
             first = s.bind("first", block * rows)
             height = s.bind("height", maximum(minimum(rows, m - first), 0))
             self._accumulated(s, outer, inside, first, height, parallel=False)
+
+    def pack(self, s: Statements) -> PackedColumns | None:
+        """Packs the right operand for all products of a loop that does not vary it; None where that is not worth it, or too
+        large for one block."""
+        product, plan = self.product, self._plan()
+        columns, rows = self._static(product.columns), self._static(product.rows)
+        few = rows is not None and rows <= plan.skinny
+        if few or columns is None or columns > plan.nc or not plan.shallow:
+            return None
+        across = self._stride(
+            self.context.evaluator(s, self.variables),
+            self.context.views[self.compute.target],
+            self.compute.indices,
+            product.columns,
+        )
+        if constant(across) != 1:
+            return None
+        return pack_right(
+            s,
+            b=self._operand(s, product.right, self.variables, product.inner, product.columns, index(0)),
+            n=self._extent(s, product.columns, self.variables),
+            k=self._extent(s, product.inner, self.variables),
+            dtype=computed(self.compute.accumulator),
+            plan=plan,
+        )
 
     def _batched(
         self, s: Statements, batch: Sequence[str], outer: Sequence[str], variables: Variables, *, parallel: bool
@@ -155,6 +182,7 @@ class ContractionEmitter:
                     plan=self._plan(),
                     parallel=parallel,
                     epilogue=epilogue,
+                    packed=self.packed,
                 )
             )
             return

@@ -12,7 +12,7 @@ from tvm.tirx.stmt import ForKind
 
 from ..ir.cascade import Cascade, Role
 from ..ir.expr import Expr, Read, sizes_of
-from ..ir.tile import Buffer, Compute, Fill, Loop, Method, Node, Scope, TileProgram, When, walk
+from ..ir.tile import Buffer, Compute, Fill, Loop, Method, Node, Scope, TileProgram, When, packed_before, walk
 from ..ir.types import DType
 from . import streaming
 from .arithmetic import literal
@@ -23,6 +23,7 @@ from .element import argument, computed, stored
 from .expressions import Evaluator
 from .functions.lanes import using
 from .machine import Machine
+from .microkernels.packing import PackedColumns
 from .microkernels.statements import Statements, as_index, constant, index
 from .views import View, encode
 
@@ -44,6 +45,7 @@ class _Lowering:
         self.sizes: dict[str, tirx.Expr] = {}
         self.scalars: dict[str, tirx.Expr] = {}
         self.views: dict[str, View] = {}
+        self.packed: dict[int, PackedColumns] = {}
         self.left = {name for node in walk(program.body) if isinstance(node, Compute) for name in _left_operands(node)}
         self.context = Context(
             views=self.views,
@@ -156,9 +158,7 @@ class _Lowering:
     def _node(self, s: Statements, node: Node, variables: Variables, *, serial: bool) -> None:
         match node:
             case Compute(method=Method.CONTRACTION):
-                ContractionEmitter(
-                    context=self.context, compute=node, variables=variables, serial=serial, machine=self.machine
-                ).emit(s)
+                self._contraction(node, variables, serial=serial).emit(s)
             case Compute():
                 ComputeEmitter(context=self.context, compute=node, variables=variables, serial=serial).emit(s)
             case Fill(target=target, value=value):
@@ -170,12 +170,26 @@ class _Lowering:
             case Loop():
                 self._loop(s, node, variables, serial=serial)
 
+    def _contraction(self, node: Compute, variables: Variables, *, serial: bool) -> ContractionEmitter:
+        return ContractionEmitter(
+            context=self.context,
+            compute=node,
+            variables=variables,
+            serial=serial,
+            machine=self.machine,
+            packed=self.packed.get(id(node)),
+        )
+
     def _loop(self, s: Statements, node: Loop, variables: Variables, *, serial: bool) -> None:
         at = self.context.evaluator(s, variables)
         total = extent = s.bind("extent", as_index(at.value(node.extent)))
         inner = [s.bind("extent", as_index(at.value(r.extent))) for r in node.inner]
         for further in inner:
             total = s.bind("total", total * further)
+        for product in packed_before(node) if serial else ():
+            columns = self._contraction(product, variables, serial=True).pack(s)
+            if columns is not None:
+                self.packed[id(product)] = columns
         kind = ForKind.PARALLEL if node.parallel and not serial else ForKind.SERIAL
         after = streaming.fence() if kind is ForKind.PARALLEL and _streams(node.body) else None
         with s.loop(node.variable, total, kind=kind, after=after) as step:

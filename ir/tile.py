@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from .cascade import Cascade, Let, Origin, RankExtent
-from .expr import Expr
+from .expr import Expr, ranks_of, reads_of
 from .microkernels import FMA
 from .types import DType
 
@@ -183,6 +183,39 @@ def walk(nodes: tuple[Node, ...]) -> Iterator[Node]:
         yield node
         if isinstance(node, Loop | When):
             yield from walk(node.body)
+
+
+def packed_before(loop: Loop) -> tuple[Compute, ...]:
+    """The matrix products directly in the body of a serial loop whose right operand and depth the loop does not vary: they are
+    packed once, before the loop."""
+    if loop.parallel:
+        return ()
+    inside = list(_directly(loop.body))
+    own = {loop.variable, *(r.name for r in loop.inner)}
+    made = {n.target for n in walk(loop.body) if isinstance(n, Compute | Fill)}
+    made |= {a.target for n in inside for a in n.along}
+    found: list[Compute] = []
+    for node in inside:
+        product = node.product
+        if product is None or node.method is not Method.CONTRACTION or product.kernel != FMA:
+            continue
+        if product.rows is None or product.columns is None:
+            continue
+        extents = [node.extent(name) for name in (product.columns, product.inner)]
+        batch = {r.name for r in node.ranks} - {product.rows, product.columns, product.inner}
+        varying = {name for e in (product.right, *extents) for name in ranks_of(e)}
+        if not (own | batch) & varying and not batch and not made & {r.tensor for r in reads_of(product.right)}:
+            found.append(node)
+    return tuple(found)
+
+
+def _directly(nodes: tuple[Node, ...]) -> Iterator[Compute]:
+    for node in nodes:
+        match node:
+            case Compute():
+                yield node
+            case When(body=body):
+                yield from _directly(body)
 
 
 def all_buffers(program: TileProgram) -> tuple[Buffer, ...]:

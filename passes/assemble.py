@@ -20,6 +20,7 @@ from ..ir.tile import walk as walk_nodes
 from ..ir.types import BOOL, F32, DType, QuantType
 from . import contraction
 from .along import along
+from .blocking import Along, blocked, rows_of_block
 from .epilogue import absorb, unused
 from .grouping import Group, MergedLoop, few, form_groups
 from .hoist import hoisted
@@ -138,6 +139,7 @@ class _Assembly:
                 fixed[i][found.variables[i]] = rank(name)
         local = local_tensors(self.cascade, members, whole, cut, group.sequence, masks)
         placement, most = Placement(fixed=fixed, locals=local), None
+        masked: list[Compute] | None = None
         if cut is not None:
             points, most = self.tiling.points(group, whole, cut, local)
             if isinstance(cut.extent, Const) and isinstance(most, Const):
@@ -154,8 +156,10 @@ class _Assembly:
             for step in group.steps:
                 body += self._step(step, placement, serial=True, buffers=buffers)
         else:
-            body = self._sequence(group.sequence, placement, buffers)
+            body, masked = self._sequence(group.sequence, placement, buffers)
         body = self._absorbed(body, [b.name for b in buffers])
+        if cut is not None and most is not None and self.tiling.is_blocked(group, cut):
+            body = self._blocked(body, buffers, local, most, masked)
         for name in unused(tuple(body), [b.name for b in buffers]):
             del self.workspace.buffers[name]
         buffers = [b for b in buffers if b.name in self.workspace.buffers]
@@ -238,8 +242,29 @@ class _Assembly:
             f"no dependence among them crosses {', '.join(around)}",
         )
 
-    def _sequence(self, merged: MergedLoop, placement: Placement, buffers: list[Buffer]) -> list[Node]:
-        """The merged loop of a group, what comes before and after it, and the hand-over of its states."""
+    def _blocked(
+        self, body: list[Node], buffers: list[Buffer], local: dict[str, Local], points: Expr, masked: list[Compute] | None
+    ) -> list[Node]:
+        """``body`` with the rows of its merged loop in blocks, where that is of the form; ``buffers`` are changed with it."""
+        cuts: dict[str, int] = {}
+        for name, held in local.items():
+            if held.cut is not None:
+                cuts[name] = sum(d not in held.dropped and d != held.generation for d in range(held.cut))
+                if held.following is not None:
+                    cuts[held.following] = cuts[name]
+        form = Along(cuts=cuts, rows=rows_of_block(self.tiling.target), points=points)
+        made = blocked(body, self.workspace.buffers, form, self._fresh, masked)
+        if made is None:
+            return body
+        body, added = made
+        buffers[:] = [self.workspace.buffers[name] for name in (*(b.name for b in buffers), *added)]
+        return body
+
+    def _sequence(
+        self, merged: MergedLoop, placement: Placement, buffers: list[Buffer]
+    ) -> tuple[list[Node], list[Compute] | None]:
+        """The merged loop of a group, what comes before and after it, and the hand-over of its states; besides, the loop's
+        reductions where a mask leaves out tiles."""
         before = [n for i in merged.before for n in self._einsum(i, placement, serial=True, buffers=buffers)]
         variable = self._fresh(merged.variables[merged.body[0]])
         fixed = {i: dict(v) for i, v in placement.fixed.items()}
@@ -254,9 +279,10 @@ class _Assembly:
         for name, held in placement.locals.items():
             if held.following is not None:
                 body.append(self._copy(name, held.following))
-        loop = Loop(variable=variable, extent=self._visited(merged, inner, variable), reverse=merged.reverse, body=tuple(body))
+        extent, masked = self._visited(merged, inner, variable)
+        loop = Loop(variable=variable, extent=extent, reverse=merged.reverse, body=tuple(body))
         after = [n for i in merged.after for n in self._einsum(i, placement, serial=True, buffers=buffers)]
-        return [*before, loop, *after]
+        return [*before, loop, *after], masked
 
     def _reader(self, index: int, placement: Placement) -> Compute | None:
         """A reduction of a loop's body that nothing but its own Compute carries out; None for others."""
@@ -265,25 +291,26 @@ class _Assembly:
             return None
         return tighten(self._placed(index, compute_of(explicit), placement), outputs=explicit.einsum.target in placement.locals)
 
-    def _visited(self, merged: MergedLoop, placement: Placement, variable: str) -> Expr:
-        """The generations that a tile of the merged loop goes through, without those that a mask empties."""
+    def _visited(self, merged: MergedLoop, placement: Placement, variable: str) -> tuple[Expr, list[Compute] | None]:
+        """The generations that a tile of the merged loop goes through, without those that a mask empties; and the reductions
+        that say so, None where all are visited."""
         reductions = [i for i in merged.body if self.explicit[i].einsum.reduction is not None]
         if merged.reverse or not reductions or not leaves_states(self.cascade, merged):
-            return merged.extent
+            return merged.extent, None
         held = [placement.locals.get(self.cascade.einsums[i].target) for i in merged.body]
         if any(local is None or local.generation is None for local in held):
-            return merged.extent  # what is read by its generation must be written in all of them
+            return merged.extent, None  # what is read by its generation must be written in all of them
         # The rank of a contraction inside a masked tile is not the mask's: its own condition speaks for it.
         computes = [self._placed(i, compute_of(self.explicit[i]), placement) for i in reductions]
         limit = visited(computes, variable)
         if limit is None or at_most(merged.extent, limit, self.presence.lets):
-            return merged.extent
+            return merged.extent, None
         self._decide(
             ", ".join(dict.fromkeys(self.cascade.einsums[i].target for i in merged.body)),
             f"tiles of {merged.variables[merged.body[0]]} beyond the mask are skipped",
             "no reduction has a point there, and with their identities every state stays as it is",
         )
-        return op("min", merged.extent, limit)
+        return op("min", merged.extent, limit), computes
 
     def _copy(self, target: str, source: str) -> Compute:
         buffer = self.workspace.buffers[target]

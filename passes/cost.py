@@ -19,7 +19,7 @@ from ..ir.expr import Const, Expr, Op, Read, integer, ranks_of, reads_of, substi
 from ..ir.operators import FUNCTIONS
 from ..ir.sizes import evaluate
 from ..ir.target import Level, Target
-from ..ir.tile import Buffer, Compute, Fill, Loop, Method, Node, Scope, TileProgram, When, all_buffers
+from ..ir.tile import Buffer, Compute, Fill, Loop, Method, Node, Scope, TileProgram, When, all_buffers, packed_before
 from ..ir.types import BOOL
 from .methods import lane_step
 from .tighten import conjuncts
@@ -92,6 +92,7 @@ class _Model:
         self.buffers: dict[str, Buffer] = {b.name: b for b in all_buffers(program)}
         self.sizes = dict(sizes)
         self.around: dict[str, int] = {}
+        self.turns: dict[int, float] = {}
         for let in (*program.cascade.lets, *program.derived):
             self.sizes[let.name] = self._value(let.value)
         self.rate = target.nominal.core.ops["f32"]
@@ -192,7 +193,7 @@ class _Model:
                 share = _PRODUCT_SHARE * depth / (depth + _HALF_DEPTH) * min(1.0, width / self.lanes)
                 operations = 2 * points
                 rows = max(1.0, extents.get(compute.product.rows or "", 1.0))
-                cycles = _PACKING * points / rows
+                cycles = _PACKING * points / rows / self.turns.get(id(compute), 1.0)
                 busy = operations / (self.rate * max(share, 0.02)) + cycles * 4 * self.lanes / self.rate
                 if compute.product.epilogue is not None:
                     busy += outputs * _weight(compute.product.epilogue) / (self.rate / 2 * _VECTOR_SHARE)
@@ -242,6 +243,8 @@ class _Model:
         trips = {name: float(self._value(extent)) for name, extent in variables.items()}
         for name, count in trips.items():
             self.around[name] = max(0, int(count) - 1) // 2
+        once = packed_before(loop)
+        self.turns.update((id(c), max(1.0, trips[loop.variable])) for c in once)
         body = self._sequence(loop.body)
         for name in trips:
             del self.around[name]

@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 
 from ..ir.cascade import Cascade, Let
 from ..ir.expr import Expr, integer, op, size
+from ..ir.index import constant_value
+from ..ir.microkernels import choose as kernel
 from ..ir.target import Target
 from . import contraction
+from .blocking import deepest_panel, rows_of_block
 from .grouping import Group, is_parts
 from .independent import Independent
 from .methods import choose
@@ -23,6 +26,9 @@ from .realise import compute_of
 
 ROWS_OF_A_PRODUCT = 128
 """Points of the cut rank in one tile, where a matrix product is done tile by tile: its operand is packed anew for each."""
+
+ROWS_IN_BLOCKS = 512
+"""The same where the rows of a loop's body are done in blocks: its operands are packed once for all of them."""
 
 STEPS_TOGETHER = 64
 """Points of the cut rank that one task carries through a recurrence: a few vectors."""
@@ -95,9 +101,12 @@ class Tiling:
             return self._shared(whole, cut, integer(STEPS_TOGETHER), FEWEST_LANES), integer(STEPS_TOGETHER)
         if all(lanes):
             return self._shared(whole, cut, integer(LONGEST_RUN), SHORTEST_RUN), integer(LONGEST_RUN)
-        largest = ROWS_OF_A_PRODUCT if product else STEPS_TOGETHER
+        blocked = self.is_blocked(group, cut)
+        largest = ROWS_IN_BLOCKS if blocked else ROWS_OF_A_PRODUCT if product else STEPS_TOGETHER
         row: Expr = integer(1)
         for name, held in local.items():
+            if blocked and held.generation is not None and held.written == 0:
+                continue  # a tile of a block
             extents = [
                 e
                 for d, e in enumerate(self.cascade.by_name[name].shape)
@@ -111,8 +120,32 @@ class Tiling:
             for total in read_again(self.cascade, group.members, group.classes, cut, local):
                 row = op("add", row, total)
         room = op("floordiv", integer(TILE_ELEMENTS), op("max", row, integer(1)))
-        points = self._shared(whole, cut, op("min", integer(largest), room), FEWEST_ROWS if product else 1)
+        limit = op("min", integer(largest), room)
+        if blocked:
+            points = self._in_blocks(whole, cut, limit)
+            return points, points
+        points = self._shared(whole, cut, limit, FEWEST_ROWS if product else 1)
         return points, points
+
+    def is_blocked(self, group: Group, cut: Independent) -> bool:
+        """Whether the body of a group's loop has a matrix product of the rows that are cut (``blocking.py``)."""
+        if group.sequence is None or group.sequence.reverse:
+            return False
+        rows = [i for i in group.sequence.body if self._cuts_product(i, cut.variables[i]) and not self._reads_state(i, group)]
+        return bool(rows) and all(self._is_shallow(i) for i in rows)
+
+    def _is_shallow(self, member: int) -> bool:
+        """Whether a product is done by multiply-adds, all of its right operand packed at once, as is known beforehand."""
+        einsum, lets = self.cascade.einsums[member], {let.name: let.value for let in self.cascade.lets}
+        product = contraction.product_of(einsum)
+        if product is None or product.columns is None:
+            return False
+        if kernel(self.target, product.left.dtype, product.right.dtype, einsum.accumulator) is not None:
+            return False
+        width, depth = (constant_value(einsum.extent(r), lets) for r in (product.columns, product.inner))
+        return (
+            width is not None and depth is not None and max(width, depth) <= deepest_panel(self.target, einsum.accumulator.bits)
+        )
 
     def _shared(self, whole: list[Independent], cut: Independent, most: Expr, least: int) -> Expr:
         """A size: at most ``most`` points of the cut rank, fewer where not every core of the target would have a tile."""
@@ -123,6 +156,19 @@ class Tiling:
         name = f"{self.prefix}tile.{len(self.derived) + 1}"
         value = op("max", integer(least), op("min", most, op("ceildiv", cut.extent, tiles)))
         self.derived.append(Let(name=name, value=value))
+        return size(name)
+
+    def _in_blocks(self, whole: list[Independent], cut: Independent, most: Expr) -> Expr:
+        """The same in whole blocks of rows, in tiles of nearly one size: a block of few rows costs as much as a full one."""
+        rows: Expr = integer(1)
+        for found in whole:
+            rows = op("mul", rows, found.extent)
+        block = integer(rows_of_block(self.target))
+        tiles = op("ceildiv", integer(self.target.cores), op("max", rows, integer(1)))
+        count = op("max", op("ceildiv", cut.extent, op("max", most, block)), op("min", tiles, op("ceildiv", cut.extent, block)))
+        even = op("ceildiv", cut.extent, op("max", count, integer(1)))
+        name = f"{self.prefix}tile.{len(self.derived) + 1}"
+        self.derived.append(Let(name=name, value=op("mul", op("max", op("ceildiv", even, block), integer(1)), block)))
         return size(name)
 
     def _ranks(self, member: int) -> int:

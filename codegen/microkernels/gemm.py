@@ -46,14 +46,16 @@ def emit_gemm(
     plan: GemmPlan,
     parallel: bool,
     epilogue: Epilogue | None = None,
+    packed: PackedColumns | None = None,
 ) -> tirx.Stmt:
     """C[m, n] = epilogue(A[m, k] · B[k, n]), or epilogue(C + A · B) with `accumulate`, in `dtype` ("float32" or
     "float64").
 
     A and B may be of a narrower floating type; so may C, without `accumulate`. Any size may be 0; k = 0 still writes C. The
     operands must not overlap C. `parallel` makes one parallel loop of `plan.threads` tasks: it must not stand inside another.
+    `packed` is all of B, packed by :func:`pack_right`.
     """
-    if c.columns_contiguous and not c.rows_contiguous:
+    if packed is None and c.columns_contiguous and not c.rows_contiguous:
         flipped = None if epilogue is None else epilogue.transposed()
         a, b, c, m, n, epilogue = b.transposed(), a.transposed(), c.transposed(), n, m, flipped
     s = Statements()
@@ -61,8 +63,11 @@ def emit_gemm(
     ragged = [None if size is None else size % tile for size, tile in ((constant(m), plan.mr), (constant(n), plan.nr))]
     product = _Product(
         a=a, b=b, c=c, k=k, dtype=dtype, accumulate=accumulate, plan=plan, epilogue=epilogue, ragged_rows=ragged[0],
-        ragged_cols=ragged[1],
+        ragged_cols=ragged[1], packed=packed,
     )  # fmt: skip
+    if packed is not None:
+        product.emit_tasks(s, m, n, parallel=parallel)
+        return s.finish()
     wide = emit_skinny(
         s, a=a, b=b, c=c, m=m, n=n, k=k, dtype=dtype, accumulate=accumulate, plan=plan, epilogue=epilogue, parallel=parallel
     )  # fmt: skip
@@ -70,6 +75,18 @@ def emit_gemm(
         with s.when(wide):
             product.emit_tasks(s, m, n, parallel=parallel)
     return s.finish()
+
+
+def pack_right(
+    s: Statements, *, b: Operand | Formula, n: tirx.Expr | int, k: tirx.Expr | int, dtype: str, plan: GemmPlan
+) -> PackedColumns:
+    """All of B[k, n] packed, for products that share it. It must fit one block: `plan.shallow` and n at most `plan.nc`."""
+    k, n = s.bind("k", k), s.bind("n", n)
+    target = _allocate(s, "packed_right", columns_size(round_up(n, plan.nr), plan), dtype)
+    emit_pack_columns(
+        s, b=b, target=target, base=index(0), start=index(0), depth=k, col=index(0), cols=n, plan=plan, dtype=dtype
+    )  # fmt: skip
+    return packed_columns(target, index(0), plan)
 
 
 def _emit_cut(s: Statements, m: tirx.Expr, n: tirx.Expr, plan: GemmPlan) -> tuple[tirx.Expr, tirx.Expr]:
@@ -133,6 +150,7 @@ class _Product:
     epilogue: Epilogue | None
     ragged_rows: int | None
     ragged_cols: int | None
+    packed: PackedColumns | None
 
     def emit_tasks(self, s: Statements, m: tirx.Expr, n: tirx.Expr, *, parallel: bool) -> None:
         """All of C, in one piece or as a parallel loop over a grid of rectangles."""
@@ -153,6 +171,13 @@ class _Product:
     def emit(self, s: Statements, *, row: tirx.Expr, height: tirx.Expr, col: tirx.Expr, width: tirx.Expr) -> None:
         """The `height` × `width` elements of C from (row, col) on, neither of them negative."""
         plan = self.plan
+        if self.packed is not None:
+            one = index(1)
+            mc = round_up(height, plan.mr)
+            self._emit_blocks(
+                s, _Blocks(row=row, height=height, col=col, width=width, rows=one, mc=mc, cols=one, nc=width, depths=one, kc=self.k)
+            )  # fmt: skip
+            return
         deep = maximum(self.k, 1)
         limit = minimum(plan.nc, maximum(_down(tirx.truncdiv(index(plan.keep), deep), plan.nr), plan.nr))
         col_blocks, nc = _balanced(s, "col", width, s.bind("col_limit", limit), plan.nr)
@@ -181,7 +206,7 @@ class _Product:
         b_count = _choose(blocks.rows > 1, depths, index(1))
         in_place = rows_in_place(self.a, blocks.row, index(0), plan, self.dtype) is not None
         packed_a = None if in_place else _allocate(s, "packed_a", a_count * a_size + plan.lanes, self.dtype)
-        packed_b = _allocate(s, "packed_b", b_count * b_size, self.dtype)
+        packed_b = None if self.packed is not None else _allocate(s, "packed_b", b_count * b_size, self.dtype)
         partial = self._partial(s, blocks)
         with (
             s.loop("col_block", blocks.cols) as jc,
@@ -197,12 +222,15 @@ class _Product:
             cols = s.bind("cols", minimum(blocks.nc, blocks.width - first_col))
             row, col = s.bind("row", blocks.row + first_row), s.bind("col", blocks.col + first_col)
             b_at = s.bind("b_at", _choose(blocks.rows > 1, pc * b_size, index(0)))
-            with s.when(condition(ic == 0)):
-                emit_pack_columns(
-                    s, b=self.b, target=packed_b, base=b_at, start=start, depth=depth, col=col, cols=cols,
-                    plan=plan, dtype=self.dtype,
-                )  # fmt: skip
-            columns = packed_columns(packed_b, b_at, plan)
+            columns = self.packed
+            if packed_b is not None:
+                with s.when(condition(ic == 0)):
+                    emit_pack_columns(
+                        s, b=self.b, target=packed_b, base=b_at, start=start, depth=depth, col=col, cols=cols,
+                        plan=plan, dtype=self.dtype,
+                    )  # fmt: skip
+                columns = packed_columns(packed_b, b_at, plan)
+            assert columns is not None
             packed = rows_in_place(self.a, row, start, plan, self.dtype)
             if packed is None:
                 assert packed_a is not None
