@@ -172,11 +172,11 @@ class _Product:
         """The `height` × `width` elements of C from (row, col) on, neither of them negative."""
         plan = self.plan
         if self.packed is not None:
-            one = index(1)
-            mc = round_up(height, plan.mr)
-            self._emit_blocks(
-                s, _Blocks(row=row, height=height, col=col, width=width, rows=one, mc=mc, cols=one, nc=width, depths=one, kc=self.k)
+            one, mc = index(1), round_up(height, plan.mr)
+            blocks = _Blocks(
+                row=row, height=height, col=col, width=width, rows=one, mc=mc, cols=one, nc=width, depths=one, kc=self.k
             )  # fmt: skip
+            self._emit_blocks(s, blocks)
             return
         deep = maximum(self.k, 1)
         limit = minimum(plan.nc, maximum(_down(tirx.truncdiv(index(plan.keep), deep), plan.nr), plan.nr))
