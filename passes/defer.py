@@ -270,6 +270,7 @@ class _Deferral:
             return result
         if found.extreme is not None:
             return found.extreme
+        assert found.flag is not None
         conditions = (*where, *found.conditions)
         name = names.tensor(f"HAS{self.einsum.target}")
         made = einsum(

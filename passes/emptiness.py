@@ -20,14 +20,14 @@ from .structure import Structure, conjuncts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Emptiness:
-    """Tests that a reduction has a point: that all of ``sizes`` are positive, the condition ``extreme`` over the output
-    ranks, or an ``or`` of ``flag`` over the reduced ranks, where ``conditions`` hold. The first that is not None is exact,
-    and so is the last: the flag is true wherever it is present."""
+    """A test that a reduction has a point: that all of ``sizes`` are positive, the condition ``extreme`` over the output
+    ranks, or an ``or`` of ``flag`` over the reduced ranks, where ``conditions`` hold (it is true wherever it is present).
+    The one that is not None is exact."""
 
-    sizes: tuple[Expr, ...] | None
-    extreme: Expr | None
-    flag: Expr
-    conditions: tuple[Expr, ...]
+    sizes: tuple[Expr, ...] | None = None
+    extreme: Expr | None = None
+    flag: Expr | None = None
+    conditions: tuple[Expr, ...] = ()
 
 
 def emptiness(structure: Structure, index: int, values: Sequence[Expr], where: Sequence[Expr]) -> Emptiness:
@@ -38,15 +38,15 @@ def emptiness(structure: Structure, index: int, values: Sequence[Expr], where: S
     conditions: frozenset[Expr] = frozenset()
     for value in values:
         conditions |= structure.conditions(bare, value)
+    if not conditions:
+        return Emptiness(sizes=tuple(einsum.extent(r) for r in einsum.reduced))
     # Conditions on output ranks alone decide the output point, not what is reduced into it.
     inner = frozenset(c for c in conditions if set(einsum.reduced) & set(ranks_of(c)))
+    extreme = _extreme(structure, index, inner, conditions)
+    if extreme is not None:
+        return Emptiness(extreme=extreme)
     flag, stated = _flag(structure, einsum, values, extents)
-    return Emptiness(
-        sizes=tuple(einsum.extent(r) for r in einsum.reduced) if not conditions else None,
-        extreme=_extreme(structure, index, inner, conditions),
-        flag=flag,
-        conditions=stated,
-    )
+    return Emptiness(flag=flag, conditions=stated)
 
 
 def _extreme(structure: Structure, index: int, inner: frozenset[Expr], conditions: frozenset[Expr]) -> Expr | None:
@@ -88,6 +88,9 @@ def _flag(
             stated[read] = parts
     # Something must index every reduced rank, which gives it its extent.
     open_ranks = [r for r in einsum.reduced if not any(_indexes(read, r) for read in tested)]
+    if not all(any(_indexes(read, r) for read in reads) for r in open_ranks):
+        # Looked through, an Einsum may keep only an element of what it reads; the read of it has the whole rank.
+        reads += [read for value in values for read in reads_of(value) if read not in reads]
     while open_ranks:
         read = max(reads, key=lambda r: (sum(_indexes(r, o) for o in open_ranks), -len(r.indices)))
         tested.append(read)

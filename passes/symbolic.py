@@ -31,7 +31,7 @@ _TERMS: dict[str, Callable[..., Term]] = {
     "mul": lambda a, b: a * b,
     "div": lambda a, b: a / b,
     "neg": lambda a: -a,
-    "pow": lambda a, n: a**n,
+    "pow": lambda a, n: _power(a, n),
     "exp": sympy.exp,
     "exp2": lambda a: sympy.Integer(2) ** a,
     "log": sympy.log,
@@ -46,8 +46,17 @@ _TERMS: dict[str, Callable[..., Term]] = {
 }
 """How the operators of the table read in sympy; every other operator is an opaque function there."""
 
+_HIGHEST_POWER = 32
+"""Whole powers up to this one are multiplied out where that helps; a sum to a higher one would have as many terms."""
+
 _TRIALS = 6
 _CLOSE = 1e-9
+
+
+def _power(base: Term, exponent: Term) -> Term:
+    if exponent.is_number and abs(exponent) > _HIGHEST_POWER:
+        return sympy.Function("pow_", real=True)(base, exponent)
+    return base**exponent
 
 
 class Vocabulary:
