@@ -122,8 +122,11 @@ def _run(chosen: Sequence[Case], options: argparse.Namespace, console: Console) 
     rows: list[Row] = []
     failures: dict[str, str] = {}
     for i, case in enumerate(chosen, 1):
+        now = f"{case.name} ({i} of {len(chosen)})"
+        if not console.is_terminal:
+            console.print(now, markup=False, highlight=False)
         try:
-            with console.status(f"{case.name} ({i} of {len(chosen)})"):
+            with console.status(now):
                 rows.append(_measure(case, options))
         except EinfallError as failure:
             failures[case.name] = failure.diagnostics[0].message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -59,13 +60,13 @@ def build(
             target=str(goal),
             arch=goal.arch,
             features=goal.features,
-            library=_library(built, cascade.name),
+            library=_library(built, cascade.name, goal),
             sources={"cascade": text},
             versions=tool_versions(__version__),
         )
 
     artifact: Artifact | None = None
-    if link:
+    if link and _links_here(goal):
         try:
             artifact = make()
         except EinfallError as failure:
@@ -136,8 +137,20 @@ def _generate(program: TileProgram, goal: Target) -> Built:
     return generate(program, goal)
 
 
-def _library(built: Built, name: str) -> bytes:
+def _links_here(goal: Target) -> bool:
+    """Whether a C compiler may be expected to link for the target: this machine's own, or one that the user names."""
+    return goal.arch in ("any", host_target().arch) or "CXX" in os.environ
+
+
+def _library(built: Built, name: str, goal: Target) -> bytes:
     """The shared library. Raises EinfallError E1111 where no C compiler links it."""
+    if not _links_here(goal):
+        raise error(
+            "E1111",
+            f"the library of `{name}` cannot be linked: this machine's C compiler makes no code for {goal.arch}",
+            help=f"name a cross compiler in the environment variable CXX, such as {goal.arch}-linux-gnu-g++; "
+            'kernel.source("asm") needs none',
+        )
     with tempfile.TemporaryDirectory(prefix="einfall-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "kernel.so"
         try:
