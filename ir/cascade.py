@@ -38,7 +38,8 @@ class Tensor:
 
     ``shape`` holds one extent (an expression over sizes) for each dimension. ``steps`` holds, for an iterative
     dimension, its number of steps T (the extent is T + 1), else None. ``annotated`` tells that the program states the
-    type, which forces rounding to it; ``declared`` that it states the shape.
+    type, which forces rounding to it; ``declared`` that it states the shape. ``minimum`` is a narrower type that would do:
+    that of the unannotated intermediate from which a pass made a wider one.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Tensor:
     steps: tuple[Expr | None, ...] = ()
     annotated: bool = False
     declared: bool = False
+    minimum: DType | None = field(default=None, compare=False)
     origin: Origin = field(default_factory=Origin, compare=False, repr=False)
 
     @property

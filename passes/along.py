@@ -64,10 +64,13 @@ def _together(update: Compute, reader: Compute, buffers: Mapping[str, Buffer]) -
     conditions = (update.filter, update.condition, update.within)
     if update.reduction is not None or update.scatter or update.along or any(c is not None for c in conditions):
         return None
-    held = buffers[update.target].dtype
-    if update.value.dtype != held or not held.is_float or held.bits < 32 or reader.target in _tensors(update):
-        return None
+    held, dtype = buffers[update.target].dtype, update.value.dtype
     reads = {r for r in reads_of(reader.value) if r.tensor == update.target}
+    # A tile may be held in a narrower type than its tensor's, which need not round what others make of the value.
+    if not dtype.is_float or dtype.bits < 32 or reader.target in _tensors(update):
+        return None
+    if dtype != held and not (held.is_float and held.bits < dtype.bits and all(r.dtype == dtype for r in reads)):
+        return None
     if len(reads) != 1 or any(r.tensor == update.target and r.indices != update.indices for r in reads_of(update.value)):
         return None
     (read,) = reads

@@ -17,7 +17,7 @@ from ..ir.index import at_most, equal
 from ..ir.target import Target
 from ..ir.tile import Buffer, Compute, Decision, Fill, Loop, Node, Scope, TileProgram, When
 from ..ir.tile import walk as walk_nodes
-from ..ir.types import BOOL, F32, DType, QuantType
+from ..ir.types import BOOL, DType, QuantType
 from . import contraction
 from .along import along
 from .blocking import Along, blocked, rows_of_block
@@ -93,9 +93,8 @@ class _Assembly:
                 help="dequantise it before the call and declare it as f32",
             )
         scope = {Role.RESULT: Scope.OUTPUT, Role.LOCAL: Scope.WORKSPACE}.get(tensor.role, Scope.INPUT)
-        # An unannotated 16-bit intermediate states a minimum precision only: f32 saves its rounding.
-        small = tensor.role is Role.LOCAL and not tensor.annotated and tensor.value.is_float and tensor.value.bits < 32
-        self.workspace.add(tensor.name, F32 if small else tensor.value, tensor.shape, scope)
+        held = contraction.held_as(self.cascade, tensor, self.tiling.target)
+        self.workspace.add(tensor.name, held, tensor.shape, scope)
         presence = self.presence.presence.get(tensor.name)
         if isinstance(presence, Stored) and self.cascade.writers(tensor.name):
             self.workspace.add(presence.mask, BOOL, tensor.shape)

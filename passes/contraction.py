@@ -6,16 +6,16 @@ page 3, deferral). Requires: explicit reads. Guarantees: the product's operands 
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
-from ..ir.cascade import Einsum
+from ..ir.cascade import Cascade, Einsum, Role, Tensor
 from ..ir.expr import Cast, Const, Expr, Op, Read, op, ranks_of, reads_of
 from ..ir.index import affine, affine_in
 from ..ir.microkernels import FMA, choose
 from ..ir.target import Target
-from ..ir.tile import MatrixProduct
-from ..ir.types import I32, DType
+from ..ir.tile import Buffer, MatrixProduct
+from ..ir.types import F32, I32, DType
 from .methods import lane_step
 
 BYTES = ("i8", "u8")
@@ -157,3 +157,35 @@ def kernel_of(product: MatrixProduct, accumulator: DType, target: Target) -> str
         return FMA
     kernel = choose(target, product.left.dtype, product.right.dtype, accumulator)
     return FMA if kernel is None else kernel.name
+
+
+def held_as(cascade: Cascade, tensor: Tensor, target: Target) -> DType:
+    """The type in which a tensor is stored.
+
+    An unannotated 16-bit intermediate states a minimum precision only: f32 saves its rounding, unless a product of a matrix
+    by a matrix has a better micro-kernel for its own type.
+    """
+    own = tensor.value
+    unstated = tensor.role is Role.LOCAL and not tensor.annotated and own.is_float and own.bits < 32
+    narrow = own if unstated else tensor.minimum
+    if narrow is None:
+        return own
+    for einsum in cascade.readers(tensor.name):
+        product = product_of(einsum)
+        if product is None or None in (product.rows, product.columns):
+            continue
+        sides = [
+            replace(e, dtype=narrow) if isinstance(e, Read) and e.tensor == tensor.name else e
+            for e in (product.left, product.right)
+        ]
+        mine = any(isinstance(e, Read) and e.tensor == tensor.name for e in sides)
+        if mine and kernel_of(replace(product, left=sides[0], right=sides[1]), einsum.accumulator, target) != FMA:
+            return narrow
+    return F32 if unstated else own
+
+
+def as_held(operand: Expr, buffers: Mapping[str, Buffer]) -> Expr:
+    """An operand of a product with the type in which its tensor is stored, where it is read as it lies."""
+    if isinstance(operand, Read) and operand.tensor in buffers and operand.dtype.is_float:
+        return replace(operand, dtype=buffers[operand.tensor].dtype)
+    return operand

@@ -187,7 +187,7 @@ def nodes_of(compute: Compute, around: Surroundings, *, own_tile: bool) -> tuple
     """
     buffers = around.buffers
     generic = choose(compute)
-    product = _product(compute, around.target)
+    product = _product(compute, around)
     if product is None or compute.extent(product.inner) in around.few:
         return [generic], []
     flag = None
@@ -250,7 +250,7 @@ def _is_sum(node: Expr) -> bool:
     return isinstance(node, Read) and node.tensor == SUM
 
 
-def _product(compute: Compute, target: Target) -> MatrixProduct | None:
+def _product(compute: Compute, around: Surroundings) -> MatrixProduct | None:
     """The matrix product that ``compute`` is, with operands to be read or computed, large enough for a micro-kernel."""
     if compute.reduction != "+" or compute.scatter or compute.within:
         return None
@@ -259,7 +259,9 @@ def _product(compute: Compute, target: Target) -> MatrixProduct | None:
     )  # fmt: skip
     if product is None:
         return None
-    product = replace(product, kernel=contraction.kernel_of(product, compute.accumulator, target))
+    left, right = (contraction.as_held(e, around.buffers) for e in (product.left, product.right))
+    product = replace(product, left=left, right=right)
+    product = replace(product, kernel=contraction.kernel_of(product, compute.accumulator, around.target))
     if product.kernel == FMA and compute.accumulator.name not in ("f32", "f64"):
         return None
     operands, ranks = (product.left, product.right), (product.rows, product.columns, product.inner)

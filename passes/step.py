@@ -207,7 +207,10 @@ class Step:
             where=where,
         )
         # An unannotated small float states a minimum precision only.
-        self._add(made, F32 if is_small(tensor.value) and not tensor.annotated else tensor.value, declared=True)
+        wider = is_small(tensor.value) and not tensor.annotated
+        self._add(made, F32 if wider else tensor.value, declared=True)
+        if wider:
+            self.tensors[name] = replace(self.tensors[name], minimum=tensor.value)
         self.tile_of[written.target] = name
 
     def _is_strict(self, value: Expr, i: int) -> bool:

@@ -275,20 +275,33 @@ class _Block:
                 s.store(self.sums, tirx.Ramp(at, index(1), LINES), tirx.BufferLoad(total, [index(0)]))
 
     def store(self, s: Statements) -> None:
-        """Writes the sums, or what the epilogue makes of them, to C."""
+        """Writes the sums, or what the epilogue makes of them, to C: whole blocks without masks, where that is worth its
+        code."""
         product = self.product
-        with s.loop("i", minimum(self.rows, PANEL)) as i, s.loop("v", ceil_div(minimum(self.cols, PANEL), LINES)) as v:
-            site = Site(
-                row=s.bind("row", self.row + i),
-                col=s.bind("col", self.col + v * LINES),
-                lanes=LINES,
-                count=s.bind("count", self.cols - v * LINES),
-            )
-            value = load_aligned(self.sums, self.sums_at + i * PANEL + v * LINES, LINES)
-            emit_store_vector(
-                s, value, c=product.c, site=site, dtype=product.kernel.dtype, add=product.accumulate, last=True,
-                epilogue=product.epilogue,
-            )  # fmt: skip
+        light = product.epilogue is None or product.epilogue.light
+        whole: tirx.Expr | bool = self.cols >= PANEL if light and product.c.rows_contiguous else False
+        if whole is not False:
+            with s.when(whole), s.loop("i", minimum(self.rows, PANEL)) as i:
+                for v in range(2):
+                    self._store_vector(s, i, index(v), LINES)
+        rows, vectors = minimum(self.rows, PANEL), ceil_div(minimum(self.cols, PANEL), LINES)
+        with s.when(negation(whole)), s.loop("i", rows) as i, s.loop("v", vectors) as v:
+            self._store_vector(s, i, v, s.bind("count", self.cols - v * LINES))
+
+    def _store_vector(self, s: Statements, i: tirx.Expr, v: tirx.Expr, count: tirx.Expr | int) -> None:
+        product = self.product
+        site = Site(row=s.bind("row", self.row + i), col=s.bind("col", self.col + v * LINES), lanes=LINES, count=count)
+        value = load_aligned(self.sums, self.sums_at + i * PANEL + v * LINES, LINES)
+        emit_store_vector(
+            s,
+            value,
+            c=product.c,
+            site=site,
+            dtype=product.kernel.dtype,
+            add=product.accumulate,
+            last=True,
+            epilogue=product.epilogue,
+        )
 
 
 def _half(words: tirx.Expr, part: int, lanes: int) -> tirx.Expr:

@@ -37,6 +37,21 @@ SEVERAL = "kernel f(X: bf16[J, M, K], W: bf16[J, K, N]) -> (Y: f32[M, N]) { Y[m,
 ROUNDED = "kernel f(X: f32[M, K], W: bf16[K, N]) -> (Y: f32[M, N]) { Y[m, n] = cast(bf16, X[m, k]) * W[k, n] }"
 SCALED = "kernel f(X: bf16[M, K], g: bf16[K], W: bf16[K, N]) -> (Y: f32[M, N]) { Y[m, n] = X[m, k] * g[k] * W[k, n] }"
 
+TWO_LAYERS = """kernel f(X: bf16[M, K], W: bf16[K, N], U: bf16[N, L]) -> (Y: bf16[M, L]) {
+    H[m, n] = X[m, k] * W[k, n]
+    R[m, n] = max(H[m, n], 0)
+    Y[m, l] = R[m, n] * U[n, l]
+}"""
+ATTENTION = """kernel f(Q: bf16[H, P, E], K: bf16[H, M, E], V: bf16[H, M, F]) -> (AV: bf16[H, P, F]) {
+    QK[h, p, m] = Q[h, p, e] * K[h, m, e] / sqrt(E)
+    GM[h, p]    = QK[h, p, m] :: max(m)
+    SN[h, p, m] = exp(QK[h, p, m] - GM[h, p])
+    SD[h, p]    = SN[h, p, m]
+    A[h, p, m]  = SN[h, p, m] / SD[h, p]
+    AV[h, p, f] = A[h, p, m] * V[h, m, f]
+}"""
+CAUSAL = ATTENTION.replace("/ sqrt(E)", "/ sqrt(E) where m <= p")
+
 BYTES = [(a, b) for a in ("i8", "u8") for b in ("i8", "u8")]
 INTEGER = "kernel f(X: {}[M, K], W: {}[N, K]) -> (Y: i32[M, N]) {{ Y[m, n] = X[m, k] * W[n, k] }}"
 DEQUANTISED = """kernel f(X: i8[M, K], W: i8[K, N], s: f32[N], t: f32[M]) -> (Y: f32[M, N]) {
@@ -109,6 +124,32 @@ def test_bf16_products_with_more_around_them() -> None:
     agrees(SEVERAL, X=x, W=random.standard_normal((3, 45, 33)).astype(ml_dtypes.bfloat16))
     wide = random.standard_normal((80, 200)).astype(ml_dtypes.bfloat16)
     agrees(PLAIN, X=wide[::2, :90], W=a["W"])
+
+
+@pytest.mark.amx
+@amx
+def test_intermediates_between_bf16_products() -> None:
+    """Unannotated, they may be rounded to bf16, which the tiles need."""
+    assert kernels_of(TWO_LAYERS, "sapphirerapids") == ["amx bf16·bf16"] * 2
+    assert kernels_of(TWO_LAYERS, "icelake-server") == [FMA, FMA]
+    random = np.random.default_rng(5)
+    for m, n, k, outputs in ((1, 1, 1, 1), (40, 70, 33, 50)):
+        shapes = {"X": (m, k), "W": (k, n), "U": (n, outputs)}
+        agrees(TWO_LAYERS, **{name: random.standard_normal(s).astype(ml_dtypes.bfloat16) for name, s in shapes.items()})
+
+
+@pytest.mark.amx
+@amx
+@pytest.mark.parametrize("text", [ATTENTION, CAUSAL], ids=["full", "causal"])
+def test_both_products_of_attention(text: str) -> None:
+    assert kernels_of(text, "sapphirerapids") == ["amx bf16·bf16"] * 2
+    random = np.random.default_rng(6)
+    for h, p, m, e, f in ((1, 1, 1, 1, 1), (2, 33, 65, 16, 24), (2, 3, 0, 4, 5), (1, 140, 300, 64, 64)):
+        shapes = {"Q": (h, p, e), "K": (h, m, e), "V": (h, m, f)}
+        arguments = {name: (2 * random.standard_normal(s)).astype(ml_dtypes.bfloat16) for name, s in shapes.items()}
+        agrees(text, **arguments)
+    arguments["V"][0, 250, 3] = np.inf
+    agrees(text, **arguments)
 
 
 @pytest.mark.amx
