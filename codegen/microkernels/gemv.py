@@ -1,15 +1,16 @@
 """Products with very few rows: B is read once, as it lies, at the speed of memory; nothing is packed.
 
 Two forms, by the direction in which B is contiguous. Along its rows (`axpy`): a strip of columns is summed in L1, a
-few rows of B at a time, so that memory sees a few long ascending streams. Along its columns (`dot`): a few columns at
-a time, each a stream, with vectors along k. The number of rows is a run-time loop inside, over what has just been
-read.
+few rows of B at a time, so that memory sees a few long ascending streams; the rows of A are a loop inside, over what has
+just been read. Along its columns (`dot`): a few columns at a time, each a stream, times a few rows of A, with vectors along k
+and the sums in registers. A is widened and computed once, where it is not a matrix of the type of the sums already.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import tvm_ffi
 from tvm import tirx
 from tvm.tirx.stmt import ForKind
 
@@ -20,28 +21,40 @@ from .statements import Statements, both, ceil_div, condition, constant, index, 
 from .vector import (
     first_lanes,
     fma,
-    horizontal_sum,
     lane_type,
     load_aligned,
     load_masked,
+    load_scalar,
+    prefetch,
+    shuffle,
     splat,
     zeros,
 )
 
+L1 = 8192
+"""Elements that the axpy form sums at a time: those of all rows, and the vectors of B in use, stay in L1."""
 STRIP = 1024
-"""Columns that the axpy form sums at a time: a strip of every row of C and the vectors of B in use stay in L1."""
+"""Columns that it sums at most: a page of B, beyond which the hardware does not look ahead."""
 STREAMS = 8
-"""Rows (axpy) or half the columns (dot) of B that are read side by side: below what the hardware prefetchers follow."""
-CHAINS = 2
-"""Independent sums of one dot product: with the columns side by side they hide the latency of the multiply-add."""
+"""Rows of B that it reads side by side, and asks for before it does."""
+SHORT, FEW = 256, 4
+"""A depth below which dot products are taken for so many rows only."""
+SIDE = 4
+"""Columns of B that the dot form reads side by side."""
+AHEAD = 1024
+"""Bytes ahead of its use at which each of them is asked for."""
 
 
-def is_skinny(m: tirx.Expr | int, b: Operand | Formula, plan: GemmPlan) -> bool | tirx.Expr:
-    """Whether m rows are so few that B should not be packed: a literal, or a condition for run time."""
+def is_skinny(m: tirx.Expr | int, b: Operand | Formula, k: int | None, plan: GemmPlan) -> bool | tirx.Expr:
+    """Whether m rows are so few that B should not be packed: a literal, or a condition for run time.
+
+    `k`: the depth, where it is known; a short one does not repay adding up the lanes of many dot products.
+    """
     if plan.skinny == 0 or isinstance(b, Formula) or not (b.rows_contiguous or b.columns_contiguous):
         return False
+    most = plan.skinny if b.rows_contiguous or k is None or k >= SHORT else min(plan.skinny, FEW)
     known = constant(m)
-    return m <= plan.skinny if known is None else known <= plan.skinny
+    return m <= most if known is None else known <= most
 
 
 def emit_skinny(
@@ -65,7 +78,7 @@ def emit_skinny(
         (a, b, c, m, n, epilogue),
         (b.transposed(), a.transposed(), c.transposed(), n, m, None if epilogue is None else epilogue.transposed()),
     ):
-        few = is_skinny(rows, y, plan)
+        few = is_skinny(rows, y, constant(k), plan)
         if constant(both(wide, few)) == 0 or isinstance(y, Formula):
             continue
         with s.when(both(wide, few)):
@@ -93,103 +106,191 @@ class SkinnyProduct:
 
     def emit(self, s: Statements, *, parallel: bool) -> None:
         body = self._emit_strips if self.b.rows_contiguous else self._emit_dots
+        held = self._emit_left(s)
         if not parallel or self.plan.threads == 1:
-            body(s, index(0), self.n)
+            body(s, held, index(0), self.n)
             return
         cols = s.bind("cols", maximum(round_up(ceil_div(self.n, self.plan.threads), self.plan.lanes), self.plan.lanes))
         with s.loop("task", self.plan.threads, kind=ForKind.PARALLEL) as task:
             first = s.bind("first", task * cols)
-            body(s, first, s.bind("width", minimum(cols, self.n - first)))
+            body(s, held, first, s.bind("width", minimum(cols, self.n - first)))
 
-    def _emit_strips(self, s: Statements, first: tirx.Expr, width: tirx.Expr) -> None:
+    def _emit_left(self, s: Statements) -> Operand:
+        """A in the type of the sums, rows contiguous for the dot form: itself, or a copy made here, once for all tasks.
+
+        Beyond the last column the copy holds zeros up to a whole vector.
+        """
+        a, lanes = self.a, self.plan.lanes
+        if isinstance(a, Operand) and a.dtype == self.dtype and (a.rows_contiguous or self.b.rows_contiguous):
+            return a
+        pitch = s.bind("pitch", round_up(maximum(self.k, 1), lanes))
+        buffer = tirx.decl_buffer((s.bind("size", maximum(self.m, 1) * pitch),), self.dtype, name="left", layout=None)
+        s.add(tirx.AllocBuffer(buffer))
+        with s.loop("i", self.m) as i, s.loop("chunk", ceil_div(self.k, lanes)) as chunk:
+            step = s.bind("step", chunk * lanes)
+            site = Site(row=i, col=step, lanes=lanes, count=s.bind("count", self.k - step))
+            value = tirx.Select(site.mask, load(s, a, site, self.dtype), zeros(self.dtype, lanes))
+            s.store(buffer, _lanes(i * pitch + step, lanes), value)
+        return Operand(buffer=buffer, row_stride=pitch, col_stride=1)
+
+    def _emit_strips(self, s: Statements, a: Operand, first: tirx.Expr, width: tirx.Expr) -> None:
         lanes, dtype = self.plan.lanes, self.dtype
-        sums = s.allocate("sums", (self.plan.skinny * STRIP,), dtype)
+        length = s.bind("length", minimum(_power_below(s, tirx.truncdiv(index(L1), maximum(self.m, 1))), STRIP))
+        sums = s.allocate("sums", (max(L1, self.plan.skinny * lanes),), dtype)
         turns = s.bind("turns", tirx.truncdiv(self.k, index(STREAMS)))
-        with s.loop("strip", ceil_div(maximum(width, 0), STRIP)) as strip:
-            col = s.bind("col", first + strip * STRIP)
-            cols = s.bind("cols", minimum(width - strip * STRIP, STRIP))
+        with s.loop("strip", ceil_div(maximum(width, 0), length)) as strip:
+            col = s.bind("col", first + strip * length)
+            cols = s.bind("cols", minimum(width - strip * length, length))
             vectors = s.bind("vectors", ceil_div(cols, lanes))
+            full = s.bind("full", tirx.truncdiv(cols, index(lanes)))
             with s.loop("i", self.m) as i, s.loop("v", vectors) as v:
-                s.store(sums, _lanes(i * STRIP + v * lanes, lanes), zeros(dtype, lanes))
+                s.store(sums, _lanes(i * length + v * lanes, lanes), zeros(dtype, lanes))
 
-            def update(p: tirx.Expr, steps: int, col: tirx.Expr, cols: tirx.Expr, vectors: tirx.Expr) -> None:
-                with s.loop("v", vectors) as v:
-                    mask = first_lanes(cols - v * lanes, lanes)
-                    b = []
-                    for u in range(steps):
-                        at = self.b.at(p + u, col + v * lanes)
-                        b.append(s.bind(f"b_{u}", load_masked(self.b.buffer, at, mask, dtype, lanes)))
-                    with s.loop("i", self.m) as i:
-                        where = s.bind("where", i * STRIP + v * lanes)
-                        total = load_aligned(sums, where, lanes)
-                        for u, vector in enumerate(b):
-                            one = Site(row=i, col=s.bind("col", p + u), lanes=1, count=1)
-                            a = splat(load(s, self.a, one, dtype), lanes)
-                            total = fma(a, vector, total, fused=self.plan.fused)
-                        s.store(sums, _lanes(where, lanes), total)
+            def update(p: tirx.Expr, steps: int, at: tirx.Expr, count: tirx.Expr | int) -> None:
+                """Adds `steps` rows of B to the vector of sums at `at`, of which `count` lanes lie inside."""
+                mask = first_lanes(count, lanes)
+                b = []
+                for u in range(steps):
+                    s.evaluate(prefetch(self.b.buffer, self.b.at(p + STREAMS + u, col + at)))
+                    value = load_masked(self.b.buffer, self.b.at(p + u, col + at), mask, dtype, lanes)
+                    b.append(s.bind(f"b_{u}", value))
+                with s.loop("i", self.m) as i:
+                    where = s.bind("where", i * length + at)
+                    total = load_aligned(sums, where, lanes)
+                    for u, vector in enumerate(b):
+                        one = splat(load_scalar(a.buffer, a.at(i, p + u), dtype), lanes)
+                        total = fma(one, vector, total, fused=self.plan.fused)
+                    s.store(sums, _lanes(where, lanes), total)
+
+            def sweep(p: tirx.Expr, steps: int) -> None:
+                with s.loop("v", full) as v:
+                    update(p, steps, s.bind("at", v * lanes), lanes)
+                with s.loop("v", vectors - full):
+                    at = s.bind("at", full * lanes)
+                    update(p, steps, at, s.bind("count", cols - at))
 
             with s.loop("p", turns) as turn:
-                update(turn * STREAMS, STREAMS, col, cols, vectors)
+                sweep(s.bind("from", turn * STREAMS), STREAMS)
             with s.loop("p_tail", self.k - turns * STREAMS) as rest:
-                update(turns * STREAMS + rest, 1, col, cols, vectors)
+                sweep(s.bind("from", turns * STREAMS + rest), 1)
             with s.loop("i", self.m) as i, s.loop("v", vectors) as v:
-                self._emit_store(s, load_aligned(sums, i * STRIP + v * lanes, lanes), i, col + v * lanes, cols - v * lanes)
+                self._emit_store(s, load_aligned(sums, i * length + v * lanes, lanes), i, col + v * lanes, cols - v * lanes)
 
-    def _emit_dots(self, s: Statements, first: tirx.Expr, width: tirx.Expr) -> None:
-        lanes, dtype = self.plan.lanes, self.dtype
-        side = min(STREAMS // 2, lanes)
-        sums = s.allocate("sums", (self.plan.skinny * lanes,), dtype, scope="local")
-        whole = CHAINS * lanes
-        turns = s.bind("turns", tirx.truncdiv(self.k, index(whole)))
-        rest = s.bind("rest", self.k - turns * whole)
+    def _emit_dots(self, s: Statements, a: Operand, first: tirx.Expr, width: tirx.Expr) -> None:
+        """Columns in groups as wide as a vector; their sums wait in L1 until the lanes of all of them are added at once."""
+        lanes = self.plan.lanes
+        side, most = min(SIDE, lanes), self._rows_at_once()
+        known = constant(self.m)
+        capacity = round_up(self.plan.skinny if known is None else max(known, 1), 1)
+        size = (int(constant(capacity) or 1) + most) * lanes * lanes
+        waiting = s.allocate("waiting", (size,), self.dtype)
         with s.loop("group", ceil_div(maximum(width, 0), lanes)) as group:
             col = s.bind("col", first + group * lanes)
             cols = s.bind("cols", minimum(width - group * lanes, lanes))
-            with s.loop("q", ceil_div(cols, side)) as q, s.loop("i", self.m) as i:
-                totals = [
-                    [s.allocate(f"total_{j}_{u}", (1,), lane_type(dtype, lanes), scope="local") for u in range(CHAINS)]
-                    for j in range(side)
-                ]
-                for chain in totals:
-                    for total in chain:
-                        s.store(total, 0, zeros(dtype, lanes))
+            with s.loop("q", ceil_div(cols, side)) as q:
                 columns = [s.bind(f"column_{j}", col + minimum(q * side + j, cols - 1)) for j in range(side)]
-
-                def update(p: tirx.Expr, u: int, mask: tirx.Expr) -> None:
-                    a = self._along_k(s, i, p, mask)
-                    for column, chain in zip(columns, totals, strict=True):
-                        b = load_masked(self.b.buffer, self.b.at(p, column), mask, dtype, lanes)
-                        held = tirx.BufferLoad(chain[u], [index(0)])
-                        s.store(chain[u], 0, fma(a, b, held, fused=self.plan.fused))
-
-                with s.loop("p", turns) as turn:
-                    for u in range(CHAINS):
-                        update(turn * whole + u * lanes, u, first_lanes(lanes, lanes))
-                for u in range(CHAINS):
-                    with s.when(rest > u * lanes):
-                        update(turns * whole + u * lanes, u, first_lanes(rest - u * lanes, lanes))
-                for j, chain in enumerate(totals):
-                    total = tirx.BufferLoad(chain[0], [index(0)])
-                    for other in chain[1:]:
-                        total = total + tirx.BufferLoad(other, [index(0)])
-                    total = s.bind("total", total)
-                    s.store(sums, i * lanes + q * side + j, horizontal_sum(total, lanes))
+                for rows, chosen in self._row_sets():
+                    with s.when(chosen), s.loop("set", ceil_div(self.m, rows)) as part:
+                        at = [s.bind("at", minimum(part * rows + i, self.m - 1)) for i in range(rows)]
+                        totals = self._emit_side(s, a, at, columns)
+                        for i, row in enumerate(totals):
+                            for j, total in enumerate(row):
+                                where = ((part * rows + i) * lanes + q * side + j) * lanes
+                                s.store(waiting, _lanes(where, lanes), total)
             with s.loop("i", self.m) as i:
-                self._emit_store(s, load_aligned(sums, i * lanes, lanes), i, col, cols)
+                totals = [s.bind("total", load_aligned(waiting, (i * lanes + j) * lanes, lanes)) for j in range(lanes)]
+                self._emit_store(s, sums_of_lanes(s, totals), i, col, cols)
 
-    def _along_k(self, s: Statements, i: tirx.Expr, p: tirx.Expr, mask: tirx.Expr) -> tirx.Expr:
-        """Consecutive elements of a row of A, zeros outside the mask: what meets B's zeros there may not be infinite."""
-        site = Site(row=i, col=p, lanes=self.plan.lanes, count=self.k - p)
-        if isinstance(self.a, Operand) and self.a.rows_contiguous:
-            at = self.a.at(i, p)
-            return s.bind("a", load_masked(self.a.buffer, at, mask, self.dtype, self.plan.lanes))
-        return s.bind("a", tirx.Select(mask, load(s, self.a, site, self.dtype), zeros(self.dtype, self.plan.lanes)))
+    def _rows_at_once(self) -> int:
+        """Rows of A whose sums with SIDE columns stay in registers beside what they are made of."""
+        return 6 if self.plan.mr * self.plan.nv >= 24 else 2
+
+    def _row_sets(self) -> list[tuple[int, tirx.Expr | bool]]:
+        """How many rows are taken together, and when: equal shares of a number that is known."""
+        most, known = self._rows_at_once(), constant(self.m)
+        if known is not None:
+            sets = ceil_div(max(known, 1), most)
+            return [(int(constant(ceil_div(max(known, 1), sets)) or 1), True)]
+        several = self.m > 1
+        return [(1, negation(several)), (min(4, most), several)]
+
+    def _emit_side(self, s: Statements, a: Operand, rows: list[tirx.Expr], columns: list[tirx.Expr]) -> list[list[tirx.Expr]]:
+        """The dot products of rows of A with columns of B, not yet added over the lanes: `totals[row][column]`."""
+        lanes, dtype = self.plan.lanes, self.dtype
+        chains = 2 if len(rows) == 1 else 1
+        whole = chains * lanes
+        turns = s.bind("turns", tirx.truncdiv(self.k, index(whole)))
+        rest = s.bind("rest", self.k - turns * whole)
+        totals = [
+            [[s.allocate("total", (1,), lane_type(dtype, lanes), scope="local") for _ in range(chains)] for _ in columns]
+            for _ in rows
+        ]
+        for row in totals:
+            for chain in row:
+                for total in chain:
+                    s.store(total, 0, zeros(dtype, lanes))
+
+        def update(p: tirx.Expr, u: int, mask: tirx.Expr) -> None:
+            factors = [s.bind("b", load_masked(self.b.buffer, self.b.at(p, column), mask, dtype, lanes)) for column in columns]
+            for at, row in zip(rows, totals, strict=True):
+                one = s.bind("a", load_masked(a.buffer, a.at(at, p), mask, dtype, lanes))
+                for factor, chain in zip(factors, row, strict=True):
+                    held = tirx.BufferLoad(chain[u], [index(0)])
+                    s.store(chain[u], 0, fma(one, factor, held, fused=self.plan.fused))
+
+        with s.loop("p", turns) as turn:
+            for u in range(chains):
+                p = s.bind("p", turn * whole + u * lanes)
+                for column in columns:
+                    ahead = p + AHEAD * 8 // int(tvm_ffi.dtype(self.b.dtype).bits)
+                    s.evaluate(prefetch(self.b.buffer, self.b.at(ahead, column)))
+                update(p, u, first_lanes(lanes, lanes))
+        for u in range(chains):
+            with s.when(rest > u * lanes):
+                update(turns * whole + u * lanes, u, first_lanes(rest - u * lanes, lanes))
+        return [[_added([tirx.BufferLoad(total, [index(0)]) for total in chain]) for chain in row] for row in totals]
 
     def _emit_store(self, s: Statements, value: tirx.Expr, row: tirx.Expr, col: tirx.Expr, count: tirx.Expr) -> None:
         site = Site(row=row, col=s.bind("first_col", col), lanes=self.plan.lanes, count=s.bind("count", count))
         emit_store_vector(
             s, value, c=self.c, site=site, dtype=self.dtype, add=self.accumulate, last=True, epilogue=self.epilogue
         )
+
+
+def sums_of_lanes(s: Statements, vectors: list[tirx.Expr]) -> tirx.Expr:
+    """As many vectors as they have lanes, each added up: lane j is the sum of vector j, halves first.
+
+    Two vectors are folded into one by a shuffle for each half and an addition, and so on with what results.
+    """
+    lanes = step = len(vectors)
+    bits = lanes.bit_length() - 1
+    vectors = [vectors[int(f"{j:0{bits}b}"[::-1], 2)] for j in range(lanes)] if bits else vectors
+    while step > 1:
+        step //= 2
+        low = [lane // (2 * step) * 2 * step + lane % step + (lane // step % 2) * lanes for lane in range(lanes)]
+        high = [lane + step for lane in low]
+        vectors = [
+            s.bind("folded", shuffle(pair, low) + shuffle(pair, high)) for pair in zip(vectors[::2], vectors[1::2], strict=True)
+        ]
+    return vectors[0]
+
+
+def _added(values: list[tirx.Expr]) -> tirx.Expr:
+    total = values[0]
+    for value in values[1:]:
+        total = total + value
+    return total
+
+
+def _power_below(s: Statements, value: tirx.Expr) -> tirx.Expr:
+    """The greatest power of two that is at most `value`, which is between 1 and L1."""
+    known = constant(value)
+    if known is not None:
+        return index(1 << (known.bit_length() - 1))
+    power = index(1)
+    for bit in range(1, L1.bit_length()):
+        power = tirx.Select(value >= (1 << bit), index(1 << bit), power)
+    return s.bind("power", power)
 
 
 def _lanes(start: tirx.Expr, lanes: int) -> tirx.Expr:

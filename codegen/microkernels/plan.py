@@ -104,7 +104,7 @@ def plan_gemm(facts: CpuFacts, dtype: str, m: int | None = None, n: int | None =
         nc=nc,
         threads=facts.threads,
         unroll=4,
-        skinny=4,
+        skinny=16,
         fused=facts.has_fma,
         shallow=k is not None and k <= kc,
     )

@@ -103,11 +103,3 @@ def fma(a: tirx.Expr, b: tirx.Expr, c: tirx.Expr, *, fused: bool) -> tirx.Expr:
 
 def shuffle(vectors: Sequence[tirx.Expr], lanes: Sequence[int]) -> tirx.Expr:
     return tirx.Shuffle(list(vectors), [tirx.IntImm("int32", lane) for lane in lanes])
-
-
-def horizontal_sum(value: tirx.Expr, lanes: int) -> tirx.Expr:
-    """The sum of the lanes as a scalar, by halves: a fixed tree of log₂(lanes) additions."""
-    while lanes > 1:
-        lanes //= 2
-        value = shuffle([value], range(lanes)) + shuffle([value], range(lanes, 2 * lanes))
-    return value

@@ -191,7 +191,8 @@ def check(setting: Setting, m: int, n: int, k: int) -> np.ndarray:
 SIZES = [
     (0, 5, 7), (5, 0, 7), (5, 7, 0), (0, 0, 0), (3, 2, 0), (1, 1, 1), (1, 1, 300), (1, 50, 1), (50, 1, 33), (4, 33, 17),
     (3, 1100, 9), (5, 5, 5), (13, 31, 15), (14, 32, 16), (15, 33, 17), (29, 65, 33), (57, 129, 97), (100, 20, 64),
-    (6, 64, 32), (7, 65, 33), (12, 96, 64), (13, 129, 65), (47, 161, 100),
+    (6, 64, 32), (7, 65, 33), (12, 96, 64), (13, 129, 65), (47, 161, 100), (8, 41, 300), (16, 70, 523), (17, 33, 257),
+    (40, 9, 290), (2, 1100, 20),
 ]  # fmt: skip
 
 
@@ -207,6 +208,9 @@ SETTINGS = {
     "plain": Setting(plan=BLOCKS),
     "planned": Setting(),
     "serial": Setting(plan=BLOCKS, parallel=False),
+    "planned-b-transposed": Setting(b=COL, epilogue="columns"),
+    "planned-bfloat16": Setting(inputs="bfloat16", accumulate=True),
+    "planned-bfloat16-transposed": Setting(inputs="bfloat16", a=COL, b=COL),
     "a-transposed": Setting(plan=BLOCKS, a=COL),
     "b-transposed": Setting(plan=BLOCKS, b=COL),
     "both-transposed": Setting(plan=BLOCKS, a=COL, b=COL, accumulate=True),
@@ -239,17 +243,23 @@ def test_agrees_with_numpy(setting: Setting) -> None:
         check(setting, *sizes)
 
 
-@pytest.mark.parametrize("sizes", [(1, 70, 40), (70, 1, 40), (3, 3, 3), (64, 64, 64), (30, 100, 500), (5, 7, 0)])
+@pytest.mark.parametrize(
+    "sizes",
+    [(1, 70, 40), (70, 1, 40), (3, 3, 3), (64, 64, 64), (30, 100, 500), (5, 7, 0), (7, 90, 270), (8, 33, 300), (90, 16, 300)],
+)
 def test_literal_sizes(sizes: tuple[int, int, int]) -> None:
+    check(Setting(sizes=sizes), *sizes)
     check(Setting(sizes=sizes, b=COL, epilogue="columns", light=True), *sizes)
     check(Setting(sizes=sizes, epilogue="rescaled", light=True, result="float16"), *sizes)
 
 
-@pytest.mark.parametrize("sizes", [(61, 200, 90), (3, 700, 65), (300, 2, 65)])
+@pytest.mark.parametrize("sizes", [(61, 200, 90), (3, 700, 65), (300, 2, 65), (8, 100, 300)])
 def test_bits_do_not_depend_on_the_number_of_tasks(sizes: tuple[int, int, int]) -> None:
-    results = [check(Setting(plan=replace(BLOCKS, threads=threads)), *sizes) for threads in (1, 2, 3, 6)]
-    for result in results[1:]:
-        assert result.tobytes() == results[0].tobytes()
+    for skinny, b in ((4, ROW), (16, COL)):
+        plans = [replace(BLOCKS, skinny=skinny, threads=threads) for threads in (1, 2, 3, 6)]
+        results = [check(Setting(plan=plan, b=b), *sizes) for plan in plans]
+        for result in results[1:]:
+            assert result.tobytes() == results[0].tobytes()
 
 
 def test_accumulators_stay_in_registers() -> None:
