@@ -6,6 +6,7 @@ ranks that the dependences force to be sequential; what one group passes along i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ..ir.cascade import Cascade, RankExtent, Role, Tensor
@@ -353,7 +354,19 @@ class _Assembly:
             if shorter:
                 nodes = [When(condition=op("lt", rank(variable), shorter[0]), body=tuple(nodes))]
             body += nodes
+        private = self._within(members)
+        body = self._absorbed(body, private)
+        if buffers is None:
+            for name in unused(tuple(body), private):
+                self.workspace.buffers.pop(name, None)
         return [Loop(variable=variable, extent=step.extent, reverse=step.reverse, body=tuple(body))]
+
+    def _within(self, members: Sequence[int]) -> list[str]:
+        """The tensors that only these Einsums touch."""
+        outside = [e for i, e in enumerate(self.cascade.einsums) if i not in members]
+        others = {t for e in outside for t in (e.target, *(r.tensor for r in e.reads()))}
+        targets = dict.fromkeys(self.cascade.einsums[i].target for i in members)
+        return [t for t in targets if t not in others and self.cascade.by_name[t].role is Role.LOCAL]
 
     # -- Einsums -----------------------------------------------------------------------------------------------------
 

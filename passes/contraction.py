@@ -6,7 +6,7 @@ page 3, deferral). Requires: explicit reads. Guarantees: the product's operands 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..ir.cascade import Cascade, Einsum, Role, Tensor
@@ -20,6 +20,9 @@ from .methods import lane_step
 
 BYTES = ("i8", "u8")
 """The integer types whose products have micro-kernels."""
+
+FEW_ROWS = 16
+"""Rows of a product below which another rank is looked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +101,13 @@ def is_packable(expr: Expr, ranks: Collection[str | None]) -> bool:
     )
 
 
-def assign(roles: Roles, target: tuple[Expr, ...], outputs: tuple[str, ...], reduced: tuple[str, ...]) -> MatrixProduct | None:
+def assign(
+    roles: Roles,
+    target: tuple[Expr, ...],
+    outputs: tuple[str, ...],
+    reduced: tuple[str, ...],
+    extents: Mapping[str, Expr],
+) -> MatrixProduct | None:
     """Gives every rank its role in the matrix product; None where there is none worth a micro-kernel."""
     left, right = set(ranks_of(roles.left)), set(ranks_of(roles.right))
     inner = [r for r in reduced if r in left and r in right]
@@ -116,9 +125,20 @@ def assign(roles: Roles, target: tuple[Expr, ...], outputs: tuple[str, ...], red
         if any(rank in ranks_of(i) and affine(i) is None for i in target):
             return None
     column = next((r for r in column_ranks if r in last), column_ranks[-1] if column_ranks else None)
-    row = row_ranks[-1] if row_ranks else None
+    row = _longest(row_ranks, extents) if row_ranks else None
     depth = max(inner, key=lambda r: sum(lane_step(_indices(e), r) == 1 for e in (a, b)))
     return MatrixProduct(rows=row, columns=column, inner=depth, left=a, right=b, scale=roles.scale)
+
+
+def _longest(names: Sequence[str], extents: Mapping[str, Expr]) -> str:
+    """The last rank, unless it is known to be so short that rows of another fill a register tile better."""
+
+    def length(name: str) -> float:
+        extent = extents[name]
+        return float(extent.value) if isinstance(extent, Const) else float("inf")
+
+    last = names[-1]
+    return last if length(last) >= FEW_ROWS else max(reversed(names), key=length)
 
 
 def _indices(expr: Expr) -> tuple[Expr, ...]:
@@ -129,17 +149,23 @@ def product_of(einsum: Einsum) -> MatrixProduct | None:
     """The matrix product that an Einsum is, its operands perhaps still to be computed; None where it is none."""
     if einsum.reduction != "+" or einsum.scatter:
         return None
-    return recognise(einsum.value, einsum.coords, einsum.output_ranks, einsum.reduced, einsum.accumulator)
+    extents = {r.name: r.extent for r in einsum.ranks}
+    return recognise(einsum.value, einsum.coords, einsum.output_ranks, einsum.reduced, einsum.accumulator, extents)
 
 
 def recognise(
-    value: Expr, target: tuple[Expr, ...], outputs: tuple[str, ...], reduced: tuple[str, ...], accumulator: DType
+    value: Expr,
+    target: tuple[Expr, ...],
+    outputs: tuple[str, ...],
+    reduced: tuple[str, ...],
+    accumulator: DType,
+    extents: Mapping[str, Expr],
 ) -> MatrixProduct | None:
     """The matrix product that a sum of ``value`` over ``reduced`` is: of floats, or of bytes that are added up in i32."""
     if not (accumulator.is_float or accumulator == I32):
         return None
     roles = split(value, reduced, outputs, accumulator)
-    product = None if roles is None else assign(roles, target, outputs, reduced)
+    product = None if roles is None else assign(roles, target, outputs, reduced, extents)
     if product is None or accumulator.is_float:
         return product
     bytes_only = all(isinstance(e, Read | Cast) and e.dtype.name in BYTES for e in (product.left, product.right))

@@ -25,6 +25,9 @@ from .siblings import is_linked, loop_variables, may_share, passed_ranks
 DEEPEST_SHARED = 512
 """The largest inner extent of a product whose right operand every tile packs anew: beyond it packing costs too much."""
 
+LARGEST_WEIGHTS = 1 << 19
+"""Bytes of a tensor that every step of a recurrence may read in every thread: they stay in the second-level cache."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergedLoop:
@@ -65,6 +68,8 @@ def form_groups(cascade: Cascade, steps: tuple[Step, ...], alone: frozenset[int]
         joined: list[Independent] = []
         if current and not alone & set(members):
             joined = _joint(cascade, [*current, *unit], ranks)
+        if joined and _rereads_weights(cascade, [*current, *unit], joined):
+            joined = []
         if joined and not is_linked(cascade, current, unit):
             apart = [*classes, *_joint(cascade, unit, ranks)]
             joined = joined if may_share(cascade, [*current, *unit], apart, joined, passed) else []
@@ -78,6 +83,8 @@ def form_groups(cascade: Cascade, steps: tuple[Step, ...], alone: frozenset[int]
             groups.append(_finished(cascade, current, classes))
         current = unit
         classes = [] if alone & set(members) else _joint(cascade, current, ranks)
+        if _rereads_weights(cascade, current, classes):
+            classes = []
     if current:
         groups.append(_finished(cascade, current, classes))
     return groups
@@ -173,6 +180,32 @@ def _worth(cascade: Cascade, steps: Sequence[Step], classes: Sequence[Independen
             if alone and not small and not _varies_with_loop(cascade, steps, i, operand):
                 return False
     return True
+
+
+def _rereads_weights(cascade: Cascade, steps: Sequence[Step], classes: Sequence[Independent]) -> bool:
+    """Whether every step of a recurrence multiplies by all of a large tensor, whatever the points of ``classes``.
+
+    Threads that divide those points each read all of it in every step; threads that divide its other ranks keep a part each in
+    their caches.
+    """
+    for i in (i for step in steps if isinstance(step, Loop) for i in einsums_of(step)):
+        product = contraction.product_of(cascade.einsums[i])
+        if product is None:
+            continue
+        own = {c.variables[i] for c in classes}
+        extents = {r.name: r.extent for r in cascade.einsums[i].ranks}
+        loop = next(v for step in steps if isinstance(step, Loop) for j, v in step.variables.items() if j == i)
+        for operand in (product.left, product.right):
+            names = set(ranks_of(operand))
+            if loop in names or names & own:
+                continue
+            elements = 1
+            for name in names:
+                extent = extents[name]
+                elements *= int(extent.value) if isinstance(extent, Const) else 1
+            if elements * operand.dtype.bits // 8 >= LARGEST_WEIGHTS:
+                return True
+    return False
 
 
 def _varies_with_loop(cascade: Cascade, steps: Sequence[Step], member: int, operand: Expr) -> bool:

@@ -254,9 +254,10 @@ def _product(compute: Compute, around: Surroundings) -> MatrixProduct | None:
     """The matrix product that ``compute`` is, with operands to be read or computed, large enough for a micro-kernel."""
     if compute.reduction != "+" or compute.scatter or compute.within:
         return None
+    extents = {r.name: r.extent for r in compute.ranks}
     product = contraction.recognise(
-        compute.value, compute.indices, compute.output_ranks, compute.reduced, compute.accumulator
-    )  # fmt: skip
+        compute.value, compute.indices, compute.output_ranks, compute.reduced, compute.accumulator, extents
+    )
     if product is None:
         return None
     left, right = (contraction.as_held(e, around.buffers) for e in (product.left, product.right))
