@@ -28,6 +28,9 @@ DEEPEST_SHARED = 512
 LARGEST_WEIGHTS = 1 << 19
 """Bytes of a tensor that every step of a recurrence may read in every thread: they stay in the second-level cache."""
 
+FREE_WIDTH = 512
+"""What a free size of such a tensor is taken to be."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergedLoop:
@@ -202,7 +205,7 @@ def _rereads_weights(cascade: Cascade, steps: Sequence[Step], classes: Sequence[
             elements = 1
             for name in names:
                 extent = extents[name]
-                elements *= int(extent.value) if isinstance(extent, Const) else 1
+                elements *= int(extent.value) if isinstance(extent, Const) else FREE_WIDTH
             if elements * operand.dtype.bits // 8 >= LARGEST_WEIGHTS:
                 return True
     return False
