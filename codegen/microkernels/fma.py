@@ -160,9 +160,10 @@ def _encoded(c: Operand, value: tirx.Expr) -> tirx.Expr:
 
 def _held(c: Operand, at: tirx.Expr, lanes: int, dtype: str, add: bool | tirx.Expr) -> tirx.Expr | None:
     """A whole vector of C if `add` holds, else zeros; None if it is known not to hold. The mask is the branch."""
-    if add is False:
+    known = constant(condition(add))
+    if known == 0:
         return None
-    count = lanes if add is True else tirx.Select(add, index(lanes), index(0))
+    count = lanes if known else tirx.Select(add, index(lanes), index(0))
     return load_masked(c.buffer, at, first_lanes(count, lanes), dtype, lanes)
 
 
