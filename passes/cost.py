@@ -45,6 +45,9 @@ _BLOCK = 1024.0
 _VECTOR_SHARE = 0.5
 """Share of the vector issue rate that pointwise code reaches."""
 
+_MANY = 1 << 40
+"""What a number that is data is taken for: as many points as there are."""
+
 _FITS = 0.75
 """Share of a cache that is counted on."""
 
@@ -314,7 +317,10 @@ class _Model:
         return bool(self._value(transform(condition, flags)))
 
     def _value(self, expr: Expr) -> int:
-        """A size expression, loop variables in the middle of their range; 1 where it cannot be told."""
+        """A size expression, loop variables in the middle of their range, counts that are data no limit; 1 where it cannot be
+        told."""
+        if any(isinstance(node, Read) for node in walk(expr)):
+            expr = transform(expr, lambda node: integer(_MANY) if isinstance(node, Read) else None)
         ranks = {name: integer(self.around[name]) for name in ranks_of(expr) if name in self.around}
         try:
             return max(0, int(evaluate(substitute(expr, ranks=ranks) if ranks else expr, self.sizes)))

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..ir.cascade import Cascade
-from ..ir.expr import Const, Expr, Op, Read, Select, integer, op, rank, ranks_of, reads_of, transform
+from ..ir.expr import Const, Expr, Op, Read, Select, integer, op, rank, ranks_of, reads_of, substitute, transform
 from ..ir.index import affine, constant_value, non_negative
 from ..ir.operators import REDUCTIONS
 from ..ir.tile import Compute
 from ..ir.types import INDEX
 from .grouping import MergedLoop, offset
-from .tighten import conjuncts
+from .tighten import conjuncts, indexed
 
 
 def leaves_states(cascade: Cascade, merged: MergedLoop) -> bool:
@@ -101,14 +101,19 @@ def visited(computes: Sequence[Compute], variable: str) -> Expr | None:
 def _limit(condition: Expr, compute: Compute, variable: str) -> Expr | None:
     """The generations below which ``condition`` (an upper bound on the loop's variable) can hold somewhere in a tile."""
     match condition:
-        case Op(op="le" | "lt" as relation, args=(a, b)) if a.dtype == INDEX:
-            difference = op("sub", a, b)
-        case Op(op="ge" | "gt" as relation, args=(a, b)) if a.dtype == INDEX:
-            difference = op("sub", b, a)
+        case Op(op="le" | "lt" as relation, args=(a, b)) if a.dtype.is_integer:
+            smaller, larger = a, b
+        case Op(op="ge" | "gt" as relation, args=(a, b)) if a.dtype.is_integer:
+            smaller, larger = b, a
         case _:
             return None
+    held: dict[str, Expr] = {}
+    varying = {variable, *(r.name for r in compute.ranks)}
+    smaller, larger = indexed(smaller, varying, held), indexed(larger, varying, held)
+    if smaller.dtype != INDEX or larger.dtype != INDEX or reads_of(smaller) or reads_of(larger):
+        return None
     inclusive = relation in ("le", "ge")
-    form = None if reads_of(condition) else affine(difference)
+    form = affine(op("sub", smaller, larger))
     if form is None or variable not in form.ranks:
         return None
     extents: Mapping[str, Expr] = {r.name: r.extent for r in compute.ranks}
@@ -130,4 +135,4 @@ def _limit(condition: Expr, compute: Compute, variable: str) -> Expr | None:
         return None
     # step · v + rest ≤ 0 (or < 0) for some point of the tile.
     top = op("neg", rest) if inclusive else op("sub", op("neg", rest), integer(1))
-    return op("add", op("floordiv", top, step), integer(1))
+    return substitute(op("add", op("floordiv", top, step), integer(1)), sizes=held)

@@ -6,10 +6,11 @@ points are reduced; what remains of the filter is returned.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from ..ir.cascade import RankExtent
-from ..ir.expr import Const, Expr, Op, Select, integer, op, rank, ranks_of, reads_of, transform
+from ..ir.expr import Cast, Const, Expr, Op, Select, integer, op, rank, ranks_of, reads_of, size, substitute, transform
 from ..ir.index import affine_in, simplify
 from ..ir.tile import Compute
 from ..ir.types import INDEX
@@ -76,13 +77,15 @@ def is_bound(condition: Expr, ranks: set[str]) -> bool:
 def _bound(condition: Expr, candidates: set[str], ranks: set[str]) -> tuple[str, Expr] | None:
     """(r, limit) where ``condition`` says ``r < limit`` and the limit mentions no rank of the Einsum."""
     match condition:
-        case Op(op="lt" | "le" as name, args=(a, b)) if a.dtype == INDEX:
+        case Op(op="lt" | "le" as name, args=(a, b)) if a.dtype.is_integer:
             smaller, larger = a, b
-        case Op(op="gt" | "ge" as name, args=(a, b)) if a.dtype == INDEX:
+        case Op(op="gt" | "ge" as name, args=(a, b)) if a.dtype.is_integer:
             smaller, larger = b, a
         case _:
             return None
-    if reads_of(condition):
+    held: dict[str, Expr] = {}
+    smaller, larger = indexed(smaller, ranks, held), indexed(larger, ranks, held)
+    if smaller.dtype != INDEX or larger.dtype != INDEX or reads_of(smaller) or reads_of(larger):
         return None
     form = affine_in(op("sub", smaller, larger), tuple(sorted(ranks)))
     if form is None:
@@ -102,4 +105,27 @@ def _bound(condition: Expr, candidates: set[str], ranks: set[str]) -> tuple[str,
     if name in ("le", "ge"):
         limit = op("add", limit, integer(1))
     limit = simplify(limit)
-    return None if set(ranks_of(limit)) & ranks else (mine[0], limit)
+    return None if set(ranks_of(limit)) & ranks else (mine[0], substitute(limit, sizes=held))
+
+
+def indexed(side: Expr, ranks: Collection[str], held: dict[str, Expr]) -> Expr:
+    """One side of a comparison of integers as an index: what is data, the same for all points of ``ranks``, is a size of
+    ``held`` in it (``m < length[b]``). Not of type index where it is anything else.
+
+    An index that was cast to the type of the data counts as itself: no rank has as many points as it would take to wrap.
+    """
+    match side:
+        case Cast(value=value) if value.dtype == INDEX and side.dtype.bits >= 32:
+            return indexed(value, ranks, held)
+        case Const(value=int(value)):
+            return integer(value)
+        case _ if not side.dtype.is_integer or not reads_of(side):
+            return side
+        case _ if set(ranks_of(side)).isdisjoint(ranks):
+            name = f".data{len(held)}"
+            held[name] = side if side.dtype == INDEX else Cast(value=side, dtype=INDEX)
+            return size(name)
+        case Op(op="add" | "sub" | "neg", args=args) if side.dtype == INDEX:
+            return op(side.op, *(indexed(a, ranks, held) for a in args))
+        case _:
+            return side
