@@ -102,8 +102,9 @@ class _Lowering:
         would have to be known before the function's first statement.
         """
         shape = [as_index(self._size(e, {})) for e in buffer.shape]
-        extents = [tirx.Var(f"{buffer.name}_extent{d}", "int64") for d in range(len(shape))]
-        strides = [tirx.Var(f"{buffer.name}_stride{d}", "int64") for d in range(len(shape))]
+        parts = buffer.parts or (1,) * len(shape)
+        extents = [tirx.Var(f"{buffer.name}_extent{d}", "int64") for d in range(len(parts))]
+        strides = [tirx.Var(f"{buffer.name}_stride{d}", "int64") for d in range(len(parts))]
         held = argument(buffer.dtype)
         size = max(1, buffer.dtype.bits // 8)
         declared = tirx.decl_buffer(extents, held, name=buffer.name, strides=strides, data_alignment=size)
@@ -116,13 +117,23 @@ class _Lowering:
         dense = [*strides[:-1], index(1)] if strides else []
         self.views[buffer.name] = View(
             flat=flat,
-            strides=tuple(dense),
+            strides=tuple(self._cut(dense, parts, shape)),
             extents=tuple(shape),
             dtype=buffer.dtype,
             dense=False,
             typed=typed,
         )
         return declared
+
+    def _cut(self, strides: list[tirx.Expr], parts: tuple[int, ...], shape: list[tirx.Expr]) -> list[tirx.Expr]:
+        """The strides of all dimensions, from those of the caller's: parts of one dimension lie in it in a row."""
+        made: list[tirx.Expr] = []
+        for stride, count in zip(strides, parts, strict=True):
+            own = [stride]
+            for extent in reversed(shape[len(made) + 1 : len(made) + count]):
+                own.insert(0, self.statements.bind("stride", own[0] * extent))
+            made += own
+        return made
 
     def _allocate(self, s: Statements, buffer: Buffer, variables: Variables) -> None:
         at = Evaluator(s, self.views, self.sizes, variables, None, self.scalars)

@@ -39,7 +39,8 @@ class Tensor:
     ``shape`` holds one extent (an expression over sizes) for each dimension. ``steps`` holds, for an iterative
     dimension, its number of steps T (the extent is T + 1), else None. ``annotated`` tells that the program states the
     type, which forces rounding to it; ``declared`` that it states the shape. ``minimum`` is a narrower type that would do:
-    that of the unannotated intermediate from which a pass made a wider one.
+    that of the unannotated intermediate from which a pass made a wider one. ``parts`` tells of an argument or a result how
+    many dimensions a pass has made of each of the caller's, () where the caller's are as here.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Tensor:
     annotated: bool = False
     declared: bool = False
     minimum: DType | None = field(default=None, compare=False)
+    parts: tuple[int, ...] = ()
     origin: Origin = field(default_factory=Origin, compare=False, repr=False)
 
     @property

@@ -28,12 +28,16 @@ class Scope(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Buffer:
-    """A dense row-major block of elements of one storage type (``dtype``), of extents ``shape``."""
+    """A dense row-major block of elements of one storage type (``dtype``), of extents ``shape``.
+
+    ``parts`` tells of an argument how many of these dimensions make up one of the caller's, () where each is one.
+    """
 
     name: str
     dtype: DType
     shape: tuple[Expr, ...]
     scope: Scope
+    parts: tuple[int, ...] = ()
 
 
 class Method(Enum):

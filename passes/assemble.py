@@ -95,7 +95,7 @@ class _Assembly:
             )
         scope = {Role.RESULT: Scope.OUTPUT, Role.LOCAL: Scope.WORKSPACE}.get(tensor.role, Scope.INPUT)
         held = contraction.held_as(self.cascade, tensor, self.tiling.target)
-        self.workspace.add(tensor.name, held, tensor.shape, scope)
+        self.workspace.add(tensor.name, held, tensor.shape, scope, tensor.parts)
         presence = self.presence.presence.get(tensor.name)
         if isinstance(presence, Stored) and self.cascade.writers(tensor.name):
             self.workspace.add(presence.mask, BOOL, tensor.shape)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..ir.cascade import Cascade
 from ..ir.target import Target
 from ..ir.tile import TileProgram
 from .chunk_choice import in_chunks
 from .derive import Derivation
+from .heads import in_groups
 from .normalize import normalize
 from .rewriting import Rewriting
 from .select import select
@@ -41,7 +42,10 @@ def lower(cascade: Cascade, *, target: Target | None = None, online: bool = True
     """
     prepared = prepare(cascade, online=online)
     target = Target.parse("cpu") if target is None else target
-    form = select(prepared.cascade, target, online=online)
-    if online:
-        form = in_chunks(form, prepared.cascade, target)
+    if not online:
+        form = select(prepared.cascade, target, online=False)
+        return Lowered(program=streaming(form.program, target), prepared=prepared, derivation=form.derivation)
+    grouped = in_groups(prepared.cascade)
+    form = in_chunks(select(grouped.cascade, target, online=True), grouped.cascade, target)
+    prepared = replace(prepared, decisions=(*prepared.decisions, *grouped.decisions))
     return Lowered(program=streaming(form.program, target), prepared=prepared, derivation=form.derivation)

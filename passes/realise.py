@@ -83,13 +83,20 @@ class Workspace:
     def __init__(self) -> None:
         self.buffers: dict[str, Buffer] = {}
 
-    def add(self, name: str, dtype: DType, shape: tuple[Expr, ...], scope: Scope = Scope.WORKSPACE) -> str:
+    def add(
+        self,
+        name: str,
+        dtype: DType,
+        shape: tuple[Expr, ...],
+        scope: Scope = Scope.WORKSPACE,
+        parts: tuple[int, ...] = (),
+    ) -> str:
         """Adds a buffer under a name of its own and gives the name."""
         free, n = name, 1
         while free in self.buffers:
             n += 1
             free = f"{name}{n}"
-        self.buffers[free] = Buffer(name=free, dtype=dtype, shape=shape, scope=scope)
+        self.buffers[free] = Buffer(name=free, dtype=dtype, shape=shape, scope=scope, parts=parts)
         return free
 
 

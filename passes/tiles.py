@@ -56,6 +56,10 @@ class Tiling:
     rereads: bool
     derived: list[Let] = field(default_factory=list)
 
+    @property
+    def lets(self) -> dict[str, Expr]:
+        return {let.name: let.value for let in self.cascade.lets}
+
     def around(self, group: Group) -> tuple[list[Independent], Independent | None]:
         """The independent ranks that the loops go through whole, and the one that is cut into tiles.
 
@@ -101,6 +105,9 @@ class Tiling:
             return self._shared(whole, cut, integer(STEPS_TOGETHER), FEWEST_LANES), integer(STEPS_TOGETHER)
         if all(lanes):
             return self._shared(whole, cut, integer(LONGEST_RUN), SHORTEST_RUN), integer(LONGEST_RUN)
+        few = constant_value(cut.extent, self.lets)
+        if product and few is not None and few <= FEWEST_ROWS:
+            return integer(max(1, few)), integer(max(1, few))
         blocked = self.is_blocked(group, cut)
         largest = ROWS_IN_BLOCKS if blocked else ROWS_OF_A_PRODUCT if product else STEPS_TOGETHER
         row: Expr = integer(1)
@@ -131,18 +138,21 @@ class Tiling:
         """Whether the body of a group's loop has a matrix product of the rows that are cut (``blocking.py``)."""
         if group.sequence is None or group.sequence.reverse:
             return False
+        few = constant_value(cut.extent, self.lets)
+        if few is not None and few <= rows_of_block(self.target):
+            return False
         rows = [i for i in group.sequence.body if self._cuts_product(i, cut.variables[i]) and not self._reads_state(i, group)]
         return bool(rows) and all(self._is_shallow(i) for i in rows)
 
     def _is_shallow(self, member: int) -> bool:
         """Whether a product is done by multiply-adds, all of its right operand packed at once, as is known beforehand."""
-        einsum, lets = self.cascade.einsums[member], {let.name: let.value for let in self.cascade.lets}
+        einsum = self.cascade.einsums[member]
         product = contraction.product_of(einsum)
         if product is None or product.columns is None:
             return False
         if kernel(self.target, product.left.dtype, product.right.dtype, einsum.accumulator) is not None:
             return False
-        width, depth = (constant_value(einsum.extent(r), lets) for r in (product.columns, product.inner))
+        width, depth = (constant_value(einsum.extent(r), self.lets) for r in (product.columns, product.inner))
         return (
             width is not None and depth is not None and max(width, depth) <= deepest_panel(self.target, einsum.accumulator.bits)
         )
