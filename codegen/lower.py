@@ -26,6 +26,7 @@ from .machine import Machine
 from .microkernels.packing import PackedColumns
 from .microkernels.statements import Statements, as_index, constant, index
 from .views import View, encode
+from .window import WindowEmitter
 
 SLACK = 32
 """Rows that may be read beyond a tile's last: more than any register tile has."""
@@ -170,6 +171,10 @@ class _Lowering:
         match node:
             case Compute(method=Method.CONTRACTION):
                 self._contraction(node, variables, serial=serial).emit(s)
+            case Compute(method=Method.WINDOW):
+                WindowEmitter(
+                    context=self.context, compute=node, variables=variables, serial=serial, machine=self.machine
+                ).emit(s)
             case Compute():
                 ComputeEmitter(context=self.context, compute=node, variables=variables, serial=serial).emit(s)
             case Fill(target=target, value=value):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from .cascade import Cascade, Let, Origin, RankExtent
-from .expr import Expr, ranks_of, reads_of
+from .expr import Expr, Read, ranks_of, reads_of
 from .microkernels import FMA
 from .types import DType
 
@@ -47,6 +47,7 @@ class Method(Enum):
     LANES = "lanes"  # vectors along an output rank
     FOLD = "fold"  # vectors along a reduced rank, folded at the end
     CONTRACTION = "contraction"  # a matrix product on a micro-kernel
+    WINDOW = "window"  # a convolution on the micro-kernel of matrix products
 
 
 SUM = "Σ"
@@ -76,6 +77,26 @@ class MatrixProduct:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """The roles of a convolution's ranks in C[m, n] += A[m, k] · B[k, n], whose B is never stored as a whole.
+
+    ``weights`` is A: its rows are the rank ``rows`` (a channel of the result), its columns the reduced ranks in the order of
+    its last dimensions, ``channel`` (None: there is none) and then ``taps``. The columns of C are the points of ``columns``,
+    the last dimensions of the target. B has the elements of ``image`` that the taps meet there; those outside are 0, as the
+    filter of the Compute tells. All other output ranks are a batch. ``otherwise`` is the method for calls to which none of
+    this applies: arguments with gaps between their rows, and weights that are not finite.
+    """
+
+    rows: str
+    columns: tuple[str, ...]
+    channel: str | None
+    taps: tuple[str, ...]
+    weights: Read
+    image: Read
+    otherwise: Method
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Compute:
     """``target[indices] = value`` over ``ranks``, reduced by ``reduction`` over ``reduced`` where ``filter`` holds.
 
@@ -101,6 +122,7 @@ class Compute:
     vector: str | None = None
     parallel: tuple[str, ...] = ()
     product: MatrixProduct | None = None
+    window: Window | None = None
     along: tuple[Compute, ...] = ()
     streams: Expr | None = None
     origin: Origin = field(default_factory=Origin, compare=False, repr=False)

@@ -140,7 +140,7 @@ class _Model:
                 tasks = float(self._value(node.extent))
                 for r in node.inner:
                     tasks *= self._value(r.extent)
-            case Compute(method=Method.CONTRACTION):
+            case Compute(method=Method.CONTRACTION | Method.WINDOW):
                 # The micro-kernel's loops share out blocks of rows and columns themselves.
                 tasks = 1.0
                 for name in node.output_ranks:
@@ -200,6 +200,10 @@ class _Model:
                 busy = operations / (self.rate * max(share, 0.02)) + cycles * 4 * self.lanes / self.rate
                 if compute.product.epilogue is not None:
                     busy += outputs * _weight(compute.product.epilogue) / (self.rate / 2 * _VECTOR_SHARE)
+            case Method.WINDOW if compute.window is not None:
+                operations = 2 * points
+                rows = max(1.0, extents[compute.window.rows])
+                busy = operations / (self.rate * _PRODUCT_SHARE) + _PACKING * points / rows * 4 * self.lanes / self.rate
             case Method.LANES | Method.FOLD:
                 # The peak counts a multiply-add as two; pointwise operations are one each.
                 width = extents.get(compute.vector or "", 1.0)

@@ -16,6 +16,7 @@ from . import contraction
 from .methods import choose
 from .presence import TRUE, Explicit, conjunction, disjunction, zero_of
 from .tighten import conjuncts, is_bound
+from .window import as_window
 
 
 def compute_of(explicit: Explicit) -> Compute:
@@ -194,6 +195,9 @@ def nodes_of(compute: Compute, around: Surroundings, *, own_tile: bool) -> tuple
     """
     buffers = around.buffers
     generic = choose(compute)
+    window = as_window(generic, buffers)
+    if window is not None:
+        return [window], []
     product = _product(compute, around)
     if product is None or compute.extent(product.inner) in around.few:
         return [generic], []

@@ -31,12 +31,13 @@ from .packing import (
 )
 from .plan import GemmPlan
 from .statements import Statements, ceil_div, condition, constant, index, maximum, minimum, negation, round_up
+from .window import WindowOperand
 
 
 def emit_gemm(
     *,
     a: Operand | Formula,
-    b: Operand | Formula,
+    b: Operand | Formula | WindowOperand,
     c: Operand,
     m: tirx.Expr | int,
     n: tirx.Expr | int,
@@ -51,11 +52,12 @@ def emit_gemm(
     """C[m, n] = epilogue(A[m, k] · B[k, n]), or epilogue(C + A · B) with `accumulate`, in `dtype` ("float32" or
     "float64").
 
-    A and B may be of a narrower floating type; so may C, without `accumulate`. Any size may be 0; k = 0 still writes C. The
-    operands must not overlap C. `parallel` makes one parallel loop of `plan.threads` tasks: it must not stand inside another.
-    `packed` is all of B, packed by :func:`pack_right`.
+    A and B may be of a narrower floating type; so may C, without `accumulate`. B may also be a window's view of an image; C's
+    rows are contiguous then. Any size may be 0; k = 0 still writes C. The operands must not overlap C. `parallel` makes one
+    parallel loop of `plan.threads` tasks: it must not stand inside another. `packed` is all of B, packed by
+    :func:`pack_right`.
     """
-    if packed is None and c.columns_contiguous and not c.rows_contiguous:
+    if packed is None and c.columns_contiguous and not c.rows_contiguous and not isinstance(b, WindowOperand):
         flipped = None if epilogue is None else epilogue.transposed()
         a, b, c, m, n, epilogue = b.transposed(), a.transposed(), c.transposed(), n, m, flipped
     s = Statements()
@@ -65,7 +67,7 @@ def emit_gemm(
         a=a, b=b, c=c, k=k, dtype=dtype, accumulate=accumulate, plan=plan, epilogue=epilogue, ragged_rows=ragged[0],
         ragged_cols=ragged[1], packed=packed,
     )  # fmt: skip
-    if packed is not None:
+    if packed is not None or isinstance(b, WindowOperand):
         product.emit_tasks(s, m, n, parallel=parallel)
         return s.finish()
     wide = emit_skinny(
@@ -141,7 +143,7 @@ class _Product:
     """
 
     a: Operand | Formula
-    b: Operand | Formula
+    b: Operand | Formula | WindowOperand
     c: Operand
     k: tirx.Expr
     dtype: str
@@ -181,7 +183,7 @@ class _Product:
         deep = maximum(self.k, 1)
         limit = minimum(plan.nc, maximum(_down(tirx.truncdiv(index(plan.keep), deep), plan.nr), plan.nr))
         col_blocks, nc = _balanced(s, "col", width, s.bind("col_limit", limit), plan.nr)
-        depth_blocks, kc = (index(1), self.k) if plan.shallow else _balanced(s, "depth", self.k, plan.kc, 1)
+        depth_blocks, kc = (index(1), self.k) if plan.shallow else _balanced(s, "depth", self.k, plan.kc, plan.unit)
         tall = maximum(_down(tirx.truncdiv(index(plan.keep), deep), plan.mr), plan.mc)
         stacks, stack = _balanced(s, "stack", height, s.bind("stack_limit", tall), plan.mr)
         with s.loop("stack", stacks) as at:

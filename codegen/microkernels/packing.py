@@ -18,6 +18,7 @@ from .operand import Formula, Operand, Site, load
 from .plan import GemmPlan
 from .statements import Statements, ceil_div, condition, constant, index, minimum, round_up
 from .vector import load_aligned, prefetch, shuffle
+from .window import WindowOperand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +139,7 @@ def rows_in_place(a: Operand | Formula, row: tirx.Expr, start: tirx.Expr, plan: 
 def emit_pack_columns(
     s: Statements,
     *,
-    b: Operand | Formula,
+    b: Operand | Formula | WindowOperand,
     target: tirx.Buffer,
     base: tirx.Expr,
     start: tirx.Expr,
@@ -151,6 +152,11 @@ def emit_pack_columns(
     """Copies B[start : start + depth, col : col + cols] to `base` as panels of nr columns; lanes beyond the last column
     are harmless."""
     nr, nv, lanes, height = plan.nr, plan.nv, plan.lanes, row_pitch(plan)
+    if isinstance(b, WindowOperand):
+        b.emit_pack(
+            s, target=target, base=base, start=start, depth=depth, col=col, cols=cols, plan=plan, dtype=dtype, height=height
+        )
+        return
 
     def row_of_panel(panel: tirx.Expr, p: tirx.Expr, count: tirx.Expr | None) -> None:
         row, first = s.bind("row", start + p), s.bind("first", col + panel * nr)

@@ -7,7 +7,7 @@ BLIS" (ACM TOMS 43(2), 2016), here with row-major results: vectors run along the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 BYTES = {"float32": 4, "float64": 8}
@@ -58,6 +58,8 @@ class GemmPlan:
     """Whether a · b + c is rounded once."""
     keep: int = 1 << 22
     """Elements of a packed operand that one task keeps for the next block of C."""
+    unit: int = 1
+    """What the depth of every block is a multiple of; it divides kc and the whole depth."""
     shallow: bool = False
     """Whether k never exceeds kc: sums are complete after one block of the depth."""
 
@@ -108,6 +110,12 @@ def plan_gemm(facts: CpuFacts, dtype: str, m: int | None = None, n: int | None =
         fused=facts.has_fma,
         shallow=k is not None and k <= kc,
     )
+
+
+def plan_window(facts: CpuFacts, dtype: str, taps: int) -> GemmPlan:
+    """The plan for a product whose steps come in groups of ``taps``, which no block of the depth may part."""
+    plan = plan_gemm(facts, dtype)
+    return replace(plan, kc=max(taps, _down(plan.kc, taps)), unit=taps, skinny=0)
 
 
 def _down(value: int, multiple: int) -> int:
