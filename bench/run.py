@@ -130,7 +130,7 @@ def _run(chosen: Sequence[Case], options: argparse.Namespace, console: Console) 
                 rows.append(_measure(case, options))
         except EinfallError as failure:
             failures[case.name] = failure.diagnostics[0].message
-        gc.collect()
+        _free_memory()
     waited = []
     if not options.filter:
         with console.status("latencies"):
@@ -140,6 +140,16 @@ def _run(chosen: Sequence[Case], options: argparse.Namespace, console: Console) 
             machine = faster(machine, measured(machine))
     facts["limits"] = _limits(machine)
     return Results(facts=facts, rows=[_with_limit(row, machine) for row in rows], latencies=waited, failures=failures), machine
+
+
+def _free_memory() -> None:
+    """Gives back what a workload used, and the memory that was kept for it."""
+    from torch_peer import forget
+
+    forget()
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _measure(case: Case, options: argparse.Namespace) -> Row:

@@ -5,6 +5,7 @@ The packed forms are what `torch.compile` with frozen weights calls: oneDNN's an
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -68,3 +69,9 @@ def compile_frozen(module: Callable[..., object], *arguments: object) -> Call:
         fast = torch.compile(module, dynamic=False)
         fast(*arguments)
     return lambda: fast(*arguments)
+
+
+def forget() -> None:
+    """Lets go of what compiled functions keep: their arguments stay alive otherwise, for the whole run."""
+    if torch is not None and "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
