@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
     from einfall.ir.target import Target
 
+_BLAS_PATIENCE = "20"
+"""Logarithm of the cycles for which NumPy's idle threads hold their cores: by default 26, longer than our idle time."""
+
 _LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _PACKAGES = ("numpy", "torch", "onnxruntime")
 _WIDTH = 220
@@ -94,6 +97,7 @@ def _prepare_libraries() -> None:
     glibc keeps what PyTorch frees: results of 32 MB and more would otherwise be mapped, and zeroed, anew.
     """
     os.environ.update(dict.fromkeys(_LIBRARIES, str(default_threads())))
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", _BLAS_PATIENCE)
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "torchinductor"))
     if platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_max = -1, -4
