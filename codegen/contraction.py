@@ -19,7 +19,7 @@ from .element import computed, stored
 from .expressions import Evaluator, Lanes
 from .functions import REAL
 from .machine import Machine
-from .microkernels.dot import DotPlan, emit_dot, plan_dot
+from .microkernels.dot import DotPlan, PanelProduct, emit_dot, plan_dot
 from .microkernels.gemm import emit_gemm, pack_right
 from .microkernels.gemv import emit_skinny
 from .microkernels.operand import Epilogue, Formula, Operand, Site
@@ -27,6 +27,7 @@ from .microkernels.packing import PackedColumns
 from .microkernels.plan import GemmPlan, plan_gemm
 from .microkernels.statements import Statements, as_index, ceil_div, constant, index, maximum, minimum, round_up
 from .microkernels.tiles import Tiles
+from .microkernels.vnni import ByteDots
 from .microkernels.words import reinterpreted
 from .views import View, broadcast, encode
 
@@ -206,7 +207,7 @@ class ContractionEmitter:
         with s.when(wide):
             s.add(
                 emit_dot(
-                    kernel=Tiles(instruction=kernel.instruction, dtype=dtype),
+                    kernel=_panel_product(kernel, dtype),
                     a=self._raw_operand(s, product.left, variables, product.rows, product.inner, first),
                     b=self._raw_operand(s, product.right, variables, product.inner, product.columns, index(0)),
                     c=c,
@@ -393,6 +394,12 @@ class ContractionEmitter:
         nodes = list(walk(value_of))
         heavy = any(isinstance(n, Op) and n.op in REAL and n.op != "sqrt" for n in nodes)
         return Epilogue(apply=apply, reads_result=bool(reads), light=not heavy and len(nodes) <= LIGHT)
+
+
+def _panel_product(kernel: MicroKernel, dtype: str) -> PanelProduct:
+    if kernel.instruction == "vpdpbusd":
+        return ByteDots(signed=(kernel.left == "i8", kernel.right == "i8"))
+    return Tiles(instruction=kernel.instruction, dtype=dtype)
 
 
 def _raw(dtype: DType) -> str:

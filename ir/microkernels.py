@@ -41,12 +41,24 @@ def _tiles(instruction: str, feature: str, left: str, right: str, accumulator: s
     )
 
 
+def _dots(left: str, right: str) -> MicroKernel:
+    return MicroKernel(
+        name=f"vnni {left}·{right}",
+        instruction="vpdpbusd",
+        features=frozenset({"avx512vnni", "avx512bw", "avx512vl"}),
+        left=left,
+        right=right,
+        accumulator="i32",
+    )
+
+
 KERNELS = (
     _tiles("tdpbf16ps", "amx-bf16", "bf16", "bf16", "f32"),
     _tiles("tdpbssd", "amx-int8", "i8", "i8", "i32"),
     _tiles("tdpbsud", "amx-int8", "i8", "u8", "i32"),
     _tiles("tdpbusd", "amx-int8", "u8", "i8", "i32"),
     _tiles("tdpbuud", "amx-int8", "u8", "u8", "i32"),
+    *(_dots(left, right) for left in ("i8", "u8") for right in ("i8", "u8")),
 )
 """Best first."""
 

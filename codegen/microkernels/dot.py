@@ -25,6 +25,8 @@ class PanelProduct(Protocol):
 
     @property
     def dtype(self) -> str: ...
+    @property
+    def flip(self) -> int: ...
     def mirrored(self) -> PanelProduct: ...
     def configure(self, s: Statements) -> None: ...
     def release(self, s: Statements) -> None: ...
@@ -123,21 +125,19 @@ class DotProduct:
         multiplying it by about 64 others.
         """
         down_all, across_all = s.bind("panels", ceil_div(self.m, PANEL)), s.bind("panels", ceil_div(self.n, PANEL))
-        best: tuple[tirx.Expr, tirx.Expr, tirx.Expr] | None = None
+        # Kept in memory: TVM replaces bound variables by their values, of which each would hold the last one three times.
+        best = [s.allocate(name, (1,), "int64", scope="local") for name in ("cost", "rows", "cols")]
         for down in range(1, self.plan.threads + 1):
             if self.plan.threads % down:
                 continue
             x = s.bind("x", maximum(ceil_div(down_all, down), 1) * PANEL)
             y = s.bind("y", maximum(ceil_div(across_all, self.plan.threads // down), 1) * PANEL)
             cost = s.bind("cost", x * y + (x + y) * 64)
-            if best is None:
-                best = cost, x, y
-                continue
-            better = cost < best[0]
-            chosen = [tirx.Select(better, new, old) for new, old in zip((cost, x, y), best, strict=True)]
-            best = s.bind("cost", chosen[0]), s.bind("rows", chosen[1]), s.bind("cols", chosen[2])
-        assert best is not None
-        return best[1], best[2]
+            with s.when(True if down == 1 else cost < tirx.BufferLoad(best[0], [index(0)])):
+                for buffer, value in zip(best, (cost, x, y), strict=True):
+                    s.store(buffer, 0, value)
+        rows, cols = (tirx.BufferLoad(buffer, [index(0)]) for buffer in best[1:])
+        return s.bind("rows", rows), s.bind("cols", cols)
 
     def emit(self, s: Statements, *, row: tirx.Expr, height: tirx.Expr, col: tirx.Expr, width: tirx.Expr) -> None:
         """The `height` × `width` elements of C from (row, col) on, neither of them negative."""
@@ -340,7 +340,7 @@ def emit_dot(
     m, n, k = (s.bind(name, size) for name, size in (("m", m), ("n", n), ("k", k)))
     DotProduct(
         kernel=kernel,
-        left=Lines(source=a, raw=raw),
+        left=Lines(source=a, raw=raw, flip=kernel.flip),
         right=Lines(source=b.transposed(), raw=raw),
         c=c,
         m=m,

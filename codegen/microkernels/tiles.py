@@ -32,6 +32,11 @@ class Tiles:
     dtype: str
     """The type of the sums."""
 
+    @property
+    def flip(self) -> int:
+        """What is xored onto every word of A."""
+        return 0
+
     def mirrored(self) -> Tiles:
         """The kernel of the transposed product, whose operands change places."""
         swapped = {"tdpbsud": "tdpbusd", "tdpbusd": "tdpbsud"}

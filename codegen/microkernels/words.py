@@ -141,7 +141,7 @@ class _Chunk:
         lines, elements = self.lines, self.lines.step
         line = s.bind("line", self.line + minimum(index(i), self.count - 1))
         if isinstance(lines.source, Operand):
-            mask = first_lanes(elements if self.left is None else self.left, elements)
+            mask = first_lanes(elements, elements) if self.left is None else _first(self.left, elements, lines.bits)
             return reinterpreted(load_bits(lines.source, line, self.start, mask, lines.raw, elements), "uint32", LINES)
         parts = []
         for part in range(lines.group):
@@ -197,6 +197,13 @@ def _transposed(s: Statements, rows: list[tirx.Expr]) -> list[tirx.Expr]:
     for _ in range(len(rows).bit_length() - 1):
         rows = [s.share(shuffle([rows[i], rows[i + half]], order)) for i in range(half) for order in (low, high)]
     return rows
+
+
+def _first(count: tirx.Expr, lanes: int, bits: int) -> tirx.Expr:
+    """The mask of the lanes below `count`, which is not negative, compared in the width of an element: one instruction."""
+    dtype = f"int{bits}"
+    limit = tirx.Cast(dtype, minimum(count, lanes))
+    return tirx.Ramp(tirx.IntImm(dtype, 0), tirx.IntImm(dtype, 1), lanes) < splat(limit, lanes)
 
 
 def load_bits(source: Operand, row: tirx.Expr, col: tirx.Expr, mask: tirx.Expr, raw: str, lanes: int) -> tirx.Expr:

@@ -98,6 +98,8 @@ def test_the_kernel_follows_the_types_and_the_machine() -> None:
     assert kernels_of(SCALED, "sapphirerapids") == [FMA]
     for a, b in BYTES:
         assert kernels_of(INTEGER.format(a, b), "sapphirerapids") == [f"amx {a}·{b}"]
+        assert kernels_of(INTEGER.format(a, b), "icelake-server") == [f"vnni {a}·{b}"]
+        assert kernels_of(INTEGER.format(a, b), "haswell") == []
     assert kernels_of(DEQUANTISED, "sapphirerapids") == kernels_of(QUANTISING, "sapphirerapids") == ["amx i8·i8"]
     assert choose(named("cpu", "sapphirerapids"), BF16, F32, F32) is None
     assert all(kernel.name == name for name, kernel in BY_NAME.items())

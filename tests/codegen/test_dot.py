@@ -239,6 +239,11 @@ def test_the_inner_loop_loads_and_multiplies_and_nothing_else() -> None:
     assert not [name for name in loop if name.startswith(("v", "call"))]
 
 
+def test_many_threads_do_not_make_more_code() -> None:
+    few, many = (len(compiled(Setting(plan=replace(SMALL, threads=threads))).inspect_source("ll")) for threads in (2, 64))
+    assert many < 1.5 * few
+
+
 def test_plan_fits_the_machine() -> None:
     for l2 in (256 << 10, 1 << 20, 2 << 20):
         for bits in (8, 16):
