@@ -145,8 +145,8 @@ class Kernel:
     def workspace_bytes(self, **sizes: int) -> int:
         """Bytes of scratch memory of one call: its workspace and the tiles of all its threads.
 
-        The blocks of operands that matrix products pack, at most three quarters of a core's L2 cache in each thread, come on
-        top. Raises EinfallError E1001, E1005, E1012.
+        The blocks of operands that matrix products pack, some tens of MB in each thread for large ones, come on top.
+        Raises EinfallError E1001, E1005, E1012.
         """
         signature = self._compiled.signature
         memory = self.explain().memory

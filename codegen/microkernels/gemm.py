@@ -24,14 +24,18 @@ from .packing import (
     columns_size,
     emit_pack_columns,
     emit_pack_rows,
+    emit_pack_transposed,
     packed_columns,
     packed_rows,
     rows_in_place,
     rows_size,
 )
 from .plan import GemmPlan
-from .statements import Statements, ceil_div, condition, constant, index, maximum, minimum, negation, round_up
+from .statements import Statements, both, ceil_div, condition, constant, index, maximum, minimum, negation, round_up
 from .window import WindowOperand
+
+DOWN = 8
+"""Blocks of the depth that are packed at once where B is contiguous in that direction, of a share of the columns."""
 
 
 def emit_gemm(
@@ -154,6 +158,13 @@ class _Product:
     ragged_cols: int | None
     packed: PackedColumns | None
 
+    @property
+    def packs_down(self) -> bool:
+        """Whether B is packed several blocks of the depth at a time, and fewer columns: it is contiguous along the depth."""
+        if self.packed is not None or isinstance(self.b, WindowOperand):
+            return False
+        return self.b.columns_contiguous and not self.b.rows_contiguous
+
     def emit_tasks(self, s: Statements, m: tirx.Expr, n: tirx.Expr, *, parallel: bool) -> None:
         """All of C, in one piece or as a parallel loop over a grid of rectangles."""
         plan = self.plan
@@ -181,7 +192,8 @@ class _Product:
             self._emit_blocks(s, blocks)
             return
         deep = maximum(self.k, 1)
-        limit = minimum(plan.nc, maximum(_down(tirx.truncdiv(index(plan.keep), deep), plan.nr), plan.nr))
+        widest = max(plan.nr, plan.nc // DOWN // plan.nr * plan.nr) if self.packs_down else plan.nc
+        limit = minimum(widest, maximum(_down(tirx.truncdiv(index(plan.keep), deep), plan.nr), plan.nr))
         col_blocks, nc = _balanced(s, "col", width, s.bind("col_limit", limit), plan.nr)
         depth_blocks, kc = (index(1), self.k) if plan.shallow else _balanced(s, "depth", self.k, plan.kc, plan.unit)
         tall = maximum(_down(tirx.truncdiv(index(plan.keep), deep), plan.mr), plan.mc)
@@ -205,7 +217,9 @@ class _Product:
         plan, depths = self.plan, blocks.depths
         a_size, b_size = rows_size(blocks.mc, plan), columns_size(blocks.nc, plan)
         a_count = _choose(blocks.cols > 1, blocks.rows * depths, index(1))
-        b_count = _choose(blocks.rows > 1, depths, index(1))
+        at_once = self.packs_down
+        group = s.bind("group", minimum(depths, DOWN)) if at_once else index(1)
+        b_count = _choose(blocks.rows > 1, depths, group)
         in_place = rows_in_place(self.a, blocks.row, index(0), plan, self.dtype) is not None
         packed_a = None if in_place else _allocate(s, "packed_a", a_count * a_size + plan.lanes, self.dtype)
         packed_b = None if self.packed is not None else _allocate(s, "packed_b", b_count * b_size, self.dtype)
@@ -223,14 +237,23 @@ class _Product:
             rows = s.bind("rows", minimum(blocks.mc, blocks.height - first_row))
             cols = s.bind("cols", minimum(blocks.nc, blocks.width - first_col))
             row, col = s.bind("row", blocks.row + first_row), s.bind("col", blocks.col + first_col)
-            b_at = s.bind("b_at", _choose(blocks.rows > 1, pc * b_size, index(0)))
+            slot = _choose(blocks.rows > 1, pc, tirx.truncmod(pc, group) if at_once else index(0))
+            b_at = s.bind("b_at", slot * b_size)
             columns = self.packed
             if packed_b is not None:
-                with s.when(condition(ic == 0)):
-                    emit_pack_columns(
-                        s, b=self.b, target=packed_b, base=b_at, start=start, depth=depth, col=col, cols=cols,
-                        plan=plan, dtype=self.dtype,
-                    )  # fmt: skip
+                if at_once and not isinstance(self.b, WindowOperand):
+                    with s.when(both(condition(ic == 0), condition(tirx.truncmod(pc, group) == 0))):
+                        emit_pack_transposed(
+                            s, b=self.b, target=packed_b, base=b_at, size=b_size, start=start,
+                            blocks=minimum(group, depths - pc), kc=blocks.kc, depth=self.k, col=col, cols=cols,
+                            plan=plan, dtype=self.dtype,
+                        )  # fmt: skip
+                else:
+                    with s.when(condition(ic == 0)):
+                        emit_pack_columns(
+                            s, b=self.b, target=packed_b, base=b_at, start=start, depth=depth, col=col, cols=cols,
+                            plan=plan, dtype=self.dtype,
+                        )  # fmt: skip
                 columns = packed_columns(packed_b, b_at, plan)
             assert columns is not None
             packed = rows_in_place(self.a, row, start, plan, self.dtype)

@@ -149,13 +149,19 @@ def emit_pack_columns(
     plan: GemmPlan,
     dtype: str,
 ) -> None:
-    """Copies B[start : start + depth, col : col + cols] to `base` as panels of nr columns; lanes beyond the last column
-    are harmless."""
+    """Copies B[start : start + depth, col : col + cols] to `base` as panels of nr columns; lanes beyond the last column are
+    harmless."""
     nr, nv, lanes, height = plan.nr, plan.nv, plan.lanes, row_pitch(plan)
     if isinstance(b, WindowOperand):
         b.emit_pack(
             s, target=target, base=base, start=start, depth=depth, col=col, cols=cols, plan=plan, dtype=dtype, height=height
         )
+        return
+    if b.columns_contiguous and not b.rows_contiguous:
+        emit_pack_transposed(
+            s, b=b, target=target, base=base, size=index(0), start=start, blocks=index(1), kc=depth, depth=start + depth,
+            col=col, cols=cols, plan=plan, dtype=dtype,
+        )  # fmt: skip
         return
 
     def row_of_panel(panel: tirx.Expr, p: tirx.Expr, count: tirx.Expr | None) -> None:
@@ -175,23 +181,53 @@ def emit_pack_columns(
                 panel = s.bind("panel", whole + rest)
                 row_of_panel(panel, p, s.bind("count", cols - panel * nr))
         return
-    with s.loop("panel", ceil_div(cols, nr)) as panel:
-        inside = s.bind("inside", minimum(cols - panel * nr, nr))
-        if b.columns_contiguous:
-            with s.loop("chunk", ceil_div(depth, lanes)) as chunk, s.loop("v", nv) as v:
-                row, count = s.bind("row", start + chunk * lanes), s.bind("count", depth - chunk * lanes)
-                columns = []
-                for j in range(lanes):
-                    at = s.bind("at", col + panel * nr + minimum(v * lanes + j, inside - 1))
-                    site = Site(row=row, col=at, lanes=lanes, count=count, along_row=False)
-                    columns.append(s.bind(f"column_{j}", load(s, b, site, dtype)))
-                held = s.bind("held", base + (panel * height + chunk * lanes) * nr + v * lanes)
-                for i, value in enumerate(_emit_transpose(s, columns)):
-                    s.store(target, _ramp(held + i * nr, lanes), value)
-        else:
-            with s.loop("p", depth) as p, s.loop("j", nr) as j:
-                site = Site(row=start + p, col=col + panel * nr + minimum(j, inside - 1), lanes=1, count=1)
-                s.store(target, base + (panel * height + p) * nr + j, load(s, b, site, dtype))
+    with s.loop("panel", ceil_div(cols, nr)) as panel, s.loop("p", depth) as p, s.loop("j", nr) as j:
+        inside = minimum(cols - panel * nr, nr)
+        site = Site(row=start + p, col=col + panel * nr + minimum(j, inside - 1), lanes=1, count=1)
+        s.store(target, base + (panel * height + p) * nr + j, load(s, b, site, dtype))
+
+
+def emit_pack_transposed(
+    s: Statements,
+    *,
+    b: Operand | Formula,
+    target: tirx.Buffer,
+    base: tirx.Expr,
+    size: tirx.Expr,
+    start: tirx.Expr,
+    blocks: tirx.Expr,
+    kc: tirx.Expr,
+    depth: tirx.Expr,
+    col: tirx.Expr,
+    cols: tirx.Expr,
+    plan: GemmPlan,
+    dtype: str,
+) -> None:
+    """Copies B[start : depth, col : col + cols] to `base`, `blocks` blocks of `kc` rows, each of `size` elements: for B whose
+    columns are contiguous, squares of which are transposed in registers.
+
+    All the way down a few columns: each lies in pages of its own, which cost more to find than to read.
+    """
+    nr, lanes, height = plan.nr, plan.lanes, row_pitch(plan)
+    with s.loop("strip", ceil_div(cols, nr) * plan.nv) as strip, s.loop("block", blocks) as block:
+        # The last column again instead of columns beyond it, up to a whole panel: see `emit_pack_rows`.
+        places = [s.bind(f"at_{j}", col + minimum(strip * lanes + j, cols - 1)) for j in range(lanes)]
+        panel = s.bind("panel", tirx.truncdiv(strip, index(plan.nv)))
+        first = s.bind("first", base + block * size + panel * (height * nr) + tirx.truncmod(strip, index(plan.nv)) * lanes)
+        top = s.bind("top", start + block * kc)
+        rows = s.bind("rows", minimum(kc, depth - top))
+
+        def square(chunk: tirx.Expr, count: tirx.Expr | int) -> None:
+            row, columns = s.bind("row", top + chunk * lanes), []
+            for place in places:
+                site = Site(row=row, col=place, lanes=lanes, count=count, along_row=False)
+                columns.append(s.bind("column", load(s, b, site, dtype)))
+            held = s.bind("held", first + chunk * (lanes * nr))
+            for i, value in enumerate(_emit_transpose(s, columns)):
+                s.store(target, _ramp(held + i * nr, lanes), value)
+
+        with s.loop("chunk", ceil_div(rows, lanes)) as chunk:
+            square(chunk, s.bind("count", rows - chunk * lanes))
 
 
 def packed_columns(buffer: tirx.Buffer, at: tirx.Expr, plan: GemmPlan) -> PackedColumns:
