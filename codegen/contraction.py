@@ -19,6 +19,7 @@ from .element import computed, stored
 from .expressions import Evaluator, Lanes
 from .functions import REAL
 from .machine import Machine
+from .microkernels.byte_rows import emit_byte_rows
 from .microkernels.dot import DotPlan, PanelProduct, emit_dot, plan_dot
 from .microkernels.gemm import emit_gemm, pack_right
 from .microkernels.gemv import emit_skinny
@@ -204,12 +205,29 @@ class ContractionEmitter:
                 epilogue=epilogue,
                 parallel=parallel,
             )
+        a = self._raw_operand(s, product.left, variables, product.rows, product.inner, first)
+        b = self._raw_operand(s, product.right, variables, product.inner, product.columns, index(0))
+        if not self.compute.accumulator.is_float and self.machine.target.has("avx512vnni", "avx512bw"):
+            wide = emit_byte_rows(
+                s,
+                kernel=ByteDots(signed=(kernel.left == "i8", kernel.right == "i8")),
+                a=a,
+                b=b,
+                c=c,
+                m=m,
+                n=n,
+                k=k,
+                accumulate=accumulate,
+                threads=self.machine.threads,
+                epilogue=epilogue,
+                parallel=parallel,
+            )
         with s.when(wide):
             s.add(
                 emit_dot(
                     kernel=_panel_product(kernel, dtype),
-                    a=self._raw_operand(s, product.left, variables, product.rows, product.inner, first),
-                    b=self._raw_operand(s, product.right, variables, product.inner, product.columns, index(0)),
+                    a=a,
+                    b=b,
                     c=c,
                     raw=_raw(product.left.dtype),
                     m=m,

@@ -39,6 +39,11 @@ class ByteDots:
         """What is xored onto every word of A."""
         return 0x80808080 if self.signed[0] == self.signed[1] else 0
 
+    @property
+    def correction(self) -> int:
+        """What the sum of a column of B counts in each of the column's results, where A is flipped."""
+        return -128 if self.signed[0] else 128
+
     def mirrored(self) -> ByteDots:
         """The kernel of the transposed product, whose operands change places."""
         return replace(self, signed=(self.signed[1], self.signed[0]))
@@ -86,8 +91,8 @@ class ByteDots:
         with s.loop("step", chunks) as step, s.loop("word", LINES) as word:
             for v, total in enumerate(totals):
                 vector = _bytes(load_aligned(b, b_at + step * (2 * CHUNK) + v * CHUNK + word * LINES, LINES))
-                s.store(total, _lanes(0), self._add(_held(total), ones, vector))
-        scale = splat(tirx.IntImm("uint32", 0xFFFFFF80 if self.signed[0] else 0x80), LINES)
+                s.store(total, _lanes(0), self.add(_held(total), ones, vector))
+        scale = splat(tirx.IntImm("uint32", self.correction % 2**32), LINES)
         for total in totals:
             # Of unsigned numbers, so that the product wraps.
             wide = reinterpreted(_held(total), "uint32", LINES) * scale
@@ -126,12 +131,12 @@ class ByteDots:
                         four = tirx.BufferLoad(a, [left + i * LINES + word])
                         factor = s.share(_bytes(splat(four, LINES)))
                         for total, column in zip(vectors, columns, strict=True):
-                            s.store(total, _lanes(0), self._add(_held(total), factor, column))
+                            s.store(total, _lanes(0), self.add(_held(total), factor, column))
         for i, vectors in enumerate(totals):
             for v, total in enumerate(vectors):
                 s.store(sums, tirx.Ramp(at + i * PANEL + v * LINES, index(1), LINES), _held(total))
 
-    def _add(self, total: tirx.Expr, left: tirx.Expr, right: tirx.Expr) -> tirx.Expr:
+    def add(self, total: tirx.Expr, left: tirx.Expr, right: tirx.Expr) -> tirx.Expr:
         """`total` plus the products of four bytes, the unsigned operand first."""
         left_is_unsigned = self.signed[0] == bool(self.flip)
         pair = (left, right) if left_is_unsigned else (right, left)

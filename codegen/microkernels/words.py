@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from tvm import tirx
 
 from .operand import Formula, Operand, Site, strided_lanes
-from .statements import Statements, ceil_div, index, minimum
+from .statements import Statements, ceil_div, constant, index, minimum
 from .vector import first_lanes, lane_type, shuffle, splat, zeros
 
 LINES = 16
@@ -141,7 +141,7 @@ class _Chunk:
         lines, elements = self.lines, self.lines.step
         line = s.bind("line", self.line + minimum(index(i), self.count - 1))
         if isinstance(lines.source, Operand):
-            mask = first_lanes(elements, elements) if self.left is None else _first(self.left, elements, lines.bits)
+            mask = first_lanes(elements, elements) if self.left is None else first_elements(self.left, elements, lines.bits)
             return reinterpreted(load_bits(lines.source, line, self.start, mask, lines.raw, elements), "uint32", LINES)
         parts = []
         for part in range(lines.group):
@@ -199,8 +199,10 @@ def _transposed(s: Statements, rows: list[tirx.Expr]) -> list[tirx.Expr]:
     return rows
 
 
-def _first(count: tirx.Expr, lanes: int, bits: int) -> tirx.Expr:
+def first_elements(count: tirx.Expr, lanes: int, bits: int) -> tirx.Expr:
     """The mask of the lanes below `count`, which is not negative, compared in the width of an element: one instruction."""
+    if (known := constant(count)) is not None and known >= lanes:
+        return first_lanes(lanes, lanes)
     dtype = f"int{bits}"
     limit = tirx.Cast(dtype, minimum(count, lanes))
     return tirx.Ramp(tirx.IntImm(dtype, 0), tirx.IntImm(dtype, 1), lanes) < splat(limit, lanes)
