@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -219,6 +220,22 @@ def test_infinities_and_nan_reach_their_row_and_column_only(types: Types, target
             wanted = (x.astype(np.float64) @ w.astype(np.float64).T).astype(STORAGE[types.y])
         found = kernel(x, w).astype(np.float64)  # NumPy finds no NaN in a bf16 array
         np.testing.assert_array_equal(found, wanted.astype(np.float64), err_msg=f"m={m} n={n} k={k}")
+
+
+@pytest.mark.parametrize("online", [True, False], ids=["one pass", "as written"])
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
+def test_operands_that_are_computed(dtype: str, online: bool) -> None:
+    """Both products of attention: an epilogue on one, an operand from the same loops for the other."""
+    path = Path(einfall.__file__).parent / "examples/attention/attention.ecs"
+    text = path.read_text("utf-8").replace("f32", dtype)
+    kernel = einfall.compile(text, online=online, cache=False)
+    cascade = read_program(text).select(None)
+    random = np.random.default_rng(5)
+    for p, m, e, f in ((1, 1, 8, 8), (33, 65, 16, 24), (64, 64, 64, 64), (70, 130, 40, 33)):
+        shapes = {"Q": (2, p, e), "K": (2, m, e), "V": (2, m, f)}
+        given = {name: random.standard_normal(shape).astype(STORAGE[dtype]) for name, shape in shapes.items()}
+        outcome = compare(cascade, given, [kernel(**given)])
+        assert outcome.passed, str(outcome)
 
 
 @pytest.mark.parametrize("types", [t for t in TYPES if t.x[0] in "iu"], ids=str)
