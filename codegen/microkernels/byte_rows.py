@@ -14,7 +14,7 @@ from tvm.tirx.stmt import ForKind
 
 from .fma import emit_store_vector
 from .operand import Epilogue, Formula, Operand, Site
-from .statements import Statements, ceil_div, constant, index, maximum, minimum, round_up
+from .statements import Statements, ceil_div, constant, index, maximum, minimum, negation, round_up
 from .vector import load_aligned, splat
 from .vnni import ByteDots
 from .words import LINES, first_elements, load_bits, reinterpreted
@@ -22,8 +22,11 @@ from .words import LINES, first_elements, load_bits, reinterpreted
 MOST_ROWS = 8
 """Rows up to which the vector unit keeps up with memory."""
 
+_SQUARE = 4
+"""Rows and columns that are multiplied together where there are several rows: 16 sums, and each vector is used four times."""
+
 _STREAMS = 8
-"""Columns that are read side by side."""
+"""Columns that are read side by side for a single row."""
 
 _BYTES = 4 * LINES
 
@@ -75,14 +78,22 @@ class _ByteRows:
 
     def emit(self, s: Statements, first: tirx.Expr, width: tirx.Expr) -> None:
         """The `width` columns of C from `first` on."""
+        one = self.m <= 1 if constant(self.m) is None else (constant(self.m) or 0) <= 1
+        for rows, streams, chosen in ((1, _STREAMS, one), (_SQUARE, _SQUARE, negation(one))):
+            with s.when(chosen):
+                self._groups(s, first, width, rows, streams)
+
+    def _groups(self, s: Statements, first: tirx.Expr, width: tirx.Expr, rows: int, streams: int) -> None:
         sums = s.allocate("sums", (MOST_ROWS * LINES,), "int32", scope="local")
         with s.loop("group", ceil_div(width, LINES)) as group:
             col = s.bind("col", first + group * LINES)
             count = s.bind("count", minimum(width - group * LINES, LINES))
-            with s.loop("part", ceil_div(count, _STREAMS)) as part, s.loop("i", self.m) as i:
-                columns = [s.bind("at", col + minimum(part * _STREAMS + j, count - 1)) for j in range(_STREAMS)]
-                for j, total in enumerate(self._dots(s, i, columns)):
-                    s.store(sums, i * LINES + part * _STREAMS + j, total)
+            with s.loop("part", ceil_div(count, streams)) as part, s.loop("rows", ceil_div(self.m, rows)) as block:
+                columns = [s.bind("at", col + minimum(part * streams + j, count - 1)) for j in range(streams)]
+                lines = [s.bind("row", minimum(block * rows + i, self.m - 1)) for i in range(rows)]
+                for i, totals in enumerate(self._dots(s, lines, columns)):
+                    for j, total in enumerate(totals):
+                        s.store(sums, (block * rows + i) * LINES + part * streams + j, total)
             with s.loop("i", self.m) as i:
                 site = Site(row=i, col=col, lanes=LINES, count=count)
                 emit_store_vector(
@@ -96,35 +107,42 @@ class _ByteRows:
                     epilogue=self.epilogue,
                 )
 
-    def _dots(self, s: Statements, i: tirx.Expr, columns: list[tirx.Expr]) -> list[tirx.Expr]:
-        """Row i of A times each of the columns."""
+    def _dots(self, s: Statements, rows: list[tirx.Expr], columns: list[tirx.Expr]) -> list[list[tirx.Expr]]:
+        """Each of the rows of A times each of the columns of B."""
         lanes = tirx.Ramp(index(0), index(1), LINES)
-        totals = [s.allocate("total", (LINES,), "int32", scope="local") for _ in columns]
+        totals = [[s.allocate("total", (LINES,), "int32", scope="local") for _ in columns] for _ in rows]
         bases = [s.allocate("base", (LINES,), "int32", scope="local") for _ in columns] if self.kernel.flip else []
-        for buffer in (*totals, *bases):
+        for buffer in (*(total for each in totals for total in each), *bases):
             s.store(buffer, lanes, splat(tirx.IntImm("int32", 0), LINES))
         flip, ones = (splat(tirx.IntImm("uint8", x), _BYTES) for x in (self.kernel.flip & 0xFF, 1))
 
+        def add(buffer: tirx.Buffer, factor: tirx.Expr, vector: tirx.Expr) -> None:
+            pair = (reinterpreted(x, "int8", _BYTES) for x in (factor, vector))
+            s.store(buffer, lanes, self.kernel.add(tirx.BufferLoad(buffer, [lanes]), *pair))
+
         def step(p: tirx.Expr, mask: tirx.Expr) -> None:
-            row = load_bits(self.a, i, p, mask, "uint8", _BYTES)
-            row = s.share(row ^ flip if self.kernel.flip else row)
+            factors = [load_bits(self.a, row, p, mask, "uint8", _BYTES) for row in rows]
+            factors = [s.share(factor ^ flip if self.kernel.flip else factor) for factor in factors]
             for j, column in enumerate(columns):
                 vector = s.share(load_bits(self.b, p, column, mask, "uint8", _BYTES))
-                for buffer, factor in ((totals[j], row), *((bases[j], ones) for _ in bases[:1])):
-                    held = tirx.BufferLoad(buffer, [lanes])
-                    pair = (reinterpreted(x, "int8", _BYTES) for x in (factor, vector))
-                    s.store(buffer, lanes, self.kernel.add(held, *pair))
+                for each, factor in zip(totals, factors, strict=True):
+                    add(each[j], factor, vector)
+                if bases:
+                    add(bases[j], ones, vector)
 
         whole = s.bind("whole", tirx.truncdiv(self.k, index(_BYTES)))
         with s.loop("p", whole) as turn:
             step(turn * _BYTES, first_elements(index(_BYTES), _BYTES, 8))
         with s.when(self.k > whole * _BYTES):
             step(s.bind("rest", whole * _BYTES), first_elements(self.k - whole * _BYTES, _BYTES, 8))
-        found = [_sum(s, buffer) for buffer in totals]
-        for j, buffer in enumerate(bases):
-            moved = _sum(s, buffer) * index(self.kernel.correction)
-            found[j] = found[j] + moved
-        return [tirx.Cast("int32", value) for value in found]
+        moved = [s.bind("moved", _sum(s, buffer) * index(self.kernel.correction)) for buffer in bases]
+        found = []
+        for each in totals:
+            sums = [_sum(s, buffer) for buffer in each]
+            if moved:
+                sums = [x + y for x, y in zip(sums, moved, strict=True)]
+            found.append([tirx.Cast("int32", x) for x in sums])
+        return found
 
 
 def _sum(s: Statements, buffer: tirx.Buffer) -> tirx.Expr:
