@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import reduce
 
 from tvm import tirx
 from tvm.tirx.stmt import ForKind
 
-from ..ir.expr import Expr, Op, Rank, Read, op, ranks_of, reads_of
+from ..ir.expr import Expr, Op, Rank, Read
 from ..ir.operators import REDUCTIONS
 from ..ir.tile import Compute, Method
 from ..ir.types import DType
@@ -19,7 +18,7 @@ from .arithmetic import convert, lanes_of
 from .context import Context, Variables
 from .element import computed, stored
 from .expressions import Evaluator, Lanes
-from .invariant import conjuncts, invariant
+from .invariant import filters, invariant, shared_by_row
 from .microkernels.statements import Statements, as_index, ceil_div, constant, index, maximum, minimum
 from .reduction import Accumulator
 from .views import View, broadcast, encode, load_scalar, load_vector, store_scalar, store_vector, zero
@@ -224,7 +223,7 @@ class ComputeEmitter:
         if compute.reduction is None:
             return self._convert(at, at.value(compute.value), compute.value.dtype)
         acc = Accumulator.start(s, compute.reduction, self._combined, count)
-        outer, filtered = self._filters(lanes)
+        outer, filtered = filters(compute, None if lanes is None else lanes.rank)
 
         def take(s: Statements, variables: Variables) -> None:
             inner = self.context.evaluator(s, variables, lanes)
@@ -239,14 +238,6 @@ class ComputeEmitter:
             self._loops(s, compute.reduced, variables, (), take)
         return self._convert(at, acc.result(), acc.result_type)
 
-    def _filters(self, lanes: Lanes | None) -> tuple[list[Expr], Expr | None]:
-        """The parts of the filter that the output point alone decides, in all lanes alike, and the rest of it."""
-        varying = {*self.compute.reduced, *(() if lanes is None else (lanes.rank,))}
-        parts = list(conjuncts(self.compute.filter))
-        outer = [c for c in parts if not varying & set(ranks_of(c))]
-        inner = [c for c in parts if c not in outer]
-        return outer, reduce(lambda a, b: op("and", a, b), inner) if inner else None
-
     @contextmanager
     def _where(self, s: Statements, conditions: Sequence[Expr], variables: Variables) -> Iterator[None]:
         """What is inside, only where scalar conditions hold."""
@@ -255,7 +246,10 @@ class ComputeEmitter:
                 stack.enter_context(s.when(self.context.evaluator(s, variables).value(condition)))
             yield
 
-    def _take(self, s: Statements, at: Evaluator, acc: Accumulator, where: tirx.Expr | None, copy: int = 0) -> None:
+    def _take(
+        self, s: Statements, at: Evaluator, acc: Accumulator, where: tirx.Expr | None, copy: int = 0, *, watched: bool = False
+    ) -> tirx.Expr:
+        """Takes in a value, and gives it; ``watched``: an extreme, whose caller looks for NaN."""
         value = self.compute.value
         count = acc.lanes
         for inner in self.compute.along:
@@ -278,9 +272,13 @@ class ComputeEmitter:
                 x, y = (broadcast(f, count, lanes_of(f)) for f in factors)
                 if where is None:
                     acc.take(s, x, where=None, product=(x, y), copy=copy)
-                    return
+                    return x
         taken = convert(at.value(value), computed(acc.dtype)) if not acc.dtype.is_bool else at.value(value)
-        acc.take(s, broadcast(taken, count, lanes_of(taken)), where=where, coordinate=coordinate, copy=copy)
+        taken = broadcast(taken, count, lanes_of(taken))
+        if watched:
+            return acc.take_extreme(s, taken, where=where, copy=copy)
+        acc.take(s, taken, where=where, coordinate=coordinate, copy=copy)
+        return taken
 
     def _fold(self, s: Statements, variables: Variables) -> None:
         """Vectors along a reduced rank, several accumulators to hide the latency of the combination."""
@@ -288,49 +286,51 @@ class ComputeEmitter:
         assert compute.vector is not None and compute.reduction is not None
         vector, lanes, copies = compute.vector, self.lanes, 4
         others = [r for r in compute.reduced if r != vector]
-        outer, filtered = self._filters(None)
+        outer, filtered = filters(compute)
         at = self.context.evaluator(s, variables)
 
         def body() -> None:
             acc = Accumulator.start(s, compute.reduction or "+", self._combined, lanes, copies)
             shared: dict[Expr, tirx.Expr] = {}
 
-            def take(s: Statements, lanes: Lanes, variables: Variables, copy: int) -> None:
-                self._fold_block(s, acc, self.context.evaluator(s, variables, lanes).given(shared), filtered, copy)
+            def take(s: Statements, lanes: Lanes, variables: Variables, copy: int) -> tirx.Expr:
+                return self._fold_block(s, acc, self.context.evaluator(s, variables, lanes).given(shared), filtered, copy)
 
             def run(s: Statements, variables: Variables) -> None:
                 extent = s.bind("extent", self._extent(s, vector, variables))
                 turns = s.bind("turns", tirx.truncdiv(extent, index(lanes * copies)))
                 with s.loop("turn", turns) as turn:
+                    taken = []
                     for copy in range(copies):
                         base = s.bind("base", turn * (lanes * copies) + copy * lanes)
-                        take(s, Lanes(rank=vector, base=base, count=lanes), variables, copy)
+                        taken.append(take(s, Lanes(rank=vector, base=base, count=lanes), variables, copy))
+                    for copy in range(0, copies if acc.is_watched else 0, 2):
+                        acc.watch(s, *taken[copy : copy + 2], copy=copy)
                 done = s.bind("done", turns * (lanes * copies))
                 whole = s.bind("whole", tirx.truncdiv(extent - done, index(lanes)))
                 with s.loop("block", whole) as block:
                     base = s.bind("base", done + block * lanes)
-                    take(s, Lanes(rank=vector, base=base, count=lanes), variables, 0)
+                    one = take(s, Lanes(rank=vector, base=base, count=lanes), variables, 0)
+                    if acc.is_watched:
+                        acc.watch(s, one, one)
                 base = s.bind("base", done + whole * lanes)
                 rest = s.bind("rest", extent - base)
                 with s.when(_positive(rest)):
-                    take(s, Lanes(rank=vector, base=base, count=lanes, valid=rest), variables, 0)
+                    one = take(s, Lanes(rank=vector, base=base, count=lanes, valid=rest), variables, 0)
+                    if acc.is_watched:
+                        acc.watch(s, one, one)
 
             with self._where(s, outer, variables):
-                shared.update(self._shared_by_row(s, variables, vector))
+                outside = self.context.evaluator(s, variables)
+                shared.update((e, outside.value(e)) for e in shared_by_row(compute, vector))
                 self._loops(s, others, variables, (), run)
             inner = self.context.evaluator(s, variables)
             self._store(s, inner, self._convert(inner, acc.folded(s), acc.result_type))
 
         self._guarded(s, at, variables, body)
 
-    def _shared_by_row(self, s: Statements, variables: Variables, vector: str) -> dict[Expr, tirx.Expr]:
-        """What all points of a reduction share: what is stored among them would make LLVM read it again."""
-        own, outside = {inner.target for inner in self.compute.along}, self.context.evaluator(s, variables)
-        parts = [e for c in (self.compute, *self.compute.along) for e in invariant(c.value, vector)]
-        fixed = [e for e in parts if not set(ranks_of(e)) & set(self.compute.reduced)]
-        return {e: outside.value(e) for e in fixed if own.isdisjoint(r.tensor for r in reads_of(e))}
-
-    def _fold_block(self, s: Statements, acc: Accumulator, at: Evaluator, filtered: Expr | None, copy: int) -> None:
+    def _fold_block(self, s: Statements, acc: Accumulator, at: Evaluator, filtered: Expr | None, copy: int) -> tirx.Expr:
+        """Takes in one vector, and gives its value."""
         lanes = at.lanes
         assert lanes is not None
         where = at.condition(filtered)
@@ -338,7 +338,7 @@ class ComputeEmitter:
             where = broadcast(where, lanes.count, lanes_of(where))
         if lanes.mask is not None:
             where = lanes.mask if where is None else tirx.And(where, lanes.mask)
-        self._take(s, at, acc, where, copy)
+        return self._take(s, at, acc, where, copy, watched=acc.is_watched)
 
     # -- scatter -----------------------------------------------------------------------------------------------------
 

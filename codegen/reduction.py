@@ -75,6 +75,29 @@ class Accumulator:
             combined = tirx.Select(where, combined, now)
         self._put(statements, self.state, combined, copy)
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether NaN is looked for once for two values: an extreme of vectors of floats."""
+        return self.reduction in ("max", "min") and self.dtype.is_float and self.lanes > 1
+
+    def take_extreme(self, statements: Statements, value: tirx.Expr, *, where: tirx.Expr | None, copy: int = 0) -> tirx.Expr:
+        """Combines one value into a maximum or minimum as :meth:`take` does, but for NaN; gives the value for :meth:`watch`.
+
+        One instruction: where a comparison fails, TIR's Max gives its second operand, and NaN that is held stays.
+        """
+        if where is not None:
+            identity = REDUCTIONS[self.reduction].identity(self.dtype)
+            value = statements.share(tirx.Select(where, value, literal(identity, computed(self.dtype), self.lanes)))
+        pick = tirx.Max if self.reduction == "max" else tirx.Min
+        self._put(statements, self.state, pick(value, self._get(self.state, copy)), copy)
+        return value
+
+    def watch(self, statements: Statements, a: tirx.Expr, b: tirx.Expr, *, copy: int = 0) -> None:
+        """Holds NaN from here on in the lanes where one of two values is NaN."""
+        ordered = tirx.Or(tirx.LE(a, b), tirx.GT(a, b))
+        nan = literal(float("nan"), computed(self.dtype), self.lanes)
+        self._put(statements, self.state, tirx.Select(ordered, self._get(self.state, copy), nan), copy)
+
     def _better(self, value: tirx.Expr, now: tirx.Expr) -> tirx.Expr:
         """Whether a later value replaces the best: strictly better, or the first NaN."""
         greater = value > now if self.reduction == "argmax" else value < now
