@@ -31,7 +31,7 @@ from .methods import choose
 from .placement import Local, Placement, local_shape, local_tensors
 from .presence import PresenceAnalysis, Stored
 from .realise import Surroundings, Workspace, compute_of, finite_flag, mask_of, nodes_of, scatter
-from .skipping import leaves_states, visited
+from .skipping import emptied, visited
 from .tighten import conjuncts, tighten
 from .tiles import Tiling
 from .transpose import transposed
@@ -139,7 +139,7 @@ class _Assembly:
                 fixed[i][found.variables[i]] = rank(name)
         local = local_tensors(self.cascade, members, whole, cut, group.sequence, masks)
         placement, most = Placement(fixed=fixed, locals=local), None
-        masked: list[Compute] | None = None
+        masked: list[list[Compute]] | None = None
         if cut is not None:
             points, most = self.tiling.points(group, whole, cut, local)
             if isinstance(cut.extent, Const) and isinstance(most, Const):
@@ -243,26 +243,19 @@ class _Assembly:
         )
 
     def _blocked(
-        self, body: list[Node], buffers: list[Buffer], local: dict[str, Local], points: Expr, masked: list[Compute] | None
+        self, body: list[Node], buffers: list[Buffer], local: dict[str, Local], points: Expr, masked: list[list[Compute]] | None
     ) -> list[Node]:
         """``body`` with the rows of its merged loop in blocks, where that is of the form; ``buffers`` are changed with it."""
-        cuts: dict[str, int] = {}
-        for name, held in local.items():
-            if held.cut is not None:
-                cuts[name] = sum(d not in held.dropped and d != held.generation for d in range(held.cut))
-                if held.following is not None:
-                    cuts[held.following] = cuts[name]
-        form = Along(cuts=cuts, rows=rows_of_block(self.tiling.target), points=points)
-        made = blocked(body, self.workspace.buffers, form, self._fresh, masked)
-        if made is None:
-            return body
-        body, added = made
-        buffers[:] = [self.workspace.buffers[name] for name in (*(b.name for b in buffers), *added)]
+        along = Along.of(local, rows_of_block(self.tiling.target), points)
+        made = blocked(body, self.workspace.buffers, along, self._fresh, masked)
+        if made is not None:
+            body, added = made
+            buffers[:] = [self.workspace.buffers[name] for name in (*(b.name for b in buffers), *added)]
         return body
 
     def _sequence(
         self, merged: MergedLoop, placement: Placement, buffers: list[Buffer]
-    ) -> tuple[list[Node], list[Compute] | None]:
+    ) -> tuple[list[Node], list[list[Compute]] | None]:
         """The merged loop of a group, what comes before and after it, and the hand-over of its states; besides, the loop's
         reductions where a mask leaves out tiles."""
         before = [n for i in merged.before for n in self._einsum(i, placement, serial=True, buffers=buffers)]
@@ -291,18 +284,16 @@ class _Assembly:
             return None
         return tighten(self._placed(index, compute_of(explicit), placement), outputs=explicit.einsum.target in placement.locals)
 
-    def _visited(self, merged: MergedLoop, placement: Placement, variable: str) -> tuple[Expr, list[Compute] | None]:
+    def _visited(self, merged: MergedLoop, placement: Placement, variable: str) -> tuple[Expr, list[list[Compute]] | None]:
         """The generations that a tile of the merged loop goes through, without those that a mask empties; and the reductions
         that say so, None where all are visited."""
         reductions = [i for i in merged.body if self.explicit[i].einsum.reduction is not None]
-        if merged.reverse or not reductions or not leaves_states(self.cascade, merged):
-            return merged.extent, None
         held = [placement.locals.get(self.cascade.einsums[i].target) for i in merged.body]
-        if any(local is None or local.generation is None for local in held):
+        if merged.reverse or any(local is None or local.generation is None for local in held):
             return merged.extent, None  # what is read by its generation must be written in all of them
         # The rank of a contraction inside a masked tile is not the mask's: its own condition speaks for it.
-        computes = [self._placed(i, compute_of(self.explicit[i]), placement) for i in reductions]
-        limit = visited(computes, variable)
+        placed = {i: self._placed(i, compute_of(self.explicit[i]), placement) for i in reductions}
+        limit = visited(computes := emptied(self.cascade, merged, placed, variable), variable)
         if limit is None or at_most(merged.extent, limit, self.presence.lets):
             return merged.extent, None
         self._decide(

@@ -24,6 +24,7 @@ from ..ir.index import at_most
 from ..ir.target import Target
 from ..ir.tile import SUM, Buffer, Compute, Loop, Method, Node, Scope, When, walk
 from .methods import choose
+from .placement import Local
 from .skipping import visited
 
 SCORES = 128
@@ -41,6 +42,16 @@ class Along:
     cuts: Mapping[str, int]
     rows: int
     points: Expr
+
+    @staticmethod
+    def of(local: Mapping[str, Local], rows: int, points: Expr) -> Along:
+        """The cut rank of the tiles ``local``."""
+        cuts: dict[str, int] = {}
+        for name, held in local.items():
+            if held.cut is not None:
+                at = sum(d not in held.dropped and d != held.generation for d in range(held.cut))
+                cuts |= {each: at for each in (name, held.following) if each is not None}
+        return Along(cuts=cuts, rows=rows, points=points)
 
 
 def rows_of_block(target: Target) -> int:
@@ -63,7 +74,7 @@ def blocked(
     buffers: dict[str, Buffer],
     along: Along,
     fresh: Callable[[str], str],
-    masked: Sequence[Compute] | None = None,
+    masked: Sequence[Sequence[Compute]] | None = None,
 ) -> tuple[list[Node], list[str]] | None:
     """The body of a group with its merged loop's rows in blocks, and the names of the tiles that it adds; ``buffers`` are
     changed with it. ``masked`` are the loop's reductions as placed, where a mask may leave tiles out. None where the loop is
@@ -123,7 +134,7 @@ class _Blocking:
         (name,) = names
         return name if name in compute.output_ranks else None
 
-    def loop(self, variables: Mapping[int, str], block: str, masked: Sequence[Compute] | None) -> Loop:
+    def loop(self, variables: Mapping[int, str], block: str, masked: Sequence[Sequence[Compute]] | None) -> Loop:
         """The loop with a loop over blocks inside."""
         own = self._own()
         for name in own:
@@ -148,8 +159,9 @@ class _Blocking:
 
         inside = rebuilt(self.loop_.body)
         if masked is not None:
-            computes = [placed(c, v) for c in masked if (v := self._variable(c)) is not None]
-            limit = visited(computes, self.loop_.variable) if len(computes) == len(masked) else None
+            sets = [[placed(c, v) for c in each if (v := self._variable(c)) is not None] for each in masked]
+            whole = [made for made, each in zip(sets, masked, strict=True) if len(made) == len(each)]
+            limit = visited(whole, self.loop_.variable)
             if limit is not None and not at_most(self.loop_.extent, limit, {}):
                 inside = (When(condition=op("lt", rank(self.loop_.variable), limit), body=inside),)
         count = op("ceildiv", rows, integer(self.along.rows))

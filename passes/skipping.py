@@ -7,7 +7,8 @@ putting each reduction's identity into the body and simplifying: max(x, -inf) = 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import reduce
 
 from ..ir.cascade import Cascade
 from ..ir.expr import Const, Expr, Op, Read, Select, integer, op, rank, ranks_of, reads_of, substitute, transform
@@ -19,22 +20,28 @@ from .grouping import MergedLoop, offset
 from .tighten import conjuncts, indexed
 
 
-def leaves_states(cascade: Cascade, merged: MergedLoop) -> bool:
-    """Whether a generation whose reductions are all empty changes no state of a merged loop."""
+def leaves_states(cascade: Cascade, merged: MergedLoop, empty: Collection[int]) -> bool:
+    """Whether a generation in which the reductions ``empty`` (Einsums by index) have no point changes no state of a merged
+    loop, whatever the others give."""
     known: dict[tuple[str, int], Expr] = {}
+    places: dict[tuple[str, int], tuple[Expr, ...]] = {}
 
     def put(node: Expr) -> Expr | None:
         match node:
             case Read(tensor=tensor, indices=indices) if tensor in merged.dims:
-                return known.get((tensor, offset(indices[merged.dims[tensor]])))
+                dim = merged.dims[tensor]
+                key = tensor, offset(indices[dim])
+                if key in places and places[key] != (*indices[:dim], *indices[dim + 1 :]):
+                    return None
+                return known.get(key)
             case Op() | Select():
                 return _simplified(node)
             case _:
                 return None
 
-    for i in merged.body:
-        einsum = cascade.einsums[i]
-        dim = merged.dims.get(einsum.target)
+    written = [(cascade.einsums[i], merged.dims.get(cascade.einsums[i].target)) for i in merged.body]
+    states = {e.target for e, dim in written if dim is not None and offset(e.coords[dim]) == 1}
+    for i, (einsum, dim) in zip(merged.body, written, strict=True):
         if dim is None:
             return False
         generation = offset(einsum.coords[dim])
@@ -43,6 +50,10 @@ def leaves_states(cascade: Cascade, merged: MergedLoop) -> bool:
             indices=tuple(rank(merged.variables[i]) if d == dim else c for d, c in enumerate(einsum.coords)),
             dtype=einsum.value.dtype,
         )
+        if einsum.reduction is not None and i not in empty:
+            if generation == 1:
+                return False
+            continue
         if einsum.reduction is not None:
             identity = REDUCTIONS[einsum.reduction].identity(einsum.accumulator)
             known[einsum.target, generation] = Const(value=identity, dtype=einsum.accumulator)
@@ -53,9 +64,16 @@ def leaves_states(cascade: Cascade, merged: MergedLoop) -> bool:
                 return False
             # The new generation is the old one: readers of it see the same tensor one step back.
             known[einsum.target, 1] = before
-        elif not reads_of(value):
+        elif all(r.tensor not in merged.dims or _is_before(r, merged, states) for r in reads_of(value)):
             known[einsum.target, generation] = value
+            if reads_of(value):
+                places[einsum.target, generation] = tuple(c for d, c in enumerate(einsum.coords) if d != dim)
     return True
+
+
+def _is_before(read: Read, merged: MergedLoop, states: Collection[str]) -> bool:
+    """Whether a read is of a state as the generation finds it."""
+    return read.tensor in states and offset(read.indices[merged.dims[read.tensor]]) == 0
 
 
 def _simplified(node: Expr) -> Expr | None:
@@ -80,16 +98,31 @@ def _simplified(node: Expr) -> Expr | None:
             return None
 
 
-def visited(computes: Sequence[Compute], variable: str) -> Expr | None:
-    """How many generations of the loop over ``variable`` can have a point, None where no mask tells.
-
-    ``computes`` are the loop's reductions, as placed in it; a condition that all of them share counts.
+def emptied(cascade: Cascade, merged: MergedLoop, placed: Mapping[int, Compute], variable: str) -> list[list[Compute]]:
+    """Sets of reductions of a merged loop that a common mask leaves without points from some generation on, and each of which
+    is enough for the states to stay as they are. ``placed`` are all its reductions, by Einsum.
     """
-    shared: set[Expr] | None = None
-    for compute in computes:
-        mine = {*conjuncts(compute.filter), *conjuncts(compute.condition)}
-        shared = mine if shared is None else shared & mine
-    limits = [limit for c in shared or () if (limit := _limit(c, computes[0], variable)) is not None]
+    by_condition: dict[Expr, list[int]] = {}
+    for i, compute in placed.items():
+        for condition in dict.fromkeys((*conjuncts(compute.filter), *conjuncts(compute.condition))):
+            if _limit(condition, compute, variable) is not None:
+                by_condition.setdefault(condition, []).append(i)
+    sets = {tuple(found) for found in by_condition.values()}
+    return [[placed[i] for i in found] for found in sorted(sets) if leaves_states(cascade, merged, found)]
+
+
+def visited(sets: Sequence[Sequence[Compute]], variable: str) -> Expr | None:
+    """How many generations of the loop over ``variable`` must be gone through, None where no mask tells. ``sets`` are of
+    reductions as placed in it, each of which is enough (:func:`emptied`)."""
+    found = [limit for computes in sets if (limit := _visited(computes, variable)) is not None]
+    return reduce(lambda a, b: op("min", a, b), found) if found else None
+
+
+def _visited(computes: Sequence[Compute], variable: str) -> Expr | None:
+    """The same where a condition counts that all of ``computes`` share."""
+    of_each = [dict.fromkeys((*conjuncts(c.filter), *conjuncts(c.condition))) for c in computes]
+    shared = [c for c in of_each[0] if all(c in mine for mine in of_each)] if of_each else []
+    limits = [limit for c in shared if (limit := _limit(c, computes[0], variable)) is not None]
     if not limits:
         return None
     least = limits[0]

@@ -82,3 +82,13 @@ def test_what_a_step_leaves_for_the_next_is_a_block() -> None:
     assert len(packed_before(block)) == len(contractions) == 2
     rows = {b.name: b.shape[0] for n in walk(program.body) if isinstance(n, Loop) for b in n.buffers}
     assert rows["BQK"] == rows["BSN"] == integer(ROWS) != rows["RSAV"]
+
+
+@pytest.mark.parametrize("name", ["alibi_attention", "sink_attention"])
+def test_tiles_beyond_a_mask_of_later_steps_are_left_out(name: str) -> None:
+    """The mask is not the first product's, or a step of one tile stands between the maximum and what it corrects."""
+    cascade = specialise(read_program(EXAMPLES / f"{name}.ecs").select(None), {"E": 64, "F": 64})
+    program = lower(cascade, target=host_target()).program
+    assert any("beyond the mask are skipped" in d.chosen for d in program.decisions)
+    arguments = operands(300, 300, h=2) | {"slope" if name == "alibi_attention" else "sink": np.abs(normal(2, seed=5)) / 10}
+    check(name, arguments)
