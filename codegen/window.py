@@ -76,7 +76,7 @@ class WindowEmitter:
         weights, result = self.context.views[window.weights.tensor], self.context.views[self.compute.target]
         c = self._matrix(s, result, self.compute.indices, variables)
         a = self._matrix(s, weights, window.weights.indices, variables)
-        plan = plan_window(self.machine, _DTYPE, taps)
+        plan = plan_window(self.machine, _DTYPE, taps, constant(width))
         if constant(depth) is not None and constant(rows) is not None:
             # Rows at a known distance, and no tile that goes beyond them: they are read where they lie.
             a = replace(a, row_stride=depth, slack=plan.mr)

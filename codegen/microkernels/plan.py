@@ -112,10 +112,14 @@ def plan_gemm(facts: CpuFacts, dtype: str, m: int | None = None, n: int | None =
     )
 
 
-def plan_window(facts: CpuFacts, dtype: str, taps: int) -> GemmPlan:
-    """The plan for a product whose steps come in groups of ``taps``, which no block of the depth may part."""
+def plan_window(facts: CpuFacts, dtype: str, taps: int, n: int | None = None) -> GemmPlan:
+    """The plan for a product whose steps come in groups of ``taps``, which no block of the depth may part.
+
+    Where all columns fit one panel, A is read once, in rows of kc elements: long ones are what the hardware asks for ahead.
+    """
     plan = plan_gemm(facts, dtype)
-    return replace(plan, kc=max(taps, _down(plan.kc, taps)), unit=taps, skinny=0)
+    deep = plan.kc if n is None or n > plan.nr else 4 * plan.kc
+    return replace(plan, kc=max(taps, _down(deep, taps)), unit=taps, skinny=0)
 
 
 def _down(value: int, multiple: int) -> int:
