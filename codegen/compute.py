@@ -183,7 +183,10 @@ class ComputeEmitter:
         # What all lanes share is computed before the loop, where there is a loop: there the reads are known to be inside.
         with s.when(_positive(self._extent(s, compute.vector, variables))):
             outside = self.context.evaluator(s, variables)
-            shared.update((e, outside.value(e)) for e in invariant(compute.value, compute.vector))
+            # In registers: memory is read again after every store that might have written it.
+            shared.update(
+                (e, s.share(outside.value(e))) for e in invariant(compute.value, compute.vector) if not e.dtype.is_bool
+            )
             self._blocks(s, compute.vector, variables, block)
 
     def _together(self, s: Statements, variables: Variables) -> int:
