@@ -121,6 +121,8 @@ class _Loop:
         self.writer = {cascade.einsums[i].target: i for i in einsums_of(loop)}
 
     def scan(self) -> tuple[Semiring, tuple[State, ...]]:
+        if not self.carried:
+            raise _RefusalError("its first generation is absent, not written")
         if self.loop.reverse:
             raise _RefusalError("it runs from the last generation to the first")
         if any(not isinstance(step, Straight) for step in self.loop.body):
