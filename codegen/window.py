@@ -1,8 +1,8 @@
 """Convolutions on the matrix-product micro-kernel, with the general way for the calls that it cannot take.
 
-The result's points are the columns of the product, the window's points its depth: passes/window.py has the identity. Elements
-outside of the image are multiplied as 0, which is only seen where a weight is not finite: then some result is not finite
-either, so that results are looked at, and made again by the general way, which skips absent elements.
+The result's points are the columns of the product, the window's points its depth: passes/tiling/window.py has the identity.
+Elements outside of the image are multiplied as 0, which is only seen where a weight is not finite: then some result is not
+finite either, so that results are looked at, and made again by the general way, which skips absent elements.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def explain(cascade: Cascade, text: str, form: Lowered, *, online: bool = True) 
 
 def _passes(cascade: Cascade, form: Lowered, *, online: bool) -> dict[str, Passes]:
     """Passes along the ranks of the cascade as written; 0 after the passes where nothing runs over a rank any more."""
-    from ..passes.passcount import count
+    from ..passes.analysis.passcount import count
 
     known = form.derivation.passes
     before = {n: p.before for n, p in known.items()} if form.prepared.cascade is cascade else count(cascade)
@@ -66,7 +66,7 @@ def _choice(decision: Decision, *, taken: bool = True) -> Choice:
 
 
 def _live(cascade: Cascade) -> Iterator[Live]:
-    from ..passes.passcount import analyse
+    from ..passes.analysis.passcount import analyse
 
     lets = {let.name: let.value for let in cascade.lets}
     for each in analyse(cascade).ranks:

@@ -21,8 +21,8 @@ from ..ir.sizes import evaluate
 from ..ir.target import Level, Target
 from ..ir.tile import Buffer, Compute, Fill, Loop, Method, Node, Scope, TileProgram, When, all_buffers, packed_before
 from ..ir.types import BOOL
-from .methods import lane_step
-from .tighten import conjuncts
+from .tiling.methods import lane_step
+from .tiling.tighten import conjuncts
 
 BRANCH = 4e-6
 """Seconds to start the threads on one parallel node and to wait for them."""

@@ -17,9 +17,9 @@ from ..ir.printer import expr_to_source
 from ..ir.sizes import evaluate
 from ..ir.target import Target
 from ..ir.tile import Buffer, Decision, Scope, TileProgram, When, all_buffers
-from .assemble import assemble
-from .derive import Derivation
-from .split import LEAST_PART, Splitting, split
+from .online.derive import Derivation
+from .online.split import LEAST_PART, Splitting, split
+from .tiling.assemble import assemble
 
 MOST_PARTS = 64
 """More parts than this cost more to merge than further cores save."""

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from ..ir.cascade import Cascade
 from ..ir.target import Target
 from ..ir.tile import TileProgram
-from .chunk_choice import in_chunks
-from .derive import Derivation
-from .heads import in_groups
-from .normalize import normalize
+from .online.derive import Derivation
+from .recurrences.chunk_choice import in_chunks
 from .rewriting import Rewriting
 from .select import select
-from .simplify import simplify
-from .streaming import streaming
+from .simplification.heads import in_groups
+from .simplification.normalize import normalize
+from .simplification.simplify import simplify
+from .tiling.streaming import streaming
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

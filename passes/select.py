@@ -17,11 +17,11 @@ from ..ir.expr import Const, Expr, integer, op, sizes_of
 from ..ir.index import expand_lets, simplify
 from ..ir.target import Target
 from ..ir.tile import Compute, Decision, Method, Scope, TileProgram, walk
-from .assemble import assemble
 from .cost import estimate
-from .derive import Derivation, derive
 from .either import either, in_parts
-from .unified import unified
+from .online.derive import Derivation, derive
+from .shifting.unified import unified
+from .tiling.assemble import assemble
 
 GAIN = 0.95
 """Share of the time as written that the one-pass form must stay below."""

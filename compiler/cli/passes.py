@@ -119,7 +119,7 @@ def _opt(options: argparse.Namespace) -> int:
 
 
 def _simplify(cascade: Cascade) -> Rewriting:
-    from ...passes.simplify import simplify
+    from ...passes.simplification.simplify import simplify
 
     return simplify(cascade)
 
@@ -131,9 +131,9 @@ def _normalize(cascade: Cascade) -> Rewriting:
 
 
 def _defer(cascade: Cascade) -> Rewriting:
-    from ...passes.defer import defer_explained
+    from ...passes.analysis.structure import Structure
+    from ...passes.online.defer import defer_explained
     from ...passes.rewriting import Rewriting
-    from ...passes.structure import Structure
 
     found, decisions = defer_explained(Structure(cascade))
     return Rewriting(cascade=found.cascade, decisions=decisions)
@@ -146,7 +146,7 @@ def _fuse(cascade: Cascade) -> Rewriting:
 
 
 def _derive(cascade: Cascade) -> Rewriting:
-    from ...passes.derive import derive
+    from ...passes.online.derive import derive
     from ...passes.rewriting import Rewriting
 
     found = derive(cascade)
@@ -154,10 +154,10 @@ def _derive(cascade: Cascade) -> Rewriting:
 
 
 def _split(cascade: Cascade) -> Rewriting:
-    from ...passes.derive import derive
     from ...passes.either import most_parts
+    from ...passes.online.derive import derive
+    from ...passes.online.split import split
     from ...passes.rewriting import Rewriting
-    from ...passes.split import split
     from ..host import host_target
 
     found = derive(cascade)
@@ -165,20 +165,20 @@ def _split(cascade: Cascade) -> Rewriting:
 
 
 def _chunk(cascade: Cascade) -> Rewriting:
-    from ...passes.chunk import chunked
+    from ...passes.recurrences.chunk import chunked
     from ...passes.rewriting import Rewriting
 
     return chunked(cascade) or Rewriting(cascade=cascade)
 
 
 def _pairs(cascade: Cascade) -> Rewriting:
-    from ...passes.pairs import paired
+    from ...passes.shifting.pairs import paired
 
     return paired(cascade)
 
 
 def _unify(cascade: Cascade) -> Rewriting:
-    from ...passes.unified import unified
+    from ...passes.shifting.unified import unified
 
     return unified(cascade)
 

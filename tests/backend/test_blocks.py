@@ -15,8 +15,8 @@ from einfall.compiler.specialise import specialise
 from einfall.ir.expr import integer
 from einfall.ir.interpreter import interpret
 from einfall.ir.tile import Compute, Loop, Method, packed_before, walk
-from einfall.passes.blocking import rows_of_block
 from einfall.passes.pipeline import lower
+from einfall.passes.tiling.blocking import rows_of_block
 from einfall.runtime.kernel import Kernel
 
 from .kernels import normal

@@ -18,10 +18,10 @@ from einfall.ir.expr import Const
 from einfall.ir.interpreter import interpret
 from einfall.ir.printer import to_source
 from einfall.ir.tile import Loop, TileProgram, When, walk
-from einfall.passes.assemble import assemble
-from einfall.passes.derive import derive
+from einfall.passes.online.derive import derive
+from einfall.passes.online.split import LEAST_PART, split
 from einfall.passes.pipeline import lower
-from einfall.passes.split import LEAST_PART, split
+from einfall.passes.tiling.assemble import assemble
 from einfall.runtime.kernel import Kernel
 
 from .kernels import normal, results

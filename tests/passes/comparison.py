@@ -11,11 +11,11 @@ from einfall.ir.cascade import Cascade
 from einfall.ir.interpreter import interpret
 from einfall.ir.printer import to_source
 from einfall.ir.verifier import verify
-from einfall.passes.chain import Chain, chains
-from einfall.passes.derive import Derivation, derive
-from einfall.passes.online import online_form
-from einfall.passes.ratio import Refusal
-from einfall.passes.structure import Structure
+from einfall.passes.analysis.structure import Structure
+from einfall.passes.online.chain import Chain, chains
+from einfall.passes.online.derive import Derivation, derive
+from einfall.passes.online.online import online_form
+from einfall.passes.online.ratio import Refusal
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -7,9 +7,9 @@ import pytest
 from einfall.compiler.program import read_program_file
 from einfall.frontend import load
 from einfall.ir.target import named, with_features
-from einfall.passes.assemble import assemble
 from einfall.passes.cost import estimate
-from einfall.passes.derive import derive
+from einfall.passes.online.derive import derive
+from einfall.passes.tiling.assemble import assemble
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TARGET = with_features(named("cpu", "sapphirerapids"), frozenset(), cores=2)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from einfall.ir.printer import to_source
-from einfall.passes.defer import defer
+from einfall.passes.online.defer import defer
 
 from .comparison import check_equal, check_form, only
 

@@ -15,8 +15,8 @@ import pytest
 from einfall.compiler.samples import sample_arguments
 from einfall.frontend import load
 from einfall.ir.cascade import Cascade
-from einfall.passes.derive import derive
-from einfall.passes.passcount import count
+from einfall.passes.analysis.passcount import count
+from einfall.passes.online.derive import derive
 from einfall.passes.pipeline import prepare
 
 from .comparison import check_equal, check_form

@@ -18,10 +18,10 @@ from einfall.ir.interpreter import interpret
 from einfall.ir.printer import to_source
 from einfall.ir.target import Target
 from einfall.ir.tile import Scope, TileProgram
-from einfall.passes.assemble import assemble
-from einfall.passes.derive import derive
-from einfall.passes.grouping import form_groups
+from einfall.passes.online.derive import derive
 from einfall.passes.pipeline import lower, prepare
+from einfall.passes.tiling.assemble import assemble
+from einfall.passes.tiling.grouping import form_groups
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -15,8 +15,8 @@ from einfall.ir.expr import Op, walk
 from einfall.ir.interpreter import interpret
 from einfall.ir.tile import Compute, Method
 from einfall.ir.tile import walk as nodes
-from einfall.passes.heads import in_groups
 from einfall.passes.pipeline import lower, prepare
+from einfall.passes.simplification.heads import in_groups
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "attention"
 

@@ -12,7 +12,7 @@ from einfall.ir.cascade import Cascade
 from einfall.ir.interpreter import interpret
 from einfall.ir.printer import to_source
 from einfall.ir.verifier import verify
-from einfall.passes.hoist import hoisted
+from einfall.passes.tiling.hoist import hoisted
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "recurrences"
 

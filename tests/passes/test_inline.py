@@ -5,7 +5,7 @@ import pytest
 
 import einfall as ef
 from einfall.frontend import load
-from einfall.passes.inline import inline
+from einfall.passes.tiling.inline import inline
 
 SIZES = [(1, 1), (3, 17), (5, 0), (2, 130)]
 

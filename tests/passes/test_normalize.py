@@ -10,9 +10,9 @@ import pytest
 from einfall.compiler.samples import sample_arguments
 from einfall.frontend import load
 from einfall.ir.cascade import Cascade
-from einfall.passes.normalize import normalize
-from einfall.passes.passcount import count
+from einfall.passes.analysis.passcount import count
 from einfall.passes.pipeline import lower, prepare
+from einfall.passes.simplification.normalize import normalize
 
 from .comparison import check_equal, check_form, only
 

@@ -7,9 +7,9 @@ import pytest
 
 from einfall.ir.interpreter import interpret
 from einfall.ir.printer import to_source
-from einfall.passes.closure import Closure
-from einfall.passes.derive import derive
-from einfall.passes.ratio import Ratio
+from einfall.passes.online.closure import Closure
+from einfall.passes.online.derive import derive
+from einfall.passes.online.ratio import Ratio
 
 from .comparison import chain_of, check_equal, check_form, derived, online, only, passes
 

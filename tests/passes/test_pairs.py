@@ -9,7 +9,7 @@ import einfall
 from einfall.compiler.checking import compare
 from einfall.ir.interpreter import interpret
 from einfall.ir.printer import to_source
-from einfall.passes.pairs import LANES, paired
+from einfall.passes.shifting.pairs import LANES, paired
 
 from .comparison import check_equal, check_form, only
 from .test_unified import LOGSUMEXP, SOFTMAX, WEIGHTED, rows

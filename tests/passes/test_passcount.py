@@ -9,9 +9,9 @@ import pytest
 from einfall.frontend import load
 from einfall.ir.cascade import Cascade
 from einfall.ir.printer import expr_to_source
-from einfall.passes.defer import defer
-from einfall.passes.derive import derive
-from einfall.passes.passcount import analyse, count
+from einfall.passes.analysis.passcount import analyse, count
+from einfall.passes.online.defer import defer
+from einfall.passes.online.derive import derive
 
 from .comparison import only
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from einfall.passes.derive import derive
+from einfall.passes.online.derive import derive
 
 from .comparison import check_equal, check_form, only
 

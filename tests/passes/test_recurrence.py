@@ -15,10 +15,10 @@ from einfall.ir.printer import to_source
 from einfall.ir.sizes import evaluate
 from einfall.ir.target import Target
 from einfall.ir.verifier import verify
-from einfall.passes import chunk_choice
-from einfall.passes.chunk import chunked
 from einfall.passes.pipeline import lower
-from einfall.passes.recurrence import recurrences
+from einfall.passes.recurrences import chunk_choice
+from einfall.passes.recurrences.chunk import chunked
+from einfall.passes.recurrences.recurrence import recurrences
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

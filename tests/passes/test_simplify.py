@@ -17,10 +17,10 @@ from einfall.ir.expr import Cast, integer, op, rank, real, size
 from einfall.ir.interpreter import interpret
 from einfall.ir.printer import to_source
 from einfall.ir.types import DTYPES, F32, I32
-from einfall.passes.certainty import decide
-from einfall.passes.folding import folded
+from einfall.passes.analysis.certainty import decide
 from einfall.passes.pipeline import prepare
-from einfall.passes.simplify import simplify
+from einfall.passes.simplification.folding import folded
+from einfall.passes.simplification.simplify import simplify
 
 from .comparison import check_form, only
 

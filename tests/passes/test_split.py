@@ -12,8 +12,8 @@ from einfall.frontend import load
 from einfall.ir.cascade import Cascade
 from einfall.ir.interpreter import interpret
 from einfall.ir.printer import to_source
-from einfall.passes.derive import derive
-from einfall.passes.split import Splitting, split
+from einfall.passes.online.derive import derive
+from einfall.passes.online.split import Splitting, split
 
 from .comparison import check_equal, check_form, only
 

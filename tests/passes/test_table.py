@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from einfall.passes.derive import derive
+from einfall.passes.online.derive import derive
 
 from .comparison import check_equal, check_form, only, passes
 

@@ -13,8 +13,8 @@ from einfall.ir.cascade import Cascade
 from einfall.ir.expr import ranks_of
 from einfall.ir.interpreter import interpret
 from einfall.ir.verifier import verify
-from einfall.passes.hoist import hoisted
-from einfall.passes.transpose import transposed
+from einfall.passes.tiling.hoist import hoisted
+from einfall.passes.tiling.transpose import transposed
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "recurrences"
 

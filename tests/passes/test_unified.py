@@ -9,9 +9,9 @@ import einfall
 from einfall.compiler.checking import compare
 from einfall.ir.interpreter import interpret
 from einfall.ir.printer import to_source
-from einfall.passes.shifts import shifts
-from einfall.passes.structure import Structure
-from einfall.passes.unified import unified
+from einfall.passes.analysis.structure import Structure
+from einfall.passes.shifting.shifts import shifts
+from einfall.passes.shifting.unified import unified
 
 from .comparison import check_equal, check_form, only
 

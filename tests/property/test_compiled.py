@@ -21,7 +21,7 @@ from einfall.compiler.program import read_program
 from einfall.ir.diagnostics import EinfallError
 from einfall.ir.target import Target
 from einfall.passes import either, select
-from einfall.passes.split import split
+from einfall.passes.online.split import split
 
 from .programs import ASSIGNMENTS, KINDS, Program, programs
 

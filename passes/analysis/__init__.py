@@ -1,0 +1,1 @@
+"""Facts about a cascade that rewrites query; nothing is changed."""

@@ -1,0 +1,1 @@
+"""Linear recurrences and their chunked forms."""

@@ -1,0 +1,196 @@
+"""The chunks of a linear recurrence as matrix products.
+
+With T steps in chunks of C, ``t = t1*C + i``, and within a chunk W[i, j] = Π a[l] over j < l <= i, P[i] = Π a[l] over l <= i:
+
+    A[t1, i, j]   = (Σ_e q[i, e] * k[j, e]) * W[i, j]    where j <= i     (W inside the sum where the decay has rows e)
+    O[t1, i, f]   = Σ_j A[i, j] * v[j, f]  +  P[i] * Σ_e q[i, e] * S[t1, e, f]
+    S[t1+1, e, f] = P[C-1] * S[t1, e, f]  +  Σ_j W[C-1, j] * k[j, e] * v[j, f]
+
+(Yang et al., arXiv 2312.06635, equations 3 to 5; Dao and Gu, arXiv 2405.21060, section 6.) A reader of the generation before
+the update has j < i, W[i-1, j] and P[i-1] instead.
+
+Ratios of decays are products of the decays between two steps, never quotients of cumulative products nor differences of their
+logarithms: strong decay underflows to the 0 that it means, and a decay may be 0 or negative. Steps beyond T are absent, and so
+leave every product and sum as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ...ir.cascade import Einsum, Origin
+from ...ir.expr import Const, Expr, Op, Rank, Read, Select, integer, op, rank, ranks_of, substitute
+from ..construct import einsum, local, result_type, typed
+from .chunks import Chunks, Cut, coordinates, with_rank
+from .readout import Products, Query, renamed
+from .recurrence import MADE_BY, Recurrence
+
+STEPS = 64
+"""Steps of a chunk whose decay is one number: as deep as the products of a head."""
+
+STEPS_BY_ROW = 16
+"""Steps of a chunk where every row of the state has its own decay: its products of decays grow with the square."""
+
+
+def add_products(chunks: Chunks, found: Recurrence, form: Products) -> int:
+    """Adds the chunked form of a state of outer products to ``chunks``; gives the steps of a chunk."""
+    cut = chunks.cut(found, STEPS_BY_ROW if form.decays_by_row else STEPS)
+    _ProductForm(chunks, found, form, cut).build()
+    return cut.steps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """What the steps of a chunk give and see: key and value at step i, W[i, j] and P[i], and the state before the chunk."""
+
+    key: Read
+    value: Read | None
+    weight: Read | None
+    past: Read | None
+    before: Read
+
+
+class _ProductForm:
+    def __init__(self, chunks: Chunks, found: Recurrence, form: Products, cut: Cut) -> None:
+        self.chunks = chunks
+        self.found = found
+        self.form = form
+        self.cut = cut
+        self.update = chunks.cascade.einsums[form.state.update]
+        self.dtype = chunks.cascade.by_name[form.state.tensor].value
+        self.one = Const(value=1.0, dtype=self.dtype)
+        self.extents = chunks.extents(cut, self.update)
+
+    def build(self) -> None:
+        parts = self._state()
+        for query in self.form.queries:
+            self.chunks.place = query.einsum
+            self._answer(query, parts)
+        self.chunks.drop(self.form.state.start, self.form.state.update)
+
+    def _state(self) -> _Parts:
+        """The state at the starts of the chunks."""
+        form, cut, chunks = self.form, self.cut, self.chunks
+        i, j, s = cut.step, cut.other, cut.chunk
+        chunks.place = form.state.update
+        key = self._piece("K", form.key or self.one)
+        value = None if form.value is None else self._piece("V", form.value)
+        weight, past = (None, None) if form.decay is None else self._weights(form.decay)
+        given = with_rank(key, i, j)
+        if weight is not None:
+            product = op("mul", given, with_rank(weight, i, cut.last))
+            given = self._add("D", coordinates(form.batch, s, j, then=form.rows), product, "keys")
+        added = given if value is None else op("mul", given, with_rank(value, i, j))
+        total = self._add("U", coordinates(form.batch, s, then=(*form.rows, *form.columns)), added, "update")
+        before = chunks.between(self.found, cut, form.state, self.extents, "state")
+        faded: Expr = before if past is None else op("mul", with_rank(past, i, cut.last), before)
+        chunks.advance(before, form.state.dim, op("add", faded, total), self.extents)
+        return _Parts(key=key, value=value, weight=weight, past=past, before=before)
+
+    def _piece(self, wish: str, expr: Expr, source: Einsum | None = None) -> Read:
+        ranks = dict.fromkeys(r for r in ranks_of(expr) if r != self.found.variable)
+        return self.chunks.piece(
+            wish,
+            expr,
+            self.found,
+            self.cut,
+            self.extents,
+            coordinates([r for r in ranks if r in self.form.batch]),
+            coordinates([r for r in ranks if r not in self.form.batch]),
+            self.update if source is None else source,
+        )
+
+    def _add(
+        self,
+        wish: str,
+        coords: tuple[Expr, ...],
+        value: Expr,
+        rule: str,
+        *,
+        reduction: str | None = None,
+        where: tuple[Expr, ...] = (),
+    ) -> Read:
+        return self.chunks.add(wish, coords, value, self.extents, rule, reduction=reduction, where=where, source=self.update)
+
+    def _weights(self, decay: Expr) -> tuple[Read, Read]:
+        """W[i, j] and P[i]."""
+        cut = self.cut
+        rows = tuple(n for n in self.form.rows if n in ranks_of(decay))
+        batch = [n for n in self.form.batch if n in ranks_of(decay)]
+        where = () if cut.exact else (cut.bound(cut.step),)
+        value = self.chunks.in_chunk(decay, self.found, cut, cut.step)
+        coords = coordinates(batch, cut.chunk, cut.step, then=rows)
+        step = self._add("A", coords, value, "decay", where=where)
+        here = with_rank(step, cut.step, cut.between)
+        until = op("le", cut.between, cut.step)
+        pairs = coordinates(batch, cut.chunk, cut.step, cut.other, then=rows)
+        weight = self._add("W", pairs, here, "weights", reduction="*", where=(op("lt", cut.other, cut.between), until))
+        return weight, self._add("P", coords, here, "past", reduction="*", where=(until,))
+
+    def _answer(self, query: Query, parts: _Parts) -> None:
+        """What a reader sees: the steps of its chunk up to its own, and the state before the chunk."""
+        form, cut, source = self.form, self.cut, self.chunks.cascade.einsums[query.einsum]
+        i, j, s = cut.step, cut.other, cut.chunk
+        asked = self.one if query.query is None else renamed(query.query, query, self.found.variable)
+        q = self._piece("Q", asked, source)
+        scores = self._scores(query, q, parts)
+        coords = coordinates(form.batch, s, i, then=form.columns)
+        inner = scores if parts.value is None else op("mul", scores, with_rank(parts.value, i, j))
+        within = self._add("I", coords, inner, "within")
+        past = None if parts.past is None else self._so_far(parts.past, query)
+        if past is not None and form.decays_by_row:
+            q = self._add("QP", coordinates(form.batch, s, i, then=form.rows), op("mul", q, past), "queries")
+        outer: Expr = self._add("B", coords, op("mul", q, parts.before), "before")
+        if past is not None and not form.decays_by_row:
+            outer = op("mul", past, outer)
+        self._read_back(query, self._add("O", coords, op("add", within, outer), "answer"), source)
+
+    def _scores(self, query: Query, q: Read, parts: _Parts) -> Read:
+        """What step j gives to the reader at step i, for every j that it sees."""
+        i, j = self.cut.step, self.cut.other
+        seen = op("le", j, i) if query.offset else op("lt", j, i)
+        coords = coordinates(self.form.batch, self.cut.chunk, i, j)
+        pairs = op("mul", q, with_rank(parts.key, i, j))
+        if parts.weight is None:
+            return self._add("QK", coords, pairs, "scores", where=(seen,))
+        earlier = op("sub", i, integer(1))
+        weight = parts.weight if query.offset else with_rank(parts.weight, i, earlier)
+        if self.form.decays_by_row:
+            return self._add("QK", coords, op("mul", pairs, weight), "scores", where=(seen,))
+        scores = self._add("QK", coords, pairs, "scores", where=(seen,))
+        return self._add("QW", coords, op("mul", scores, weight), "weighted")
+
+    def _so_far(self, past: Read, query: Query) -> Expr:
+        """The decay from the start of the chunk to the generation that a reader sees."""
+        if query.offset:
+            return past
+        earlier = with_rank(past, self.cut.step, op("sub", self.cut.step, integer(1)))
+        first = op("eq", self.cut.step, integer(0))
+        return Select(condition=first, then=Const(value=1.0, dtype=past.dtype), otherwise=earlier, dtype=past.dtype)
+
+    def _read_back(self, query: Query, answer: Read, source: Einsum) -> None:
+        """The reader itself, from the answers of the chunks."""
+        u = rank(query.variable)
+        back: dict[str, Expr] = {own: rank(name) for name, own in query.names.items()}
+        back |= {self.cut.chunk.name: op("floordiv", u, self.cut.size), self.cut.step.name: op("mod", u, self.cut.size)}
+        value: Expr = substitute(answer, ranks=back)
+        for kind, factor in query.scale:
+            value = Op(op=kind, args=(value, typed(factor, value.dtype)), dtype=value.dtype)
+        extents = {r.name: r.extent for r in source.ranks}
+        if query.rest is not None:
+            value = op("add", value, typed(self._rest(query.rest, source, extents), value.dtype))
+        self.chunks.replaced[query.einsum] = einsum(
+            target=source.target, coords=source.coords, value=value, extents=extents, origin=source.origin
+        )
+
+    def _rest(self, value: Expr, source: Einsum, extents: Mapping[str, Expr]) -> Read:
+        """The part of a reader's sum that does not read the state."""
+        origin = Origin(span=source.origin.span, made_by=f"{MADE_BY}:rest")
+        name = self.chunks.names.tensor("R")
+        rest = einsum(target=name, coords=source.coords, value=value, extents=extents, origin=origin, reduction="+")
+        dtype = result_type(rest.reduction, rest.value.dtype)
+        shape = tuple(extents[c.name] for c in source.coords if isinstance(c, Rank))
+        self.chunks.tensors[name] = local(name, dtype, shape, origin, declared=True)
+        self.chunks.made.setdefault(self.chunks.place, []).append(rest)
+        return Read(tensor=name, indices=source.coords, dtype=dtype)

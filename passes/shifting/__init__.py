@@ -1,0 +1,1 @@
+"""Exponentials with another shift than the maximum of their row."""

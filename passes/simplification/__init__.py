@@ -1,0 +1,1 @@
+"""Smaller cascades and normal forms."""

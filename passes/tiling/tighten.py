@@ -1,0 +1,131 @@
+"""Turns conditions on one rank into its extent: ``Σ over m0 where m1*M0 + m0 < M`` runs to ``min(M0, M - m1*M0)``.
+
+Identity: a filter ``r + c < B`` (c without ranks of the Einsum) keeps exactly the points r < B - c. Guarantees: the same
+points are reduced; what remains of the filter is returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from ...ir.cascade import RankExtent
+from ...ir.expr import Cast, Const, Expr, Op, Select, integer, op, rank, ranks_of, reads_of, size, substitute, transform
+from ...ir.index import affine_in, simplify
+from ...ir.tile import Compute
+from ...ir.types import INDEX
+from ..analysis.presence import TRUE, conjunction
+
+
+def tighten(compute: Compute, *, outputs: bool) -> Compute:
+    """``compute`` with conditions that bound a rank from above made part of its extent.
+
+    Filters bound reduced ranks. With ``outputs`` (the target is a tile of our own, whose absent points nobody looks at)
+    the condition on output points bounds output ranks as well. Guards of reads that the new extents prove are dropped.
+    """
+    extents = {r.name: r.extent for r in compute.ranks}
+    proven: set[Expr] = set()
+
+    def take(condition: Expr | None, candidates: set[str]) -> None:
+        for part in conjuncts(condition):
+            bound = _bound(part, candidates, set(extents))
+            if bound is not None and part not in proven:
+                name, limit = bound
+                extents[name] = op("min", extents[name], op("max", limit, integer(0)))
+                proven.add(part)
+
+    take(compute.filter, set(compute.reduced))
+    if outputs and not compute.scatter:
+        take(compute.condition, set(compute.output_ranks))
+    if not proven:
+        return compute
+
+    def without(condition: Expr | None) -> Expr | None:
+        left = conjunction([c for c in conjuncts(condition) if c not in proven])
+        return None if left == TRUE else left
+
+    def unguarded(node: Expr) -> Expr | None:
+        if isinstance(node, Select) and all(c in proven for c in conjuncts(node.condition)):
+            return node.then
+        return None
+
+    return replace(
+        compute,
+        value=transform(compute.value, unguarded),
+        filter=without(compute.filter),
+        condition=without(compute.condition),
+        ranks=tuple(RankExtent(name=r.name, extent=extents[r.name]) for r in compute.ranks),
+    )
+
+
+def conjuncts(condition: Expr | None) -> list[Expr]:
+    """The operands of a condition's top-level ``and``s."""
+    match condition:
+        case None:
+            return []
+        case Op(op="and", args=(a, b)):
+            return [*conjuncts(a), *conjuncts(b)]
+        case _:
+            return [condition]
+
+
+def is_bound(condition: Expr, ranks: set[str]) -> bool:
+    """Whether a condition is no more than a limit to one of ``ranks``."""
+    return _bound(condition, ranks, ranks) is not None
+
+
+def _bound(condition: Expr, candidates: set[str], ranks: set[str]) -> tuple[str, Expr] | None:
+    """(r, limit) where ``condition`` says ``r < limit`` and the limit mentions no rank of the Einsum."""
+    match condition:
+        case Op(op="lt" | "le" as name, args=(a, b)) if a.dtype.is_integer:
+            smaller, larger = a, b
+        case Op(op="gt" | "ge" as name, args=(a, b)) if a.dtype.is_integer:
+            smaller, larger = b, a
+        case _:
+            return None
+    held: dict[str, Expr] = {}
+    smaller, larger = indexed(smaller, ranks, held), indexed(larger, ranks, held)
+    if smaller.dtype != INDEX or larger.dtype != INDEX or reads_of(smaller) or reads_of(larger):
+        return None
+    form = affine_in(op("sub", smaller, larger), tuple(sorted(ranks)))
+    if form is None:
+        return None
+    mine = [r for r in form.ranks if r in ranks]
+    if len(mine) != 1 or mine[0] not in candidates:
+        return None
+    factor = form.coefficient(mine[0])
+    if not (isinstance(factor, Const) and factor.value == 1):
+        return None
+    # r + rest < 0 (or <= 0): r < -rest (or 1 - rest).
+    rest = form.constant
+    for other, coefficient in form.terms:
+        if other != mine[0]:
+            rest = op("add", rest, op("mul", coefficient, rank(other)))
+    limit: Expr = op("neg", rest)
+    if name in ("le", "ge"):
+        limit = op("add", limit, integer(1))
+    limit = simplify(limit)
+    return None if set(ranks_of(limit)) & ranks else (mine[0], substitute(limit, sizes=held))
+
+
+def indexed(side: Expr, ranks: Collection[str], held: dict[str, Expr]) -> Expr:
+    """One side of a comparison of integers as an index: what is data, the same for all points of ``ranks``, is a size of
+    ``held`` in it (``m < length[b]``). Not of type index where it is anything else.
+
+    An index that was cast to the type of the data counts as itself: no rank has as many points as it would take to wrap.
+    """
+    match side:
+        case Cast(value=value) if value.dtype == INDEX and side.dtype.bits >= 32:
+            return indexed(value, ranks, held)
+        case Const(value=int(value)):
+            return integer(value)
+        case _ if not side.dtype.is_integer or not reads_of(side):
+            return side
+        case _ if set(ranks_of(side)).isdisjoint(ranks):
+            name = f".data{len(held)}"
+            held[name] = side if side.dtype == INDEX else Cast(value=side, dtype=INDEX)
+            return size(name)
+        case Op(op="add" | "sub" | "neg", args=args) if side.dtype == INDEX:
+            return op(side.op, *(indexed(a, ranks, held) for a in args))
+        case _:
+            return side

@@ -1,0 +1,115 @@
+"""Recognises convolutions: sums over a window of one tensor that moves with the output, weighed by another.
+
+Identity: with k = (c, r, s) and n = (p, q), O[o, p, q] = Σ_k W[o, k] · B[k, n], where B[k, n] = I[c, p + r - 1, q + s - 1] or 0
+outside of I: the matrix product over im2col's view (Chellapilla et al., 2006), whose B is only made block by block, where it
+is packed (Chetlur et al., cuDNN, arXiv 1410.0759, section 3). An absent product is skipped, not 0 · w: that differs where w is
+not finite, which whoever emits the product must notice. Requires: an explicit Compute. Guarantees: only knobs change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import prod
+
+from ...ir.expr import Const, Expr, Op, Rank, Read, Select, ranks_of, reads_of
+from ...ir.index import affine_in
+from ...ir.tile import Buffer, Compute, Method, Scope, Window
+from .contraction import factors
+from .tighten import conjuncts
+
+_MOST_TAPS = 256
+"""Points of a window up to which a block of the depth holds them all for some channels."""
+
+
+def as_window(compute: Compute, buffers: Mapping[str, Buffer]) -> Compute | None:
+    """``compute`` as a convolution on the matrix-product micro-kernel; None where it is none."""
+    if compute.reduction != "+" or compute.scatter or compute.within is not None or compute.condition is not None:
+        return None
+    target = buffers[compute.target]
+    if compute.accumulator.name != "f32" or target.dtype.name != "f32" or target.scope is Scope.TILE:
+        return None
+    names = [i.name for i in compute.indices if isinstance(i, Rank)]
+    if len(names) != len(compute.indices) or set(names) != set(compute.output_ranks):
+        return None
+    reads = [_read(factor) if kind == "mul" else None for kind, factor in factors(compute.value, compute.accumulator)]
+    if len(reads) != 2:
+        return None
+    for weights, image in (reads, reversed(reads)):
+        if weights is None or image is None:
+            return None
+        found = _window(compute, names, weights, image, buffers[image.tensor].shape)
+        if found is not None:
+            return replace(compute, window=found, method=Method.WINDOW)
+    return None
+
+
+def _read(factor: Expr) -> Read | None:
+    """The f32 tensor that a factor reads, perhaps within its bounds only."""
+    match factor:
+        case Select(then=Read() as read, otherwise=Const(value=0)):
+            pass
+        case Read() as read:
+            pass
+        case _:
+            return None
+    return read if read.dtype.name == "f32" and not any(reads_of(i) for i in read.indices) else None
+
+
+def _window(compute: Compute, target: list[str], weights: Read, image: Read, extents: tuple[Expr, ...]) -> Window | None:
+    inside, reduced = set(ranks_of(image)), list(compute.reduced)
+    weighed = [i.name for i in weights.indices if isinstance(i, Rank)]
+    if len(weighed) != len(weights.indices) or len(set(weighed)) != len(weighed):
+        return None
+    if len(reduced) >= len(weighed) or set(weighed[-len(reduced) :]) != set(reduced) or not set(reduced) <= inside:
+        return None
+    rows, depth = weighed[-len(reduced) - 1], weighed[-len(reduced) :]
+    columns: list[str] = []
+    while target and target[-1] in inside and target[-1] not in weighed:
+        columns.insert(0, target[-1])
+        target = target[:-1]
+    if rows in inside or rows not in target or not columns:
+        return None
+    # A rank that the image has a dimension for is a channel; every other one moves with the columns.
+    channel = depth[0] if [i for i in image.indices if depth[0] in ranks_of(i)] == [_rank(image, depth[0])] else None
+    taps = depth if channel is None else depth[1:]
+    moving = {*columns, *taps}
+    dimensions = {i: e for i, e in zip(image.indices, extents, strict=True) if moving & set(ranks_of(i))}
+    if not taps or not any({*columns} & set(ranks_of(i)) and {*taps} & set(ranks_of(i)) for i in dimensions):
+        return None
+    sides = [e for t in taps if isinstance(e := compute.extent(t), Const)]
+    if len(sides) < len(taps) or prod(int(e.value) for e in sides) > _MOST_TAPS:
+        return None
+    if any(not _moves(i, moving) for i in dimensions) or any(not _bounds(c, dimensions) for c in conjuncts(compute.filter)):
+        return None
+    return Window(
+        rows=rows,
+        columns=tuple(columns),
+        channel=channel,
+        taps=tuple(taps),
+        weights=weights,
+        image=image,
+        otherwise=compute.method,
+    )
+
+
+def _rank(image: Read, name: str) -> Expr | None:
+    """The index that is this rank and nothing else."""
+    return next((i for i in image.indices if isinstance(i, Rank) and i.name == name), None)
+
+
+def _moves(index: Expr, moving: set[str]) -> bool:
+    """Whether an index is a constant combination of the ranks that move."""
+    form = affine_in(index, moving)
+    return form is not None and all(r in moving and isinstance(c, Const) for r, c in form.terms)
+
+
+def _bounds(condition: Expr, dimensions: Mapping[Expr, Expr]) -> bool:
+    """Whether a condition only keeps one of the moving indices inside its dimension of the image."""
+    match condition:
+        case Op(op="ge", args=(a, Const(value=0))):
+            return a in dimensions
+        case Op(op="lt", args=(a, extent)):
+            return dimensions.get(a) == extent
+        case _:
+            return False
