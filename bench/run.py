@@ -134,6 +134,9 @@ def _run(chosen: Sequence[Case], options: argparse.Namespace, console: Console) 
                 rows.append(_measure(case, options))
         except EinfallError as failure:
             failures[case.name] = failure.diagnostics[0].message
+        except KeyboardInterrupt:
+            console.print(f"interrupted: {len(rows)} of {len(chosen)} workloads were measured", style="yellow")
+            break
         _free_memory()
     waited = []
     if not options.filter:

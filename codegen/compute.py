@@ -19,7 +19,7 @@ from .context import Context, Variables
 from .element import computed, stored
 from .expressions import Evaluator, Lanes
 from .invariant import filters, invariant, shared_by_row
-from .microkernels.statements import Statements, as_index, ceil_div, constant, index, maximum, minimum
+from .microkernels.statements import Statements, as_index, ceil_div, constant, index, maximum, minimum, positive
 from .reduction import Accumulator
 from .views import View, broadcast, encode, load_scalar, load_vector, store_scalar, store_vector, zero
 
@@ -96,7 +96,7 @@ class ComputeEmitter:
         head, streams = self._to_line(s, rank, extent, variables)
         whole = s.bind("whole", tirx.truncdiv(extent - head, index(lanes)))
         rest = s.bind("rest", extent - head - whole * lanes)
-        with s.when(_positive(head)):
+        with s.when(positive(head)):
             body(s, Lanes(rank=rank, base=index(0), count=lanes, valid=head), variables)
         if rank in self.compute.parallel and not self.serial and len(self.compute.output_ranks) == 1:
             chunk = s.bind("chunk", minimum(maximum(ceil_div(whole, 4 * self.context.threads), 64), _LARGEST_CHUNK))
@@ -109,7 +109,7 @@ class ComputeEmitter:
             with s.loop("block", whole) as block:
                 base = s.bind("base", head + block * lanes)
                 body(s, Lanes(rank=rank, base=base, count=lanes, streams=streams), variables)
-        with s.when(_positive(rest)):
+        with s.when(positive(rest)):
             base = s.bind("base", head + whole * lanes)
             body(s, Lanes(rank=rank, base=base, count=lanes, valid=rest), variables)
 
@@ -181,7 +181,7 @@ class ComputeEmitter:
             self._blocks(s, compute.vector, variables, block)
             return
         # What all lanes share is computed before the loop, where there is a loop: there the reads are known to be inside.
-        with s.when(_positive(self._extent(s, compute.vector, variables))):
+        with s.when(positive(self._extent(s, compute.vector, variables))):
             outside = self.context.evaluator(s, variables)
             # In registers: memory is read again after every store that might have written it.
             shared.update(
@@ -318,7 +318,7 @@ class ComputeEmitter:
                         acc.watch(s, one, one)
                 base = s.bind("base", done + whole * lanes)
                 rest = s.bind("rest", extent - base)
-                with s.when(_positive(rest)):
+                with s.when(positive(rest)):
                     one = take(s, Lanes(rank=vector, base=base, count=lanes, valid=rest), variables, 0)
                     if acc.is_watched:
                         acc.watch(s, one, one)
@@ -445,8 +445,3 @@ class ComputeEmitter:
 
 def _load(view: View, position: tirx.Expr, lanes: Lanes | None) -> tirx.Expr:
     return load_scalar(view, position, None) if lanes is None else load_vector(view, position, lanes.count, lanes.mask)
-
-
-def _positive(value: tirx.Expr) -> tirx.Expr | bool:
-    known = constant(value)
-    return value > 0 if known is None else known > 0

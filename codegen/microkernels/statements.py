@@ -186,3 +186,9 @@ class Statements:
 
 def _sequence(body: list[tirx.Stmt]) -> tirx.Stmt:
     return body[0] if len(body) == 1 else tirx.SeqStmt(body)
+
+
+def positive(value: tirx.Expr) -> tirx.Expr | bool:
+    """Whether a number is above 0, as a constant where that is known."""
+    known = constant(value)
+    return value > 0 if known is None else known > 0

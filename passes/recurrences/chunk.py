@@ -44,6 +44,7 @@ def chunked(cascade: Cascade, *, chunk: int | None = None) -> Rewriting | None:
         return None
     decisions: list[Decision] = []
     plans = _chosen([p for each in found if (p := _plan(cascade, each, decisions)) is not None], decisions)
+    plans = _independent(cascade, plans, decisions)
     chunks = Chunks(cascade, chunk)
     for plan in plans:
         if plan.products is not None:
@@ -116,6 +117,25 @@ def _chosen(plans: list[Plan], decisions: list[Decision]) -> list[Plan]:
         else:
             chosen.append(Plan(found=plan.found, reads=plan.reads, products=None, because=plan.because))
     return chosen
+
+
+def _independent(cascade: Cascade, plans: list[Plan], decisions: list[Decision]) -> list[Plan]:
+    """The plans whose states no other recurrence among them reads: its steps need them where they are."""
+    kept: list[Plan] = []
+    for plan in plans:
+        others = (p.found for p in plans if p is not plan)
+        reader = next((o for o in others if _reads(cascade, o, plan.found)), None)
+        if reader is None:
+            kept.append(plan)
+        else:
+            because = f"the steps of {', '.join(reader.names)} read it"
+            decisions.append(_decision(plan.found, SEQUENTIAL, because))
+    return kept
+
+
+def _reads(cascade: Cascade, reader: Recurrence, read: Recurrence) -> bool:
+    members = (cascade.einsums[i] for i in reader.members)
+    return any(r.tensor in read.names for einsum in members for r in einsum.reads())
 
 
 def _shares(narrow: Products, wide: Products) -> bool:

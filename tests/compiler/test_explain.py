@@ -107,11 +107,11 @@ def test_workspace_is_that_of_the_kernel(capsys: pytest.CaptureFixture[str], mon
     for threads in ("1", "2"):
         monkeypatch.setenv("EINFALL_NUM_THREADS", threads)
         counts.append(explained(capsys, ATTENTION, *arguments)["attention"]["workspace_bytes"])
-    kernel = ef.compile(ATTENTION)
-    assert counts[0] == kernel.with_threads(1).workspace_bytes(**sizes)
-    assert counts[1] == kernel.with_threads(2).workspace_bytes(**sizes)
+    kernel = ef.compile(ATTENTION, **sizes)  # other tiles than with free sizes
+    assert counts[0] == kernel.with_threads(1).workspace_bytes()
+    assert counts[1] == kernel.with_threads(2).workspace_bytes()
     if kernel.with_threads(2).threads == 2:
-        tiles = kernel.explain().at(**sizes)["tiles"]
+        tiles = kernel.explain().at()["tiles"]
         assert counts[1] - counts[0] == tiles > 0
     symbolic = explained(capsys, ATTENTION)["attention"]["workspace_bytes"]
     assert isinstance(symbolic, str) and "F" in symbolic and "M" not in symbolic
