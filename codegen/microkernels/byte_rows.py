@@ -8,13 +8,14 @@ result is then set right, are made on the way, where memory is what takes the ti
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from tvm import tirx
-from tvm.tirx.stmt import ForKind
 
 from .fma import emit_store_vector
 from .operand import Epilogue, Formula, Operand, Site
-from .statements import Statements, ceil_div, constant, index, maximum, minimum, negation, round_up
+from .statements import Statements, ceil_div, constant, index, minimum, negation
+from .tasks import emit_strips
 from .vector import load_aligned, splat
 from .vnni import ByteDots
 from .words import LINES, first_elements, load_bits, reinterpreted
@@ -54,13 +55,7 @@ def emit_byte_rows(
         return True
     product = _ByteRows(kernel=kernel, a=a, b=b, c=c, m=m, n=n, k=k, accumulate=accumulate, epilogue=epilogue)
     with s.when(True if rows is not None else m <= MOST_ROWS):
-        if not parallel or threads == 1:
-            product.emit(s, index(0), n)
-        else:
-            cols = s.bind("cols", maximum(round_up(ceil_div(n, threads), LINES), LINES))
-            with s.loop("task", threads, kind=ForKind.PARALLEL) as task:
-                first = s.bind("first", task * cols)
-                product.emit(s, first, s.bind("width", maximum(minimum(cols, n - first), 0)))
+        emit_strips(s, partial(product.emit, s), n=n, threads=threads if parallel else 1, lanes=LINES)
     return False if rows is not None else m > MOST_ROWS
 
 

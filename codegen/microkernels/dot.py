@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tvm import tirx
-from tvm.tirx.stmt import ForKind
 
 from .fma import emit_store_vector
 from .operand import Epilogue, Formula, Operand, Site
 from .statements import Statements, both, ceil_div, constant, index, maximum, minimum, negation
+from .tasks import emit_grid
 from .vector import fma, load_aligned, splat
 from .words import CHUNK, LINES, PANEL, Lines, emit_pack_panel, reinterpreted
 
@@ -105,39 +105,16 @@ class DotProduct:
         return self.kernel.dtype == "float32"
 
     def emit_tasks(self, s: Statements, *, parallel: bool) -> None:
-        """All of C, in one piece or as a parallel loop over a grid of rectangles."""
-        if not parallel or self.plan.threads == 1:
-            self.emit(s, row=index(0), height=self.m, col=index(0), width=self.n)
-            return
-        rows, cols = self._cut(s)
-        across = s.bind("across", maximum(ceil_div(self.n, cols), 1))
-        with s.loop("task", self.plan.threads, kind=ForKind.PARALLEL) as task:
-            row = s.bind("row", tirx.truncdiv(task, across) * rows)
-            col = s.bind("col", tirx.truncmod(task, across) * cols)
-            with s.when(row < self.m):
-                height = s.bind("height", minimum(rows, self.m - row))
-                self.emit(s, row=row, height=height, col=col, width=s.bind("width", minimum(cols, self.n - col)))
+        """All of C, in one piece or as a parallel loop over a grid of rectangles.
 
-    def _cut(self, s: Statements) -> tuple[tirx.Expr, tirx.Expr]:
-        """The rows and columns of a task: whole panels, of all grids the one whose largest task costs least.
-
-        A task of x rows and y columns packs x + y lines and multiplies x · y pairs of them; packing one costs as much as
-        multiplying it by about 64 others.
+        Packing a line costs as much as multiplying it by about 64 others.
         """
-        down_all, across_all = s.bind("panels", ceil_div(self.m, PANEL)), s.bind("panels", ceil_div(self.n, PANEL))
-        # Kept in memory: TVM replaces bound variables by their values, of which each would hold the last one three times.
-        best = [s.allocate(name, (1,), "int64", scope="local") for name in ("cost", "rows", "cols")]
-        for down in range(1, self.plan.threads + 1):
-            if self.plan.threads % down:
-                continue
-            x = s.bind("x", maximum(ceil_div(down_all, down), 1) * PANEL)
-            y = s.bind("y", maximum(ceil_div(across_all, self.plan.threads // down), 1) * PANEL)
-            cost = s.bind("cost", x * y + (x + y) * 64)
-            with s.when(True if down == 1 else cost < tirx.BufferLoad(best[0], [index(0)])):
-                for buffer, value in zip(best, (cost, x, y), strict=True):
-                    s.store(buffer, 0, value)
-        rows, cols = (tirx.BufferLoad(buffer, [index(0)]) for buffer in best[1:])
-        return s.bind("rows", rows), s.bind("cols", cols)
+
+        def rectangle(row: tirx.Expr, height: tirx.Expr, col: tirx.Expr, width: tirx.Expr) -> None:
+            self.emit(s, row=row, height=height, col=col, width=width)
+
+        threads = self.plan.threads if parallel else 1
+        emit_grid(s, rectangle, m=self.m, n=self.n, threads=threads, units=(PANEL, PANEL), packing=64)
 
     def emit(self, s: Statements, *, row: tirx.Expr, height: tirx.Expr, col: tirx.Expr, width: tirx.Expr) -> None:
         """The `height` × `width` elements of C from (row, col) on, neither of them negative."""

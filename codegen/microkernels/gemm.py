@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from tvm import tirx
-from tvm.tirx.stmt import ForKind
 
 from .fma import Place, emit_prefetch_tile, emit_rank_one_updates, emit_store_tile
 from .gemv import emit_skinny
@@ -32,6 +31,7 @@ from .packing import (
 )
 from .plan import GemmPlan
 from .statements import Statements, both, ceil_div, condition, constant, index, maximum, minimum, negation, round_up
+from .tasks import emit_grid
 from .window import WindowOperand
 
 DOWN = 8
@@ -95,33 +95,6 @@ def pack_right(
     return packed_columns(target, index(0), plan)
 
 
-def _emit_cut(s: Statements, m: tirx.Expr, n: tirx.Expr, plan: GemmPlan) -> tuple[tirx.Expr, tirx.Expr]:
-    """The rows and columns of one task: of all grids of `plan.threads` tasks the one whose largest task costs least.
-
-    A task of x rows and y columns does x · y multiplications per step of k, one vector at a time, and packs x + y
-    elements; an element packed costs about as much as `lanes` multiplied.
-    """
-    row_tiles, col_tiles = s.bind("row_tiles", ceil_div(m, plan.mr)), s.bind("col_tiles", ceil_div(n, plan.nr))
-    best: tuple[tirx.Expr, tirx.Expr, tirx.Expr] | None = None
-    for down in range(1, plan.threads + 1):
-        if plan.threads % down:
-            continue
-        x = s.bind("x", maximum(ceil_div(row_tiles, down), 1) * plan.mr)
-        y = s.bind("y", maximum(ceil_div(col_tiles, plan.threads // down), 1) * plan.nr)
-        cost = s.bind("cost", x * y + (x + y) * plan.lanes)
-        if best is None:
-            best = cost, x, y
-        else:
-            better = cost < best[0]
-            best = (
-                s.bind("cost", minimum(cost, best[0])),
-                s.bind("rows", _choose(better, x, best[1])),
-                s.bind("cols", _choose(better, y, best[2])),
-            )
-    assert best is not None
-    return best[1], best[2]
-
-
 def _choose(condition: tirx.Expr, yes: tirx.Expr, no: tirx.Expr) -> tirx.Expr:
     known = constant(condition)
     return tirx.Select(condition, yes, no) if known is None else (yes if known else no)
@@ -166,20 +139,17 @@ class _Product:
         return self.b.columns_contiguous and not self.b.rows_contiguous
 
     def emit_tasks(self, s: Statements, m: tirx.Expr, n: tirx.Expr, *, parallel: bool) -> None:
-        """All of C, in one piece or as a parallel loop over a grid of rectangles."""
+        """All of C, in one piece or as a parallel loop over a grid of rectangles.
+
+        Vectors are multiplied, single elements packed.
+        """
         plan = self.plan
-        if not parallel or plan.threads == 1:
-            self.emit(s, row=index(0), height=m, col=index(0), width=n)
-            return
-        rows, cols = _emit_cut(s, m, n, plan)
-        across = s.bind("across", maximum(ceil_div(n, cols), 1))
-        with s.loop("task", plan.threads, kind=ForKind.PARALLEL) as task:
-            row = s.bind("row", tirx.truncdiv(task, across) * rows)
-            col = s.bind("col", tirx.truncmod(task, across) * cols)
-            with s.when(row < m):
-                height = s.bind("height", minimum(rows, m - row))
-                width = s.bind("width", minimum(cols, n - col))
-                self.emit(s, row=row, height=height, col=col, width=width)
+
+        def rectangle(row: tirx.Expr, height: tirx.Expr, col: tirx.Expr, width: tirx.Expr) -> None:
+            self.emit(s, row=row, height=height, col=col, width=width)
+
+        threads = plan.threads if parallel else 1
+        emit_grid(s, rectangle, m=m, n=n, threads=threads, units=(plan.mr, plan.nr), packing=plan.lanes)
 
     def emit(self, s: Statements, *, row: tirx.Expr, height: tirx.Expr, col: tirx.Expr, width: tirx.Expr) -> None:
         """The `height` × `width` elements of C from (row, col) on, neither of them negative."""

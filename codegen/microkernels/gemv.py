@@ -9,15 +9,16 @@ and the sums in registers. A is widened and computed once, where it is not a mat
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import tvm_ffi
 from tvm import tirx
-from tvm.tirx.stmt import ForKind
 
 from .fma import emit_store_vector
 from .operand import Epilogue, Formula, Operand, Site, load
 from .plan import GemmPlan
 from .statements import Statements, both, ceil_div, condition, constant, index, maximum, minimum, negation, round_up
+from .tasks import emit_strips
 from .vector import (
     first_lanes,
     fma,
@@ -107,13 +108,8 @@ class SkinnyProduct:
     def emit(self, s: Statements, *, parallel: bool) -> None:
         body = self._emit_strips if self.b.rows_contiguous else self._emit_dots
         held = self._emit_left(s)
-        if not parallel or self.plan.threads == 1:
-            body(s, held, index(0), self.n)
-            return
-        cols = s.bind("cols", maximum(round_up(ceil_div(self.n, self.plan.threads), self.plan.lanes), self.plan.lanes))
-        with s.loop("task", self.plan.threads, kind=ForKind.PARALLEL) as task:
-            first = s.bind("first", task * cols)
-            body(s, held, first, s.bind("width", minimum(cols, self.n - first)))
+        threads = self.plan.threads if parallel else 1
+        emit_strips(s, partial(body, s, held), n=self.n, threads=threads, lanes=self.plan.lanes)
 
     def _emit_left(self, s: Statements) -> Operand:
         """A in the type of the sums, rows contiguous for the dot form: itself, or a copy made here, once for all tasks.

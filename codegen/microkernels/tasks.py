@@ -1,0 +1,75 @@
+"""How a matrix product is dealt out to threads: as a grid of rectangles of its result, or as strips of columns.
+
+Who computes an element never changes how it is computed, so the cut may depend on the number of tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tvm import tirx
+from tvm.tirx.stmt import ForKind
+
+from .statements import Statements, ceil_div, constant, index, maximum, minimum, round_up
+
+
+def emit_grid(
+    s: Statements,
+    body: Callable[[tirx.Expr, tirx.Expr, tirx.Expr, tirx.Expr], None],
+    *,
+    m: tirx.Expr,
+    n: tirx.Expr,
+    threads: int,
+    units: tuple[int, int],
+    packing: int,
+) -> None:
+    """All m × n elements: ``body(row, height, col, width)`` once, or in a parallel loop of ``threads`` tasks.
+
+    Of all grids of so many tasks the one whose largest task costs least: x rows and y columns, multiples of ``units``, cost
+    x · y multiplications for each step of k, and the packing of x + y elements, each as much as ``packing`` of them.
+    """
+    if threads == 1:
+        body(index(0), m, index(0), n)
+        return
+    rows, cols = _cut(s, m, n, threads, units, packing)
+    across = s.bind("across", maximum(ceil_div(n, cols), 1))
+    with s.loop("task", threads, kind=ForKind.PARALLEL) as task:
+        row = s.bind("row", tirx.truncdiv(task, across) * rows)
+        col = s.bind("col", tirx.truncmod(task, across) * cols)
+        with s.when(row < m):
+            body(row, s.bind("height", minimum(rows, m - row)), col, s.bind("width", minimum(cols, n - col)))
+
+
+def _cut(
+    s: Statements, m: tirx.Expr, n: tirx.Expr, threads: int, units: tuple[int, int], packing: int
+) -> tuple[tirx.Expr, tirx.Expr]:
+    """The rows and columns of one task."""
+    down_all, across_all = (s.bind("units", ceil_div(size, unit)) for size, unit in zip((m, n), units, strict=True))
+    grids: list[tuple[tirx.Expr, tirx.Expr, tirx.Expr]] = []
+    for down in (d for d in range(1, threads + 1) if threads % d == 0):
+        x = s.bind("x", maximum(ceil_div(down_all, down), 1) * units[0])
+        y = s.bind("y", maximum(ceil_div(across_all, threads // down), 1) * units[1])
+        grids.append((s.bind("cost", x * y + (x + y) * packing), x, y))
+    known = [cost for grid in grids if (cost := constant(grid[0])) is not None]
+    if len(known) == len(grids):
+        _, rows, cols = grids[known.index(min(known))]
+        return rows, cols
+    # Kept in memory: TVM replaces bound variables by their values, of which each would hold the last one three times.
+    best = [s.allocate(name, (1,), "int64", scope="local") for name in ("cost", "rows", "cols")]
+    for i, grid in enumerate(grids):
+        with s.when(True if i == 0 else grid[0] < tirx.BufferLoad(best[0], [index(0)])):
+            for buffer, value in zip(best, grid, strict=True):
+                s.store(buffer, 0, value)
+    rows, cols = (tirx.BufferLoad(buffer, [index(0)]) for buffer in best[1:])
+    return s.bind("rows", rows), s.bind("cols", cols)
+
+
+def emit_strips(s: Statements, body: Callable[[tirx.Expr, tirx.Expr], None], *, n: tirx.Expr, threads: int, lanes: int) -> None:
+    """All n columns: ``body(first, width)`` once, or in a parallel loop over strips of whole vectors of ``lanes``."""
+    if threads == 1:
+        body(index(0), n)
+        return
+    cols = s.bind("cols", maximum(round_up(ceil_div(n, threads), lanes), lanes))
+    with s.loop("task", threads, kind=ForKind.PARALLEL) as task:
+        first = s.bind("first", task * cols)
+        body(first, s.bind("width", maximum(minimum(cols, n - first), 0)))
