@@ -20,11 +20,12 @@ from .expressions import Evaluator, Lanes
 from .functions import REAL
 from .machine import Machine
 from .microkernels.byte_rows import emit_byte_rows
-from .microkernels.dot import DotPlan, PanelProduct, emit_dot, plan_dot
+from .microkernels.dot import DotPlan, emit_dot, plan_dot
 from .microkernels.gemm import emit_gemm, pack_right
 from .microkernels.gemv import emit_skinny
 from .microkernels.operand import Epilogue, Formula, Operand, Site
 from .microkernels.packing import PackedColumns
+from .microkernels.panels import PanelProduct
 from .microkernels.plan import GemmPlan, plan_gemm
 from .microkernels.statements import Statements, as_index, ceil_div, constant, index, maximum, minimum, round_up
 from .microkernels.tiles import Tiles
@@ -169,76 +170,45 @@ class ContractionEmitter:
         m, n, k = height, self._extent(s, product.columns, variables), self._extent(s, product.inner, variables)
         dtype = computed(self.compute.accumulator)
         epilogue = self._epilogue(variables, first) if last else None
+        sides = (
+            (product.left, product.rows, product.inner, first),
+            (product.right, product.inner, product.columns, index(0)),
+        )
         kernel = BY_NAME.get(product.kernel)
         if kernel is None:
+            a, b = (self._operand(s, side[0], variables, *side[1:]) for side in sides)
             s.add(
                 emit_gemm(
-                    a=self._operand(s, product.left, variables, product.rows, product.inner, first),
-                    b=self._operand(s, product.right, variables, product.inner, product.columns, index(0)),
-                    c=c,
-                    m=m,
-                    n=n,
-                    k=k,
-                    dtype=dtype,
-                    accumulate=accumulate,
-                    plan=self._plan(),
-                    parallel=parallel,
-                    epilogue=epilogue,
-                    packed=self.packed,
+                    a=a, b=b, c=c, m=m, n=n, k=k, dtype=dtype, accumulate=accumulate, plan=self._plan(), parallel=parallel,
+                    epilogue=epilogue, packed=self.packed,
                 )
-            )
+            )  # fmt: skip
             return
         m, n, k = (s.bind(name, size) for name, size in (("m", m), ("n", n), ("k", k)))
+        a, b = (self._raw_operand(s, side[0], variables, *side[1:]) for side in sides)
         wide: tirx.Expr | bool = True
         if self.compute.accumulator.is_float:
+            # What lies in memory is read by either path; a formula gives numbers to this one, and bits to the other.
+            numbers = [
+                raw if isinstance(raw, Operand) else self._operand(s, side[0], variables, *side[1:])
+                for raw, side in zip((a, b), sides, strict=True)
+            ]
             wide = emit_skinny(
-                s,
-                a=self._operand(s, product.left, variables, product.rows, product.inner, first),
-                b=self._operand(s, product.right, variables, product.inner, product.columns, index(0)),
-                c=c,
-                m=m,
-                n=n,
-                k=k,
-                dtype=dtype,
-                accumulate=accumulate,
-                plan=self._plan(),
-                epilogue=epilogue,
-                parallel=parallel,
-            )
-        a = self._raw_operand(s, product.left, variables, product.rows, product.inner, first)
-        b = self._raw_operand(s, product.right, variables, product.inner, product.columns, index(0))
-        if not self.compute.accumulator.is_float and self.machine.target.has("avx512vnni", "avx512bw"):
+                s, a=numbers[0], b=numbers[1], c=c, m=m, n=n, k=k, dtype=dtype, accumulate=accumulate, plan=self._plan(),
+                epilogue=epilogue, parallel=parallel,
+            )  # fmt: skip
+        elif self.machine.target.has("avx512vnni", "avx512bw"):
             wide = emit_byte_rows(
-                s,
-                kernel=ByteDots(signed=(kernel.left == "i8", kernel.right == "i8")),
-                a=a,
-                b=b,
-                c=c,
-                m=m,
-                n=n,
-                k=k,
-                accumulate=accumulate,
-                threads=self.machine.threads,
-                epilogue=epilogue,
-                parallel=parallel,
-            )
+                s, kernel=ByteDots(signed=(kernel.left == "i8", kernel.right == "i8")), a=a, b=b, c=c, m=m, n=n, k=k,
+                accumulate=accumulate, threads=self.machine.threads, epilogue=epilogue, parallel=parallel,
+            )  # fmt: skip
         with s.when(wide):
             s.add(
                 emit_dot(
-                    kernel=_panel_product(kernel, dtype),
-                    a=a,
-                    b=b,
-                    c=c,
-                    raw=_raw(product.left.dtype),
-                    m=m,
-                    n=n,
-                    k=k,
-                    accumulate=accumulate,
-                    plan=self._dot_plan(kernel),
-                    parallel=parallel,
-                    epilogue=epilogue,
+                    kernel=_panel_product(kernel, dtype), a=a, b=b, c=c, raw=_raw(product.left.dtype), m=m, n=n, k=k,
+                    accumulate=accumulate, plan=self._dot_plan(kernel), parallel=parallel, epilogue=epilogue,
                 )
-            )
+            )  # fmt: skip
 
     # -- operands ------------------------------------------------------------------------------------------------------
 

@@ -8,43 +8,16 @@ borders of tasks and blocks fall, so that results are bitwise the same for every
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from tvm import tirx
 
 from .fma import emit_store_vector
 from .operand import Epilogue, Formula, Operand, Site
+from .panels import PanelProduct, Panels
 from .statements import Statements, both, ceil_div, constant, index, maximum, minimum, negation
 from .tasks import emit_grid
 from .vector import fma, load_aligned, splat
 from .words import CHUNK, LINES, PANEL, Lines, emit_pack_panel, reinterpreted
-
-
-class PanelProduct(Protocol):
-    """An instruction family that multiplies panels; see :class:`.tiles.Tiles`."""
-
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def flip(self) -> int: ...
-    def mirrored(self) -> PanelProduct: ...
-    def configure(self, s: Statements) -> None: ...
-    def release(self, s: Statements) -> None: ...
-    def emit(
-        self,
-        s: Statements,
-        *,
-        a: tirx.Buffer,
-        a_at: tirx.Expr,
-        b: tirx.Buffer,
-        b_at: tirx.Expr,
-        sums: tirx.Buffer,
-        sums_at: tirx.Expr,
-        chunks: tirx.Expr,
-        down: int,
-        across: int,
-        more: bool | tirx.Expr,
-    ) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,8 +134,7 @@ class DotProduct:
                         transposed=True, subnormal=b_flags, flag=panel,
                     )  # fmt: skip
                 with s.loop("row_panel", rows) as ir, s.loop("col_panel", ceil_div(cols, PANEL)) as jr:
-                    block = _Block(
-                        product=self,
+                    panels_of_block = Panels(
                         a=packed_a,
                         a_at=s.bind("a_at", ir * pitch + pc * b_pitch),
                         b=packed_b,
@@ -170,12 +142,17 @@ class DotProduct:
                         sums=sums,
                         sums_at=index(0) if single else s.bind("sums_at", self._kept(depth_blocks, ir * across + jr)),
                         chunks=chunks,
+                        more=pc > 0 if not single else False,
+                    )
+                    block = _Block(
+                        product=self,
+                        panels=panels_of_block,
                         row=s.bind("tile_row", row + (top + ir) * PANEL),
                         col=s.bind("tile_col", col + first_col + jr * PANEL),
                         rows=s.bind("tile_rows", height - (top + ir) * PANEL),
                         cols=s.bind("tile_cols", cols - jr * PANEL),
                     )
-                    block.emit(s, more=pc > 0 if not single else False, flags=_flagged(a_flags, ir, b_flags, jr))
+                    block.emit(s, _flagged(a_flags, ir, b_flags, jr))
                     with s.when(pc == depth_blocks - 1 if not single else True):
                         block.store(s)
         self.kernel.release(s)
@@ -201,20 +178,14 @@ class _Block:
     """A block of 32 × 32 sums, of which `rows` × `cols` exist."""
 
     product: DotProduct
-    a: tirx.Buffer
-    a_at: tirx.Expr
-    b: tirx.Buffer
-    b_at: tirx.Expr
-    sums: tirx.Buffer
-    sums_at: tirx.Expr
-    chunks: tirx.Expr
+    panels: Panels
     row: tirx.Expr
     col: tirx.Expr
     rows: tirx.Expr
     cols: tirx.Expr
 
-    def emit(self, s: Statements, *, more: bool | tirx.Expr, flags: bool | tirx.Expr) -> None:
-        """Adds the products of the panels to the sums."""
+    def emit(self, s: Statements, flags: bool | tirx.Expr) -> None:
+        """Adds the product of the panels to the sums; where `flags` holds, without taking subnormal numbers for zero."""
         plain = flags if isinstance(flags, bool) else s.bind("subnormal", tirx.Cast("int32", flags)) > 0
         with s.when(negation(plain)):
             for down in (1, 2):
@@ -222,34 +193,33 @@ class _Block:
                     tall = self.rows > LINES if down == 2 else self.rows <= LINES
                     wide = self.cols > LINES if across == 2 else self.cols <= LINES
                     with s.when(both(tall, wide)):
-                        self.product.kernel.emit(
-                            s, a=self.a, a_at=self.a_at, b=self.b, b_at=self.b_at, sums=self.sums, sums_at=self.sums_at,
-                            chunks=self.chunks, down=down, across=across, more=more,
-                        )  # fmt: skip
+                        self.product.kernel.emit(s, self.panels, down=down, across=across)
         if plain is not False:
             with s.when(plain):
-                self._multiply_add(s, more)
+                self._multiply_add(s, self.panels)
 
-    def _multiply_add(self, s: Statements, more: bool | tirx.Expr) -> None:
+    def _multiply_add(self, s: Statements, panels: Panels) -> None:
         """The same with multiply-adds on f32, for bf16 operands that tiles would take for zero."""
         with s.loop("i", minimum(self.rows, PANEL)) as i:
             totals = [s.allocate("total", (1,), f"float32x{LINES}", scope="local") for _ in range(2)]
-            places = [s.bind("at", self.sums_at + i * PANEL + v * LINES) for v in range(2)]
+            places = [s.bind("at", panels.sums_at + i * PANEL + v * LINES) for v in range(2)]
             for total, at in zip(totals, places, strict=True):
                 s.store(total, 0, splat(tirx.FloatImm("float32", 0.0), LINES))
-                with s.when(more):
-                    s.store(total, 0, load_aligned(self.sums, at, LINES))
+                with s.when(panels.more):
+                    s.store(total, 0, load_aligned(panels.sums, at, LINES))
             line = s.bind("line", tirx.truncdiv(i, index(LINES)) * CHUNK + tirx.truncmod(i, index(LINES)) * LINES)
-            with s.loop("step", self.chunks) as step, s.loop("word", LINES) as word:
-                pair = tirx.BufferLoad(self.a, [self.a_at + step * (2 * CHUNK) + line + word])
-                pairs = [load_aligned(self.b, self.b_at + step * (2 * CHUNK) + v * CHUNK + word * LINES, LINES) for v in (0, 1)]
+            with s.loop("step", panels.chunks) as step, s.loop("word", LINES) as word:
+                pair = tirx.BufferLoad(panels.a, [panels.a_at + step * (2 * CHUNK) + line + word])
+                pairs = [
+                    load_aligned(panels.b, panels.b_at + step * (2 * CHUNK) + v * CHUNK + word * LINES, LINES) for v in (0, 1)
+                ]
                 for part in range(2):
                     factor = s.bind("factor", _half(pair, part, 1))
                     for total, both_halves in zip(totals, pairs, strict=True):
                         held = tirx.BufferLoad(total, [index(0)])
                         s.store(total, 0, fma(splat(factor, LINES), _half(both_halves, part, LINES), held, fused=True))
             for total, at in zip(totals, places, strict=True):
-                s.store(self.sums, tirx.Ramp(at, index(1), LINES), tirx.BufferLoad(total, [index(0)]))
+                s.store(panels.sums, tirx.Ramp(at, index(1), LINES), tirx.BufferLoad(total, [index(0)]))
 
     def store(self, s: Statements) -> None:
         """Writes the sums, or what the epilogue makes of them, to C: whole blocks without masks, where that is worth its
@@ -268,7 +238,7 @@ class _Block:
     def _store_vector(self, s: Statements, i: tirx.Expr, v: tirx.Expr, count: tirx.Expr | int) -> None:
         product = self.product
         site = Site(row=s.bind("row", self.row + i), col=s.bind("col", self.col + v * LINES), lanes=LINES, count=count)
-        value = load_aligned(self.sums, self.sums_at + i * PANEL + v * LINES, LINES)
+        value = load_aligned(self.panels.sums, self.panels.sums_at + i * PANEL + v * LINES, LINES)
         emit_store_vector(
             s,
             value,

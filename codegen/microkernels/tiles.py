@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from tvm import tirx
 
+from .panels import Panels
 from .statements import Statements, constant, index, negation
 from .vector import prefetch
 from .words import CHUNK, LINES, PANEL
@@ -56,44 +57,27 @@ class Tiles:
     def release(self, s: Statements) -> None:
         s.evaluate(tirx.call_llvm_intrin("void", "llvm.x86.tilerelease"))
 
-    def emit(
-        self,
-        s: Statements,
-        *,
-        a: tirx.Buffer,
-        a_at: tirx.Expr,
-        b: tirx.Buffer,
-        b_at: tirx.Expr,
-        sums: tirx.Buffer,
-        sums_at: tirx.Expr,
-        chunks: tirx.Expr,
-        down: int,
-        across: int,
-        more: bool | tirx.Expr,
-    ) -> None:
-        """sums (+)= A-panel · B-panel over `chunks` steps: `down` × `across` tiles (1 or 2 each) of a block of 32 × 32.
-
-        `more` tells that sums are there already.
-        """
+    def emit(self, s: Statements, panels: Panels, *, down: int, across: int) -> None:
+        """sums (+)= A-panel · B-panel: `down` × `across` tiles (1 or 2 each) of the block."""
         cells = [(i, j) for i in range(down) for j in range(across)]
         pitch = index(4 * PANEL)
 
         def place(i: int, j: int) -> tirx.Expr:
-            return sums_at + (i * LINES * PANEL + j * LINES)
+            return panels.sums_at + (i * LINES * PANEL + j * LINES)
 
-        with s.when(more):
+        with s.when(panels.more):
             for i, j in cells:
-                self._memory(s, "tileloadd64", 2 * i + j, sums, place(i, j), pitch)
-        with s.when(negation(more)):
+                self._memory(s, "tileloadd64", 2 * i + j, panels.sums, place(i, j), pitch)
+        with s.when(negation(panels.more)):
             for i, j in cells:
                 s.evaluate(tirx.call_llvm_intrin("void", "llvm.x86.tilezero", _tile(2 * i + j)))
         dense = index(_ROW_BYTES)
-        with s.loop("step", chunks) as step:
-            left = s.bind("left", a_at + step * (2 * CHUNK))
-            right = s.bind("right", b_at + step * (2 * CHUNK))
+        with s.loop("step", panels.chunks) as step:
+            left = s.bind("left", panels.a_at + step * (2 * CHUNK))
+            right = s.bind("right", panels.b_at + step * (2 * CHUNK))
             loaded: set[int] = set()
             for i, j in cells:
-                for tile, buffer, at in ((_LEFT + i, a, left + i * CHUNK), (_RIGHT + j, b, right + j * CHUNK)):
+                for tile, buffer, at in ((_LEFT + i, panels.a, left + i * CHUNK), (_RIGHT + j, panels.b, right + j * CHUNK)):
                     if tile not in loaded:
                         loaded.add(tile)
                         self._memory(s, "tileloadd64", tile, buffer, at, dense)
@@ -102,7 +86,7 @@ class Tiles:
                 name = f"llvm.x86.{self.instruction}"
                 s.evaluate(tirx.call_llvm_intrin("void", name, _tile(2 * i + j), _tile(_LEFT + i), _tile(_RIGHT + j)))
         for i, j in cells:
-            self._memory(s, "tilestored64", 2 * i + j, sums, place(i, j), pitch)
+            self._memory(s, "tilestored64", 2 * i + j, panels.sums, place(i, j), pitch)
 
     def _memory(self, s: Statements, name: str, tile: int, buffer: tirx.Buffer, at: tirx.Expr, pitch: tirx.Expr) -> None:
         assert constant(pitch) is not None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from tvm import tirx
 
+from .panels import Panels
 from .statements import Statements, index
 from .vector import load_aligned, splat
 from .words import CHUNK, LINES, PANEL, reinterpreted
@@ -54,43 +55,26 @@ class ByteDots:
     def release(self, s: Statements) -> None:
         """Nothing is to be given back."""
 
-    def emit(
-        self,
-        s: Statements,
-        *,
-        a: tirx.Buffer,
-        a_at: tirx.Expr,
-        b: tirx.Buffer,
-        b_at: tirx.Expr,
-        sums: tirx.Buffer,
-        sums_at: tirx.Expr,
-        chunks: tirx.Expr,
-        down: int,
-        across: int,
-        more: bool | tirx.Expr,
-    ) -> None:
-        """sums (+)= A-panel · B-panel over `chunks` steps: `down` × `across` squares of 16 (1 or 2 each) of a block of 32 × 32.
-
-        `more` tells that sums are there already.
-        """
-        start = self._columns(s, b, b_at, chunks, across) if self.flip else None
+    def emit(self, s: Statements, panels: Panels, *, down: int, across: int) -> None:
+        """sums (+)= A-panel · B-panel: `down` × `across` squares of 16 (1 or 2 each) of the block."""
+        start = self._columns(s, panels, across) if self.flip else None
         with s.loop("part", down * LINES // _ROWS) as part:
             line = s.bind("line", part * _ROWS)
-            row = s.bind("row", a_at + line * LINES)
-            self._rows(
-                s, a=a, row=row, b=b, b_at=b_at, sums=sums, at=s.bind("at", sums_at + line * PANEL), chunks=chunks,
-                across=across, more=more, start=start,
-            )  # fmt: skip
+            strip = replace(
+                panels, a_at=s.bind("row", panels.a_at + line * LINES), sums_at=s.bind("at", panels.sums_at + line * PANEL)
+            )
+            self._rows(s, strip, across, start)
 
-    def _columns(self, s: Statements, b: tirx.Buffer, b_at: tirx.Expr, chunks: tirx.Expr, across: int) -> list[tirx.Buffer]:
+    def _columns(self, s: Statements, panels: Panels, across: int) -> list[tirx.Buffer]:
         """Vectors of what the sums of every row start at: the sums of B's columns times ∓128."""
         totals = [s.allocate(f"column_{v}", (LINES,), "int32", scope="local") for v in range(across)]
         for total in totals:
             s.store(total, _lanes(0), _zero())
         ones = reinterpreted(splat(tirx.IntImm("uint32", 0x01010101), LINES), "int8", 4 * LINES)
-        with s.loop("step", chunks) as step, s.loop("word", LINES) as word:
+        with s.loop("step", panels.chunks) as step, s.loop("word", LINES) as word:
             for v, total in enumerate(totals):
-                vector = _bytes(load_aligned(b, b_at + step * (2 * CHUNK) + v * CHUNK + word * LINES, LINES))
+                at = panels.b_at + step * (2 * CHUNK) + v * CHUNK + word * LINES
+                vector = _bytes(load_aligned(panels.b, at, LINES))
                 s.store(total, _lanes(0), self.add(_held(total), ones, vector))
         scale = splat(tirx.IntImm("uint32", self.correction % 2**32), LINES)
         for total in totals:
@@ -99,42 +83,31 @@ class ByteDots:
             s.store(total, _lanes(0), reinterpreted(wide, "int32", LINES))
         return totals
 
-    def _rows(
-        self,
-        s: Statements,
-        *,
-        a: tirx.Buffer,
-        row: tirx.Expr,
-        b: tirx.Buffer,
-        b_at: tirx.Expr,
-        sums: tirx.Buffer,
-        at: tirx.Expr,
-        chunks: tirx.Expr,
-        across: int,
-        more: bool | tirx.Expr,
-        start: list[tirx.Buffer] | None,
-    ) -> None:
-        """The sums of a few rows, from `at` on."""
+    def _rows(self, s: Statements, panels: Panels, across: int, start: list[tirx.Buffer] | None) -> None:
+        """The sums of a few rows, the first of the panel of A."""
         totals = [[s.allocate(f"sum_{i}_{v}", (LINES,), "int32", scope="local") for v in range(across)] for i in range(_ROWS)]
         for i, vectors in enumerate(totals):
             for v, total in enumerate(vectors):
                 s.store(total, _lanes(0), _zero() if start is None else _held(start[v]))
-                with s.when(more):
-                    s.store(total, _lanes(0), _wrapping(_held(total), load_aligned(sums, at + i * PANEL + v * LINES, LINES)))
-        with s.loop("step", chunks) as step:
-            left, right = s.bind("left", row + step * (2 * CHUNK)), s.bind("right", b_at + step * (2 * CHUNK))
+                with s.when(panels.more):
+                    so_far = load_aligned(panels.sums, panels.sums_at + i * PANEL + v * LINES, LINES)
+                    s.store(total, _lanes(0), _wrapping(_held(total), so_far))
+        with s.loop("step", panels.chunks) as step:
+            left = s.bind("left", panels.a_at + step * (2 * CHUNK))
+            right = s.bind("right", panels.b_at + step * (2 * CHUNK))
             with s.loop("turn", LINES // _UNROLL) as turn:
                 for u in range(_UNROLL):
                     word = turn * _UNROLL + u
-                    columns = [s.share(_bytes(load_aligned(b, right + v * CHUNK + word * LINES, LINES))) for v in range(across)]
+                    vectors_of_b = [load_aligned(panels.b, right + v * CHUNK + word * LINES, LINES) for v in range(across)]
+                    columns = [s.share(_bytes(vector)) for vector in vectors_of_b]
                     for i, vectors in enumerate(totals):
-                        four = tirx.BufferLoad(a, [left + i * LINES + word])
+                        four = tirx.BufferLoad(panels.a, [left + i * LINES + word])
                         factor = s.share(_bytes(splat(four, LINES)))
                         for total, column in zip(vectors, columns, strict=True):
                             s.store(total, _lanes(0), self.add(_held(total), factor, column))
         for i, vectors in enumerate(totals):
             for v, total in enumerate(vectors):
-                s.store(sums, tirx.Ramp(at + i * PANEL + v * LINES, index(1), LINES), _held(total))
+                s.store(panels.sums, tirx.Ramp(panels.sums_at + i * PANEL + v * LINES, index(1), LINES), _held(total))
 
     def add(self, total: tirx.Expr, left: tirx.Expr, right: tirx.Expr) -> tirx.Expr:
         """`total` plus the products of four bytes, the unsigned operand first."""
