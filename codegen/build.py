@@ -38,7 +38,7 @@ class Built:
     def export(self, path: Path) -> None:
         """Writes a shared library, with the launcher of its threads. Needs a C compiler."""
         addons: list[str] = []
-        if (launcher := launcher_object()) is not None:
+        if (launcher := launcher_object().result()) is not None:
             beside = path.with_name("launcher.o")
             beside.write_bytes(launcher)
             addons.append(str(beside))
@@ -47,6 +47,7 @@ class Built:
 
 def build(program: TileProgram, target: Target, *, threads: int | None = None) -> Built:
     """Compiles a tile program for a CPU target; ``threads`` is how many workers it plans for (default: its cores)."""
+    launcher_object()  # is compiled meanwhile
     machine = Machine(target=target, threads=threads or target.cores)
     function = lower(program, machine)
     with machine.tvm():

@@ -18,6 +18,7 @@ from ..runtime.kernel import Compiled
 from ..runtime.signature import Signature
 from ..runtime.threads import NO_POOL, TVM_POOL, Pool
 from ..runtime.tiles import request_tiles
+from ..runtime.tvm_runtime import importing_tvm
 from .explaining import explain
 from .host import host_target
 from .options import Options
@@ -128,7 +129,8 @@ def from_artifact(artifact: Artifact, machine: Target, again: Callable[[], Casca
 
 
 def _generate(program: TileProgram, goal: Target) -> Built:
-    from ..codegen.build import build as generate
+    with importing_tvm():
+        from ..codegen.build import build as generate
 
     if goal.kind != "cpu":
         raise error("E1204", f"kernels for {goal} cannot be compiled yet", help='target="cpu"')

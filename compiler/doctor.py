@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from ..ir.target import LEVELS, Roof, Target
 from ..runtime.threads import available_threads
 from ..runtime.tiles import request_tiles
+from ..runtime.tvm_runtime import importing_tvm
 from .host import HostInfo, host_info, host_target
 from .measurements import Measurement, store, stored
 from .paths import cache_dir
@@ -145,9 +146,10 @@ def _compiler() -> Iterator[Check]:
     yield _pinned("apache-tvm", TVM_VERSION, "code generation and the runtime")
     yield _pinned("apache-tvm-ffi", FFI_VERSION, "calling kernels; newer versions crash this TVM")
     try:
-        from ..codegen.toolchain import llvm_version
+        with importing_tvm():
+            from ..codegen.toolchain import llvm_version
 
-        llvm = llvm_version()
+            llvm = llvm_version()
     except Exception as problem:  # a broken installation fails in any way it likes; the report must come out
         yield _check("compiler", "LLVM", f"TVM cannot be imported: {problem}", "kernels for CPUs", "missing")
     else:

@@ -22,6 +22,7 @@ from ..runtime.signature import Json, Signature
 from ..runtime.threads import checked_threads
 from . import cache as disk
 from .building import build, from_artifact
+from .collection import without_collection
 from .host import host_target, resolve_target
 from .internal import reporting_defects
 from .options import NAMES, Options
@@ -130,7 +131,7 @@ def _find_or_build(
     if found is not None:
         compiled = from_artifact(found, goal, lambda: _cascade(program, kernel, sizes))
     else:
-        with reporting_defects(f"compiling {program.file}"):
+        with reporting_defects(f"compiling {program.file}"), without_collection():
             cascade = _cascade(program, kernel, sizes)
             compiled = _from_cascade(cascade, goal, sizes, options, text_key, use_disk=use_disk)
     if options.cache:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..ir.target import LEVELS, Level, Limits, Roof, Target
 from ..runtime.threads import TVM_POOL
 from ..runtime.tiles import request_tiles
+from ..runtime.tvm_runtime import importing_tvm
 from .measurements import Measurement
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class _Rate(NamedTuple):
 
 def measure(target: Target, progress: Progress | None = None) -> Measurement:
     """Measure the host, described by ``target`` (its cores are those that are used). Takes 5 to 15 seconds."""
-    from ..codegen.probes import compute_probes, stream_probes
+    with importing_tvm():
+        from ..codegen.probes import compute_probes, stream_probes
 
     report = progress or (lambda what, done, total: None)
     report("building", 0, 1)

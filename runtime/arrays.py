@@ -14,6 +14,7 @@ import numpy as np
 
 from ..ir.diagnostics import EinfallError, error
 from ..ir.types import DType
+from .tvm_runtime import tvm_ffi
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +73,8 @@ def travels_as_bytes(dtype: DType) -> bool:
 
 def as_tensors(arguments: Sequence[object]) -> list[object]:
     """The arguments of a function with each array exported once, so that a repeated call does not do it again."""
-    import tvm_ffi
-
-    return [tvm_ffi.from_dlpack(a) if hasattr(a, "__dlpack__") else a for a in arguments]
+    ffi = tvm_ffi()
+    return [ffi.from_dlpack(a) if hasattr(a, "__dlpack__") else a for a in arguments]
 
 
 def overlap(a: Memory, b: Memory) -> bool:

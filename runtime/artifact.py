@@ -23,6 +23,7 @@ from .explanation import Explanation
 from .launcher import adopt
 from .signature import Json, Signature
 from .threads import Pool
+from .tvm_runtime import load_main
 
 FORMAT = 2
 """The version of the file format. A reader refuses every other one."""
@@ -132,14 +133,11 @@ class Artifact:
 
     def load_function(self) -> tuple[Callable[..., object], Pool]:
         """The compiled function and its threads, from a private copy of the library that is gone once it is loaded."""
-        import tvm
-
         with tempfile.TemporaryDirectory(prefix="einfall-", ignore_cleanup_errors=True) as folder:
             path = Path(folder) / _LIBRARY
             path.write_bytes(self.library)
             try:
-                function: Callable[..., object] = tvm.runtime.load_module(str(path))["main"]
-                return function, adopt(path)
+                return load_main(path), adopt(path)
             except (OSError, RuntimeError, AttributeError, ValueError) as failure:
                 first = str(failure).strip().partition("\n")[0]
                 raise error("E1104", f"the library of `{self.signature.name}` cannot be loaded: {first}") from None

@@ -10,6 +10,7 @@ from ..ir.diagnostics import error
 from ..ir.types import DType
 from .arrays import Family, Memory, repeated, scattered, travels_as_bytes, wrong_type
 from .dltensor import bfloat16_handle, empty_handle
+from .tvm_runtime import tvm_ffi
 
 _ALIGNED_FROM = 1 << 16
 """Results of this many bytes start on a cache line; for small ones the time to arrange that is not won back."""
@@ -97,6 +98,4 @@ def _check_numpy_type(name: str, dtype: DType, array: np.ndarray) -> None:
 
 def _read_only_tensor(array: np.ndarray) -> object:
     """DLPack before version 1 cannot say "read-only", so NumPy exports such arrays to newer importers only."""
-    import tvm_ffi
-
-    return tvm_ffi.from_dlpack(array.__dlpack__(max_version=(1, 0)))
+    return tvm_ffi().from_dlpack(array.__dlpack__(max_version=(1, 0)))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from ..ir.diagnostics import error
+from .tvm_runtime import global_function
 
 SCALE_BIT = 16
 """From this bit on a setting holds the scale of a call, below it the number of threads."""
@@ -110,10 +111,7 @@ def _configure() -> Callable[[int, int], None]:
     # Read by TVM when a thread makes its pool.
     os.environ.setdefault("TVM_BIND_THREADS", "0")
     os.environ.setdefault("TVM_NUM_THREADS", str(available_threads()))
-    import tvm
-
-    configure: Callable[[int, int], None] = tvm.get_global_func("runtime.config_threadpool")
-    return configure
+    return global_function("runtime.config_threadpool")
 
 
 if hasattr(os, "register_at_fork"):

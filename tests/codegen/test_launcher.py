@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    code = launcher_object()
+    code = launcher_object().result()
     if code is None:
         pytest.skip("no C compiler")
     folder = tmp_path_factory.mktemp("launcher")
