@@ -224,7 +224,7 @@ class ComputeEmitter:
         compute = self.compute
         count = 1 if lanes is None else lanes.count
         if compute.reduction is None:
-            return self._convert(at, at.value(compute.value), compute.value.dtype)
+            return self._convert(at, at.value_in(compute.value, self.target.dtype), compute.value.dtype)
         acc = Accumulator.start(s, compute.reduction, self._combined, count)
         outer, filtered = filters(compute, None if lanes is None else lanes.rank)
 
@@ -256,8 +256,9 @@ class ComputeEmitter:
         value = self.compute.value
         count = acc.lanes
         for inner in self.compute.along:
-            made = at.value(inner.value)
-            replace(self, compute=inner)._store(s, at, made)
+            own = replace(self, compute=inner)
+            made = at.value_in(inner.value, own.target.dtype)
+            own._store(s, at, made)
             at.knows(Read(tensor=inner.target, indices=inner.indices, dtype=inner.value.dtype), made)
         coordinate = None
         if REDUCTIONS[acc.reduction].coordinate:
@@ -418,7 +419,8 @@ class ComputeEmitter:
             if within is not None:
                 mask = within if mask is None else tirx.And(mask, within)
             if mask is not None or lanes.streams is None:
-                s.add(store_vector(self.target, position, value, lanes.count, mask))
+                rounded = compute.reduction is None and at.rounds(compute.value, self.target.dtype)
+                s.add(store_vector(self.target, position, value, lanes.count, mask, rounded=rounded))
                 return
             with s.when(lanes.streams):
                 s.add(streaming.store(self.target, position, value, lanes.count))

@@ -123,6 +123,12 @@ def encode(value: tirx.Expr, name: str, bind: Bind = _same) -> tirx.Expr:
     return _cast(_encode_small(value, SMALL_FLOATS[name], bind), "uint8")
 
 
+def upper_half(value: tirx.Expr) -> tirx.Expr:
+    """float32 that is a bf16 number, to uint16."""
+    pattern = tirx.reinterpret(lane_type("uint32", lanes_of(value)), value)
+    return _cast(pattern >> _constant(16, pattern), "uint16")
+
+
 def _bf16_pattern(x: tirx.Expr) -> tirx.Expr:
     """The bits of x rounded to bf16, as uint32 whose lower half is to be dropped. NaN becomes a quiet NaN."""
     pattern = tirx.reinterpret(lane_type("uint32", lanes_of(x)), x)

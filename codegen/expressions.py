@@ -82,6 +82,7 @@ class Evaluator:
         self.scalars = scalars or {}
         self.fused = fused  # the target has fused multiply-add
         self._known: dict[Expr, tirx.Expr] = {}
+        self._rounded: dict[Expr, tirx.Expr] = {}
 
     def at(self, lanes: Lanes | None, **variables: tirx.Expr) -> Evaluator:
         """An evaluator for other points, writing to the same statements."""
@@ -117,6 +118,23 @@ class Evaluator:
                 known = self.bind(known)
             self._known[expr] = known
         return known
+
+    def rounds(self, expr: Expr, dtype: DType) -> bool:
+        """Whether there is a cheaper way to a value of which only what is left of it in ``dtype`` counts: :meth:`value_in`."""
+        if dtype.name != "bf16" or self.lanes is None or not (isinstance(expr, Op) and expr.op == "exp"):
+            return False
+        like = literal(0, computed(expr.dtype), self.lanes.count)
+        return self.varies(expr) and functions.fraction(like) is not None
+
+    def value_in(self, expr: Expr, dtype: DType) -> tirx.Expr:
+        """The value where only what is left of it in ``dtype`` counts; rounded already where :meth:`rounds`."""
+        if not self.rounds(expr, dtype) or not isinstance(expr, Op):
+            return self.value(expr)
+        if expr not in self._rounded:
+            value = functions.exp_bf16(self.vector(expr.args[0]), self.bind)
+            assert value is not None
+            self._rounded[expr] = self.bind(value)
+        return self._rounded[expr]
 
     def given(self, values: Mapping[Expr, tirx.Expr]) -> Evaluator:
         """This evaluator, with values that have been computed already."""

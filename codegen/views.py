@@ -99,10 +99,12 @@ def store_scalar(view: View, at: tirx.Expr, value: tirx.Expr) -> tirx.Stmt:
     return tirx.BufferStore(view.flat, encode(value, view.dtype, 1), [at])
 
 
-def store_vector(view: View, at: tirx.Expr, value: tirx.Expr, lanes: int, mask: tirx.Expr | None) -> tirx.Stmt:
-    """Writes ``lanes`` consecutive elements, those of the mask only."""
+def store_vector(
+    view: View, at: tirx.Expr, value: tirx.Expr, lanes: int, mask: tirx.Expr | None, *, rounded: bool = False
+) -> tirx.Stmt:
+    """Writes ``lanes`` consecutive elements, those of the mask only; ``rounded``: they are bf16 numbers already."""
     address = tirx.address_of(tirx.BufferLoad(view.flat, [at]))
-    raw = encode(value, view.dtype, lanes)
+    raw = conversions.upper_half(value) if rounded else encode(value, view.dtype, lanes)
     return tirx.Evaluate(
         tirx.call_llvm_intrin("void", "llvm.masked.store", raw, address, full_mask(lanes) if mask is None else mask)
     )

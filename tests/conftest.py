@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import pytest
 
 EVERY = {
+    "backend/test_bf16_attention.py": 5,
     "backend/test_blocks.py": 5,
     "backend/test_layouts.py": 3,
     "backend/test_microkernels.py": 6,

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from tvm import tirx
 
 from .error_function import erf
-from .exponential import exp, exp2, sigmoid
+from .exponential import exp, exp2, exp_bf16, sigmoid
 from .hyperbolic import tanh
-from .lanes import Bind
+from .lanes import Bind, fraction
 from .logarithm import log, log2
 from .rounding import (
     absolute,
@@ -53,7 +53,9 @@ __all__ = [
     "erf",
     "exp",
     "exp2",
+    "exp_bf16",
     "floor",
+    "fraction",
     "log",
     "log2",
     "maximum",

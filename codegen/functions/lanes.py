@@ -129,7 +129,7 @@ def at_most(x: tirx.Expr, bound: float) -> tirx.Expr:
 
 
 def scaled(p: tirx.Expr, n: tirx.Expr) -> tirx.Expr | None:
-    """p * 2^n for a whole n of any size, rounded once, subnormals included; None where the machine has no such instruction
+    """p * 2^floor(n) for n of any size, rounded once, subnormals included; None where the machine has no such instruction
     for vectors of this type (`vscalefps`, `vscalefpd`)."""
     binary, lanes = format_of(p), lanes_of(p)
     bits = lanes * (32 if binary.name == "float32" else 64)
@@ -140,6 +140,18 @@ def scaled(p: tirx.Expr, n: tirx.Expr) -> tirx.Expr | None:
     nearest = [tirx.IntImm("int32", 4)] if bits == 512 else []  # the rounding mode that is set
     name = f"llvm.x86.avx512.mask.scalef.{'ps' if binary.name == 'float32' else 'pd'}.{bits}"
     return pure(name, p, n, p, mask, *nearest)
+
+
+def fraction(t: tirx.Expr) -> tirx.Expr | None:
+    """t - floor(t), exact, 0 for ±inf; None where the machine has no such instruction for vectors of this type (`vreduceps`).
+    :func:`scaled` takes the floor itself."""
+    if format_of(t).name != "float32" or lanes_of(t) != 16 or not {"avx512f", "avx512dq"} <= _FEATURES.get():
+        return None
+    downwards, everywhere, nearest = (
+        tirx.IntImm(dtype, value) for dtype, value in (("int32", 9), ("uint16", 0xFFFF), ("int32", 4))
+    )
+    name = "llvm.x86.avx512.mask.reduce.ps.512"
+    return tirx.call_llvm_pure_intrin(str(t.ty.dtype), name, t, downwards, t, everywhere, nearest)
 
 
 def looked_up(table: Sequence[float], place: tirx.Expr) -> tirx.Expr | None:

@@ -180,6 +180,25 @@ def test_monotone_where_softmax_needs_it(elementwise):
     assert (np.diff(y) >= 0).all() and y[-1] == 1
 
 
+@pytest.mark.skipif(not host_target().has("avx512dq"), reason="needs AVX-512")
+def test_exp_that_is_read_as_bf16(elementwise):
+    run = elementwise(functions.exp_bf16, features=host_target().features)
+    x = np.concatenate([patterns(4099), np.linspace(-90, 90, 100_003, dtype=np.float32)])
+    got = run(x)
+    left = (got.view(np.uint32) & 0xFFFF0000).view(np.float32)
+    np.testing.assert_array_equal(left[got >= np.finfo(np.float32).tiny], got[got >= np.finfo(np.float32).tiny])
+    np.testing.assert_array_equal(np.isnan(left), np.isnan(x))
+    want = np.exp(x.astype(np.float64))
+    inside = (want >= np.finfo(np.float32).tiny) & (want < 3.3e38)
+    spacing = 2.0 ** (np.floor(np.log2(want[inside])) - 7)
+    assert (np.abs(got[inside] - want[inside]) / spacing).max() < 0.53
+    limits = np.array([0.0, -0.0, INF, -INF, NAN, 1e30, -1e30, 89, -104.5, -88.0], np.float32)
+    np.testing.assert_array_equal(run(limits)[:-1], [1, 1, INF, 0, NAN, INF, 0, INF, 0])
+    assert 6.0e-39 < run(limits)[-1] < 6.1e-39
+    body = kernel_body(run.assembly)
+    assert len(re.findall(r"^\tv(?!mov|broad|zero)\w+", body, re.MULTILINE)) == 7 * body.count("vscalefps")
+
+
 @NAMES
 def test_a_vector_stays_in_registers(name, elementwise):
     body = kernel_body(elementwise(functions.REAL[name]).assembly)

@@ -1,0 +1,105 @@
+"""Attention on bf16 operands: edges of tiles and blocks, numbers at the limits, threads."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import einfall
+from einfall.compiler.program import read_program
+from einfall.ir.interpreter import interpret
+from einfall.runtime.kernel import Kernel
+
+from .kernels import normal
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "attention"
+BF16 = ml_dtypes.bfloat16
+
+
+def text(name: str) -> str:
+    return (EXAMPLES / f"{name}.ecs").read_text("utf-8").replace("f32", "bf16")
+
+
+@cache
+def compiled(name: str, **sizes: int) -> Kernel:
+    return einfall.compile(text(name), cache=False, **sizes)
+
+
+def operands(p: int, m: int, e: int = 64, f: int = 64, h: int = 1) -> dict[str, np.ndarray]:
+    return {
+        "Q": normal(h, p, e, dtype=BF16),
+        "K": normal(h, m, e, seed=1, dtype=BF16),
+        "V": normal(h, m, f, seed=2, dtype=BF16),
+    }
+
+
+def check(name: str, arguments: dict[str, np.ndarray], threads: int | None = None, **sizes: int) -> np.ndarray:
+    """Calls the kernel; its scores and weights may be rounded to bf16, the result is."""
+    found = np.asarray(compiled(name, **(sizes or {"E": 64, "F": 64}))(**arguments, threads=threads))
+    with np.errstate(all="ignore"):
+        expected = interpret(read_program(text(name)).select(None), arguments)["AV"]
+    found = found.astype(np.float64)
+    np.testing.assert_allclose(found, expected.astype(np.float64), rtol=2e-2, atol=2e-2)
+    finite = np.isfinite(expected)
+    difference = found[finite] - expected[finite]
+    assert np.linalg.norm(difference) <= 6e-3 * max(np.linalg.norm(expected[finite]), 1e-30)
+    return found
+
+
+@pytest.mark.parametrize("name", ["attention", "causal_attention"])
+@pytest.mark.parametrize("p", [1, 31, 33, 128, 129, 530])
+@pytest.mark.parametrize("m", [1, 127, 129, 300, 600])
+def test_edges(name: str, p: int, m: int) -> None:
+    check(name, operands(p, m))
+
+
+@pytest.mark.parametrize("name", ["attention", "causal_attention"])
+def test_odd_widths(name: str) -> None:
+    check(name, operands(70, 150, 40, 24), E=40, F=24)
+    check(name, operands(70, 150, 128, 128), E=128, F=128)
+
+
+@pytest.mark.parametrize("name", ["attention", "causal_attention"])
+def test_not_a_number_stays_in_its_row_or_column(name: str) -> None:
+    arguments = operands(70, 700)
+    arguments["Q"][0, 33, 5] = np.nan
+    arguments["K"][0, 650, 1] = np.inf
+    arguments["V"][0, 640, 7] = np.nan
+    arguments["V"][0, 3, 9] = np.inf
+    check(name, arguments)
+
+
+@pytest.mark.parametrize("name", ["attention", "causal_attention"])
+def test_subnormal_weights_and_values_count(name: str) -> None:
+    """exp(-88) and values of 2⁻¹³⁰ are subnormal in bf16; the values that they meet make up for it."""
+    p = m = 64
+    arguments = operands(p, m)
+    arguments["K"][0, :32] = 0
+    arguments["Q"][0] = 0
+    arguments["Q"][0, :, 0] = 8
+    arguments["K"][0, 32:] = 0
+    arguments["K"][0, 32:, 0] = -88  # scores of -88 beside those of 0
+    arguments["V"][0, :32] = 0
+    arguments["V"][0, 32:] = np.asarray(2.0**126, BF16)
+    check(name, arguments)
+    arguments["Q"][0] = 0
+    arguments["V"][0] = np.asarray(2.0**-130, BF16)
+    found = check(name, arguments)
+    assert (found[0, :p] > 0).all()
+
+
+def test_the_same_bits_for_every_number_of_threads() -> None:
+    arguments = operands(300, 520, h=3)
+    first = check("causal_attention", arguments, threads=1)
+    for threads in (2, 3):
+        np.testing.assert_array_equal(first, check("causal_attention", arguments, threads=threads))
+
+
+def test_rows_with_gaps() -> None:
+    arguments = {n: np.concatenate([a, a], axis=-1)[..., :64] for n, a in operands(60, 530).items()}
+    assert not arguments["K"].flags.c_contiguous
+    check("attention", arguments)
