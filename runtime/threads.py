@@ -107,7 +107,7 @@ def checked_threads(wanted: object) -> int:
 
 
 @lru_cache(maxsize=1)
-def _configure() -> Callable[[int, int], None]:
+def _configure() -> Callable[..., object]:
     # Read by TVM when a thread makes its pool.
     os.environ.setdefault("TVM_BIND_THREADS", "0")
     os.environ.setdefault("TVM_NUM_THREADS", str(available_threads()))

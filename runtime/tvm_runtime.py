@@ -62,7 +62,8 @@ def tvm_ffi() -> ModuleType:
         places = [Path(named), *folders] if named else folders
         # Kept by the loader, so that `import tvm` finds the same library later.
         tvm_ffi.libinfo.load_lib_ctypes("tvm", "tvm_runtime", "RTLD_GLOBAL", extra_lib_paths=places)
-    return tvm_ffi
+    bindings: ModuleType = tvm_ffi
+    return bindings
 
 
 def load_main(library: Path) -> Callable[..., object]:
