@@ -211,6 +211,7 @@ def sizes_of(expr: Expr) -> tuple[str, ...]:
     return tuple(dict.fromkeys(node.name for node in walk(expr) if isinstance(node, Size)))
 
 
+@lru_cache(maxsize=1 << 14)
 def reads_of(expr: Expr) -> tuple[Read, ...]:
     """All tensor reads, those inside indices of other reads included."""
     return tuple(node for node in walk(expr) if isinstance(node, Read))

@@ -12,7 +12,7 @@ ones: the same program and target always give the same kernel.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from ..ir.expr import Const, Expr, Op, Read, integer, ranks_of, reads_of, substitute, transform, walk
@@ -20,6 +20,7 @@ from ..ir.operators import FUNCTIONS
 from ..ir.sizes import evaluate
 from ..ir.target import Level, Target
 from ..ir.tile import Buffer, Compute, Fill, Loop, Method, Node, Scope, TileProgram, When, all_buffers, packed_before
+from ..ir.tile import walk as nodes_of
 from ..ir.types import BOOL
 from .tiling.methods import lane_step
 from .tiling.tighten import conjuncts
@@ -96,6 +97,7 @@ class _Model:
         self.sizes = dict(sizes)
         self.around: dict[str, int] = {}
         self.turns: dict[int, float] = {}
+        self.extents: dict[int, tuple[Expr, ...]] = {}
         for let in (*program.cascade.lets, *program.derived):
             self.sizes[let.name] = self._value(let.value)
         self.rate = target.nominal.core.ops["f32"]
@@ -252,7 +254,7 @@ class _Model:
             self.around[name] = max(0, int(count) - 1) // 2
         once = packed_before(loop)
         self.turns.update((id(c), max(1.0, trips[loop.variable])) for c in once)
-        body = self._sequence(loop.body)
+        body = self._turn(loop, {name: int(count) for name, count in trips.items()})
         for name in trips:
             del self.around[name]
         inside = self._footprints(body.accesses, body.extents)
@@ -277,6 +279,33 @@ class _Model:
         return _Work(
             busy=body.busy * every, operations=body.operations * every, accesses=accesses, extents=extents, beyond=beyond
         )
+
+    def _turn(self, loop: Loop, trips: Mapping[str, int]) -> _Work:
+        """The mean of a loop's iterations: one in the middle, and the last one where less is left for it."""
+        for name, count in trips.items():
+            middle = self.around[name]
+            if count > 1 and self._ends_early(loop, name, count - 1):
+                rest = {n: c for n, c in trips.items() if n != name}
+                most = self._turn(loop, rest)
+                self.around[name] = count - 1
+                last = self._turn(loop, rest)
+                self.around[name] = middle
+                return _mean(most, last, 1 / count)
+        return self._sequence(loop.body)
+
+    def _ends_early(self, loop: Loop, name: str, last: int) -> bool:
+        middle = self.around[name]
+        extents = self.extents.get(id(loop))
+        if extents is None:
+            extents = self.extents[id(loop)] = _extents(loop)
+        for extent in (e for e in extents if name in ranks_of(e)):
+            most = self._value(extent)
+            self.around[name] = last
+            least = self._value(extent)
+            self.around[name] = middle
+            if least < most:
+                return True
+        return False
 
     @staticmethod
     def _times(tensor: str, body: _Work, trips: Mapping[str, float], fits: bool) -> float:
@@ -330,6 +359,31 @@ class _Model:
             return max(0, int(evaluate(substitute(expr, ranks=ranks) if ranks else expr, self.sizes)))
         except (KeyError, ValueError, ArithmeticError):
             return 1
+
+
+def _mean(most: _Work, last: _Work, share: float) -> _Work:
+    """Iterations of which the ``share`` is like ``last``. What they touch is what the larger ones do."""
+    return replace(
+        most,
+        busy=most.busy * (1 - share) + last.busy * share,
+        operations=most.operations * (1 - share) + last.operations * share,
+        beyond={
+            level: {t: b * (1 - share) + last.beyond[level].get(t, 0.0) * share for t, b in found.items()}
+            for level, found in most.beyond.items()
+        },
+    )
+
+
+def _extents(loop: Loop) -> tuple[Expr, ...]:
+    """Those of all loops and computations in a loop, each once."""
+    found: dict[Expr, None] = {}
+    for node in nodes_of(loop.body):
+        match node:
+            case Loop(extent=extent, inner=inner):
+                found.update(dict.fromkeys((extent, *(r.extent for r in inner))))
+            case Compute(ranks=ranks):
+                found.update(dict.fromkeys(r.extent for r in ranks))
+    return tuple(found)
 
 
 @lru_cache(maxsize=4096)

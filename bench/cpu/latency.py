@@ -29,15 +29,23 @@ def latencies() -> list[Latency]:
     """Everything of this page. Takes half a minute, most of it for starting Python."""
     timer = "import time; t = time.perf_counter()"
     compiled = f"einfall.compile({str(ATTENTION)!r}, E=64, F=64)"
-    warm = f"import tvm, einfall; import numpy; {timer}; {compiled}; print(time.perf_counter() - t)"
+    timed = f"{timer}; {compiled}; print(time.perf_counter() - t)"
+    imports = "import numpy, einfall; from einfall.runtime.tvm_runtime import importing_tvm, tvm_ffi"
+    compiler = f"{imports}\nwith importing_tvm():\n    import tvm\n{timed}"
+    runtime = f"{imports}\ntvm_ffi()\n{timed}"
+    fresh = f"{timer}; import einfall; {compiled}; print(time.perf_counter() - t)"
     with tempfile.TemporaryDirectory() as cache:
         imported = _in_process(f"{timer}; import einfall; print(time.perf_counter() - t)", repeat=5, cache=cache)
-        cold = min(_in_process(warm, repeat=1, cache=f"{cache}/{n}") for n in range(2))
-        loaded = _in_process(warm, repeat=3, cache=f"{cache}/0")
+        first = min(_in_process(fresh, repeat=1, cache=f"{cache}/first{n}") for n in range(2))
+        cold = min(_in_process(compiler, repeat=1, cache=f"{cache}/{n}") for n in range(3))
+        again = _in_process(fresh, repeat=3, cache=f"{cache}/0")
+        loaded = _in_process(runtime, repeat=3, cache=f"{cache}/0")
     return [
         Latency(what="import einfall", seconds=imported, goal=0.3),
         Latency(what="compile attention, TVM imported", seconds=cold, goal=3.0),
+        Latency(what="the same in a new process, with all imports", seconds=first),
         Latency(what="compile attention, from the cache", seconds=loaded, goal=0.05),
+        Latency(what="the same in a new process, with all imports", seconds=again),
         *_calls(),
     ]
 

@@ -13,7 +13,6 @@ import random
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeAlias
 
-import numpy as np
 import sympy
 
 from ...ir.expr import Cast, Const, Expr, Op, Rank, Read, Select, Size, children, integer, op, ranks_of, reads_of
@@ -161,16 +160,19 @@ def is_constant_in(term: Term, symbols: Collection[sympy.Symbol]) -> bool:
         return True
     opaque = {f.func.__name__ for f in term.atoms(sympy.core.function.AppliedUndef)}
     stand_ins = dict.fromkeys(opaque, _stand_in)
-    evaluate = sympy.lambdify(free, term, modules=[stand_ins, "numpy"])
+    # "math" and not "numpy", whose every submodule sympy would import.
+    evaluate = sympy.lambdify(free, term, modules=[stand_ins, "math"])
     draw = random.Random(len(free))
     for signed in (False, True):
         fixed = {s: draw.uniform(0.4, 1.9) for s in free}
         seen: float | None = None
         for _ in range(_TRIALS):
             point = [_draw(draw, s, signed) if s in moving else fixed[s] for s in free]
-            with np.errstate(all="ignore"):
-                value = float(evaluate(*map(np.float64, point)))
-            if not np.isfinite(value):
+            try:
+                value = float(evaluate(*point))
+            except (ArithmeticError, ValueError, TypeError):  # outside of what a function is defined for; a complex number
+                continue
+            if not math.isfinite(value):
                 continue
             if seen is None:
                 seen = value
