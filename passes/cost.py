@@ -97,9 +97,11 @@ class _Model:
         self.sizes = dict(sizes)
         self.around: dict[str, int] = {}
         self.turns: dict[int, float] = {}
+        self.values: dict[tuple[Expr, tuple[tuple[str, int], ...]], int] = {}
         self.extents: dict[int, tuple[Expr, ...]] = {}
         for let in (*program.cascade.lets, *program.derived):
             self.sizes[let.name] = self._value(let.value)
+        self.values.clear()  # some were found without a size that was yet to come
         self.rate = target.nominal.core.ops["f32"]
         self.lanes = target.lanes(32)
 
@@ -352,13 +354,21 @@ class _Model:
     def _value(self, expr: Expr) -> int:
         """A size expression, loop variables in the middle of their range, counts that are data no limit; 1 where it cannot be
         told."""
-        if any(isinstance(node, Read) for node in walk(expr)):
-            expr = transform(expr, lambda node: integer(_MANY) if isinstance(node, Read) else None)
-        ranks = {name: integer(self.around[name]) for name in ranks_of(expr) if name in self.around}
+        at = tuple((name, self.around[name]) for name in ranks_of(expr) if name in self.around)
+        known = self.values.get((expr, at))
+        if known is not None:
+            return known
+        numbers = expr
+        if reads_of(expr):
+            numbers = transform(expr, lambda node: integer(_MANY) if isinstance(node, Read) else None)
+        if at:
+            numbers = substitute(numbers, ranks={name: integer(value) for name, value in at})
         try:
-            return max(0, int(evaluate(substitute(expr, ranks=ranks) if ranks else expr, self.sizes)))
+            found = max(0, int(evaluate(numbers, self.sizes)))
         except (KeyError, ValueError, ArithmeticError):
-            return 1
+            found = 1
+        self.values[expr, at] = found
+        return found
 
 
 def _mean(most: _Work, last: _Work, share: float) -> _Work:
