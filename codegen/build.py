@@ -21,7 +21,7 @@ from .pipeline import NAME
 class Built:
     """A compiled kernel: the loaded module, and its text on every level."""
 
-    function: tirx.PrimFunc = field(repr=False)
+    functions: dict[str, tirx.PrimFunc] = field(repr=False)
     module: object = field(repr=False)
     machine: Machine
 
@@ -30,7 +30,7 @@ class Built:
         """The texts ``tir``, ``llvm`` and ``asm``."""
         module = self.module
         return {
-            "tir": self.function.script(),
+            "tir": "\n".join(function.script() for function in self.functions.values()),
             "llvm": module.inspect_source("ll"),  # type: ignore[attr-defined]
             "asm": module.inspect_source("asm"),  # type: ignore[attr-defined]
         }
@@ -49,7 +49,7 @@ def build(program: TileProgram, target: Target, *, threads: int | None = None) -
     """Compiles a tile program for a CPU target; ``threads`` is how many workers it plans for (default: its cores)."""
     launcher_object()  # is compiled meanwhile
     machine = Machine(target=target, threads=threads or target.cores)
-    function = lower(program, machine)
+    functions = lower(program, machine)
     with machine.tvm():
-        executable = tvm.compile(tvm.IRModule({"main": function}), target=machine.tvm(), tir_pipeline=NAME)
-    return Built(function=function, module=executable.mod, machine=machine)
+        executable = tvm.compile(tvm.IRModule(functions), target=machine.tvm(), tir_pipeline=NAME)
+    return Built(functions=functions, module=executable.mod, machine=machine)

@@ -22,12 +22,12 @@ from .machine import Machine
 from .microkernels.byte_rows import emit_byte_rows
 from .microkernels.dot import DotPlan, emit_dot, plan_dot
 from .microkernels.gemm import emit_gemm, pack_right
-from .microkernels.gemv import emit_skinny
+from .microkernels.gemv import emit_skinny, is_skinny
 from .microkernels.operand import Epilogue, Formula, Operand, Site
-from .microkernels.packing import PackedColumns
+from .microkernels.packing import PackedMatrix
 from .microkernels.panels import PanelProduct
 from .microkernels.plan import GemmPlan, plan_gemm
-from .microkernels.statements import Statements, as_index, ceil_div, constant, index, maximum, minimum, round_up
+from .microkernels.statements import Statements, as_index, ceil_div, constant, index, maximum, minimum, negation, round_up
 from .microkernels.tiles import Tiles
 from .microkernels.vnni import ByteDots
 from .microkernels.words import reinterpreted
@@ -46,7 +46,7 @@ class ContractionEmitter:
     variables: Variables
     serial: bool
     machine: Machine
-    packed: PackedColumns | None = None  # the right operand, packed before the loop around
+    packed: PackedMatrix | None = None  # the right operand, packed already
 
     @property
     def product(self) -> MatrixProduct:
@@ -85,7 +85,7 @@ class ContractionEmitter:
             height = s.bind("height", maximum(minimum(rows, m - first), 0))
             self._accumulated(s, outer, inside, first, height, parallel=False)
 
-    def pack(self, s: Statements) -> PackedColumns | None:
+    def pack(self, s: Statements) -> PackedMatrix | None:
         """Packs the right operand for all products of a loop that does not vary it; None where that is not worth it, or too
         large for one block."""
         product, plan = self.product, self._plan()
@@ -109,6 +109,16 @@ class ContractionEmitter:
             dtype=computed(self.compute.accumulator),
             plan=plan,
         )
+
+    def many_rows(self, s: Statements) -> tirx.Expr | bool:
+        """Whether the product may have so many rows that it reads a packed right operand."""
+        product, plan = self.product, self._plan()
+        extent = self.compute.extent(product.rows or "")
+        if ranks_of(extent):
+            return True
+        m, k = as_index(self.context.evaluator(s, {}).value(extent)), self._extent(s, product.inner, {})
+        b = self._operand(s, product.right, {}, product.inner, product.columns, index(0))
+        return negation(is_skinny(m, b, constant(k), plan))
 
     def _batched(
         self, s: Statements, batch: Sequence[str], outer: Sequence[str], variables: Variables, *, parallel: bool

@@ -1,30 +1,48 @@
 """Tile program to TensorIR: one primitive function for each kernel.
 
-Its parameters are the input tensors, the results, the scalar parameters and the free sizes, in this order. Rows of tensor
-arguments may be strided; their last dimension is dense.
+Its parameters are the input tensors, the results, the packed forms of constants, the scalar parameters and the free sizes, in
+this order. Rows of tensor arguments may be strided; their last dimension is dense.
 """
 
 from __future__ import annotations
 
-import tvm
+from collections.abc import Iterator
+
 from tvm import tirx
 from tvm.tirx.stmt import ForKind
 
 from ..ir.cascade import Cascade, Role
 from ..ir.expr import Expr, Read, sizes_of
-from ..ir.tile import Buffer, Compute, Fill, Loop, Method, Node, Scope, TileProgram, When, packed_before, walk
+from ..ir.layouts import packers
+from ..ir.tile import (
+    Buffer,
+    Compute,
+    Fill,
+    Loop,
+    MatrixProduct,
+    Method,
+    Node,
+    Prepacked,
+    Scope,
+    TileProgram,
+    When,
+    packed_before,
+    walk,
+)
 from ..ir.types import DType
 from . import streaming
+from .argument import Argument
 from .arithmetic import literal
 from .compute import ComputeEmitter
 from .context import Context, Variables
 from .contraction import ContractionEmitter
-from .element import argument, computed, stored
+from .element import computed, stored
 from .expressions import Evaluator
 from .functions.lanes import using
 from .machine import Machine
-from .microkernels.packing import PackedColumns
-from .microkernels.statements import Statements, as_index, constant, index
+from .microkernels.packing import PackedMatrix
+from .microkernels.statements import Statements, as_index, constant, either, index
+from .prepacked import Form, Packer
 from .views import View, encode
 from .window import WindowEmitter
 
@@ -32,10 +50,14 @@ SLACK = 32
 """Rows that may be read beyond a tile's last: more than any register tile has."""
 
 
-def lower(program: TileProgram, machine: Machine) -> tirx.PrimFunc:
-    """The primitive function ``main`` of a tile program, for one machine."""
+def lower(program: TileProgram, machine: Machine) -> dict[str, tirx.PrimFunc]:
+    """The primitive functions of a tile program by name, for one machine: ``main``, and one that packs each constant."""
     with using(machine.target.features):
-        return _Lowering(program, machine).function()
+        functions = {"main": _Lowering(program, machine).function()}
+        for name, form in zip(packers(len(program.prepacked)), program.prepacked, strict=True):
+            dtype = program.by_name[form.parameter].dtype
+            functions[name] = Packer(form=form, machine=machine, dtype=dtype).function(name)
+    return functions
 
 
 class _Lowering:
@@ -46,7 +68,8 @@ class _Lowering:
         self.sizes: dict[str, tirx.Expr] = {}
         self.scalars: dict[str, tirx.Expr] = {}
         self.views: dict[str, View] = {}
-        self.packed: dict[int, PackedColumns] = {}
+        self.packed: dict[int, PackedMatrix] = {}
+        self.forms: dict[str, PackedMatrix] = {}
         self.left = {name for node in walk(program.body) if isinstance(node, Compute) for name in _left_operands(node)}
         self.context = Context(
             views=self.views,
@@ -69,6 +92,7 @@ class _Lowering:
         for let in self.program.derived:
             self.sizes[let.name] = s.bind(let.name, as_index(self._size(let.value, {})))
         arguments = [self._argument(b) for b in self.program.buffers if b.scope in (Scope.INPUT, Scope.OUTPUT)]
+        arguments += [self._form(form) for form in self.program.prepacked]
         for tensor, number in zip(scalars, numbers, strict=True):
             held = computed(tensor.value)
             value = number if str(number.ty.dtype) == held else tirx.Cast(held, number)
@@ -83,9 +107,6 @@ class _Lowering:
         body = streaming.linked(s.finish()) if streams else s.finish()
         function = tirx.PrimFunc([*arguments, *numbers, *sizes], body)
         return function.with_attr({"global_symbol": "main", "tirx.noalias": True, "s_tir": True, "tirx.is_entry_func": True})
-
-    def module(self) -> tvm.IRModule:
-        return tvm.IRModule({"main": self.function()})
 
     # -- buffers -----------------------------------------------------------------------------------------------------
 
@@ -104,27 +125,26 @@ class _Lowering:
         """
         shape = [as_index(self._size(e, {})) for e in buffer.shape]
         parts = buffer.parts or (1,) * len(shape)
-        extents = [tirx.Var(f"{buffer.name}_extent{d}", "int64") for d in range(len(parts))]
-        strides = [tirx.Var(f"{buffer.name}_stride{d}", "int64") for d in range(len(parts))]
-        held = argument(buffer.dtype)
-        size = max(1, buffer.dtype.bits // 8)
-        declared = tirx.decl_buffer(extents, held, name=buffer.name, strides=strides, data_alignment=size)
-        flat = tirx.decl_buffer((index(1 << 40),), stored(buffer.dtype), name=f"{buffer.name}_flat", data_alignment=size)
-        self.statements.add(tirx.DeclBuffer(flat, data=declared.data))
-        typed = None
-        if buffer.dtype.name == "bf16":
-            typed = tirx.decl_buffer((index(1 << 40),), "bfloat16", name=f"{buffer.name}_bf16", data_alignment=2)
-            self.statements.add(tirx.DeclBuffer(typed, data=declared.data))
-        dense = [*strides[:-1], index(1)] if strides else []
+        found = Argument.declare(self.statements, buffer.name, buffer.dtype, len(parts))
         self.views[buffer.name] = View(
-            flat=flat,
-            strides=tuple(self._cut(dense, parts, shape)),
+            flat=found.flat,
+            strides=tuple(self._cut(list(found.strides), parts, shape)),
             extents=tuple(shape),
             dtype=buffer.dtype,
             dense=False,
-            typed=typed,
+            typed=found.typed,
         )
-        return declared
+        return found.declared
+
+    def _form(self, form: Prepacked) -> tirx.Buffer:
+        """The argument of a constant's packed form, of which there is one when this has run, if products need it."""
+        s, source = self.statements, self.views[form.parameter]
+        needed: tirx.Expr | bool = False
+        for node, serial in _reading(self.program.body, form.name, serial=False):
+            needed = either(needed, self._contraction(node, {}, serial=serial).many_rows(s))
+        found = Form.declare(s, Packer(form=form, machine=self.machine, dtype=source.dtype), source, needed)
+        self.forms[form.name] = found.matrix
+        return found.declared
 
     def _cut(self, strides: list[tirx.Expr], parts: tuple[int, ...], shape: list[tirx.Expr]) -> list[tirx.Expr]:
         """The strides of all dimensions, from those of the caller's: parts of one dimension lie in it in a row."""
@@ -193,7 +213,9 @@ class _Lowering:
             variables=variables,
             serial=serial,
             machine=self.machine,
-            packed=self.packed.get(id(node)),
+            packed=self.packed.get(id(node))
+            if node.product is None
+            else self.forms.get(node.product.packed or "", self.packed.get(id(node))),
         )
 
     def _loop(self, s: Statements, node: Loop, variables: Variables, *, serial: bool) -> None:
@@ -235,6 +257,18 @@ class _Lowering:
             return
         with s.loop("i", view.extents[len(at)]) as i:
             self._fill_rows(s, view, raw, [*at, i])
+
+
+def _reading(nodes: tuple[Node, ...], form: str, *, serial: bool) -> Iterator[tuple[Compute, bool]]:
+    """The products that read a packed form, and whether a thread does each of them alone."""
+    for node in nodes:
+        match node:
+            case Compute(product=MatrixProduct(packed=name)) if name == form:
+                yield node, serial
+            case When(body=body):
+                yield from _reading(body, form, serial=serial)
+            case Loop(body=body, parallel=parallel):
+                yield from _reading(body, form, serial=serial or parallel)
 
 
 def _streams(nodes: tuple[Node, ...]) -> bool:

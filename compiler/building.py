@@ -14,9 +14,10 @@ from .. import __version__
 from ..ir.diagnostics import EinfallError, error
 from ..ir.target import Target
 from ..runtime.artifact import Artifact, tool_versions
+from ..runtime.calling import Code
 from ..runtime.kernel import Compiled
-from ..runtime.signature import Signature
-from ..runtime.threads import NO_POOL, TVM_POOL, Pool
+from ..runtime.signature import PackedForm, Signature
+from ..runtime.threads import NO_POOL
 from ..runtime.tiles import request_tiles
 from ..runtime.tvm_runtime import importing_tvm
 from .explaining import explain
@@ -51,7 +52,10 @@ def build(
     program = form.program
     explanation = explain(cascade, text, form, online=options.online)
     # Before a call its memory is held against the machine's: at least one thread holds tiles.
-    signature = Signature.of(cascade, workspace=explanation.memory, fixed=fixed)
+    packed = tuple(
+        PackedForm(parameter=form.parameter, transposed=form.transposed, layout=form.layout) for form in program.prepacked
+    )
+    signature = Signature.of(cascade, workspace=explanation.memory, fixed=fixed, packed=packed)
     built = _generate(program, goal)
 
     def make() -> Artifact:
@@ -72,20 +76,18 @@ def build(
             artifact = make()
         except EinfallError as failure:
             _say_once(f"compiled kernels are not cached: {failure.diagnostics[0].message}")
-    function: Callable[..., object]
-    pool: Pool = TVM_POOL
     if not _runs_here(goal):
-        function = _refusal(cascade.name, goal)
+        code = Code(function=_refusal(cascade.name, goal))
     elif artifact is not None:
-        function, pool = artifact.load_function()
+        code = artifact.load_code()
     else:
-        function = built.module["main"]  # type: ignore[index]
+        main, *pack = (built.module[name] for name in built.functions)  # type: ignore[index]
+        code = Code(function=main, packers=tuple(pack))
     compiled = Compiled(
         signature=signature,
-        function=function,
+        code=code,
         explanation=explanation,
         target=str(goal),
-        pool=pool,
         sources={"cascade": text, **{kind: _text(lambda: built, kind) for kind in _TEXTS}},
         artifact=make if artifact is None else lambda: artifact,
         roofline=roofline(goal, signature),
@@ -115,11 +117,10 @@ def from_artifact(artifact: Artifact, machine: Target, again: Callable[[], Casca
     runs = artifact.arch == host_target().arch and artifact.features <= host_target().features
     if runs and any(feature.startswith("amx") for feature in artifact.features):
         request_tiles()
-    function, pool = artifact.load_function() if runs else (_refusal(artifact.signature.name, machine), NO_POOL)
+    code = artifact.load_code() if runs else Code(function=_refusal(artifact.signature.name, machine), pool=NO_POOL)
     return Compiled(
         signature=artifact.signature,
-        function=function,
-        pool=pool,
+        code=code,
         explanation=artifact.explanation,
         target=artifact.target,
         sources=sources,

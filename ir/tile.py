@@ -13,6 +13,7 @@ from enum import Enum
 
 from .cascade import Cascade, Let, Origin, RankExtent
 from .expr import Expr, Read, ranks_of, reads_of
+from .layouts import Panels
 from .microkernels import FMA
 from .types import DType
 
@@ -63,7 +64,7 @@ class MatrixProduct:
     and ``scale`` the factors that no reduced rank indexes, which whoever makes a Compute of the product turns into its
     ``epilogue``: what is stored in the place of the finished sum, a scalar read of :data:`SUM`. It is evaluated on the
     registers that hold the sums; of its Compute's target it may read the element that it is about to write. ``kernel`` is the
-    name of the micro-kernel (:mod:`.microkernels`).
+    name of the micro-kernel (:mod:`.microkernels`), ``packed`` that of the :class:`Prepacked` form of the right operand.
     """
 
     rows: str | None
@@ -74,6 +75,7 @@ class MatrixProduct:
     scale: tuple[tuple[str, Expr], ...] = ()  # ("mul" | "div", factor)
     epilogue: Expr | None = None
     kernel: str = FMA
+    packed: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,11 +177,32 @@ class When:
 Node = Compute | Fill | Loop | When
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepacked:
+    """A constant in the order in which micro-kernels read it, made when it is bound.
+
+    ``parameter`` is the right operand [k, n] = ``shape`` of products, [n, k] where ``transposed``. It is an argument beside the
+    parameter itself; a caller that has not bound the constant passes one byte, and it is packed in the call.
+    """
+
+    name: str
+    parameter: str
+    shape: tuple[Expr, Expr]
+    transposed: bool
+    layout: Panels
+
+    @property
+    def size(self) -> Expr:
+        """Bytes, over the sizes."""
+        return self.layout.size_over(*self.shape)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TileProgram:
     """A whole kernel. ``cascade`` keeps the signature (parameters, results, sizes, lets) and the mathematics.
 
     ``derived`` are sizes that the passes introduced (the rows of a tile), computed once at the start of a call.
+    ``prepacked`` are constants in another form, arguments that follow the results.
     """
 
     cascade: Cascade
@@ -187,6 +210,7 @@ class TileProgram:
     body: tuple[Node, ...]
     derived: tuple[Let, ...] = ()
     decisions: tuple[Decision, ...] = ()
+    prepacked: tuple[Prepacked, ...] = ()
 
     @property
     def by_name(self) -> dict[str, Buffer]:
@@ -223,7 +247,7 @@ def packed_before(loop: Loop) -> tuple[Compute, ...]:
     found: list[Compute] = []
     for node in inside:
         product = node.product
-        if product is None or node.method is not Method.CONTRACTION or product.kernel != FMA:
+        if product is None or node.method is not Method.CONTRACTION or product.kernel != FMA or product.packed is not None:
             continue
         if product.rows is None or product.columns is None:
             continue

@@ -14,6 +14,7 @@ from .select import select
 from .simplification.heads import in_groups
 from .simplification.normalize import normalize
 from .simplification.simplify import simplify
+from .tiling.prepack import prepacked
 from .tiling.streaming import streaming
 
 
@@ -44,8 +45,13 @@ def lower(cascade: Cascade, *, target: Target | None = None, online: bool = True
     target = Target.parse("cpu") if target is None else target
     if not online:
         form = select(prepared.cascade, target, online=False)
-        return Lowered(program=streaming(form.program, target), prepared=prepared, derivation=form.derivation)
+        return Lowered(program=_finished(form.program, target), prepared=prepared, derivation=form.derivation)
     grouped = in_groups(prepared.cascade)
     form = in_chunks(select(grouped.cascade, target, online=True), grouped.cascade, target)
     prepared = replace(prepared, decisions=(*prepared.decisions, *grouped.decisions))
-    return Lowered(program=streaming(form.program, target), prepared=prepared, derivation=form.derivation)
+    return Lowered(program=_finished(form.program, target), prepared=prepared, derivation=form.derivation)
+
+
+def _finished(program: TileProgram, target: Target) -> TileProgram:
+    """What is decided for the chosen form only."""
+    return prepacked(streaming(program, target), target)

@@ -12,20 +12,21 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ..ir.diagnostics import EinfallError, did_you_mean, error
+from ..ir.layouts import packers
+from .calling import Code
 from .explanation import Explanation
 from .launcher import adopt
 from .signature import Json, Signature
-from .threads import Pool
-from .tvm_runtime import load_main
+from .tvm_runtime import load_functions
 
-FORMAT = 2
+FORMAT = 3
 """The version of the file format. A reader refuses every other one."""
 
 SUFFIX = ".efk"
@@ -131,13 +132,14 @@ class Artifact:
                 help="compile it for this machine, or for one of the baselines such as cpu:x86-64-v3",
             )
 
-    def load_function(self) -> tuple[Callable[..., object], Pool]:
-        """The compiled function and its threads, from a private copy of the library that is gone once it is loaded."""
+    def load_code(self) -> Code:
+        """The compiled code, from a private copy of the library that is gone once it is loaded."""
         with tempfile.TemporaryDirectory(prefix="einfall-", ignore_cleanup_errors=True) as folder:
             path = Path(folder) / _LIBRARY
             path.write_bytes(self.library)
             try:
-                return load_main(path), adopt(path)
+                main, *pack = load_functions(path, ("main", *packers(len(self.signature.packed))))
+                return Code(function=main, packers=tuple(pack), pool=adopt(path))
             except (OSError, RuntimeError, AttributeError, ValueError) as failure:
                 first = str(failure).strip().partition("\n")[0]
                 raise error("E1104", f"the library of `{self.signature.name}` cannot be loaded: {first}") from None

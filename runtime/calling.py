@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import prod
 
 from ..ir.diagnostics import EinfallError, did_you_mean, error
@@ -12,10 +12,11 @@ from .arrays import Family, Memory, overlap
 from .extents import determined_sizes, resolve
 from .families import NUMPY, family_of
 from .fastpath import FastPath, FastPlan
+from .packing import missing, packed
 from .results import result_tuple
 from .scalars import checked_scalar
 from .signature import Parameter, Signature
-from .threads import Pool, checked_threads, scale_of
+from .threads import TVM_POOL, Pool, checked_threads, scale_of
 from .torch_arrays import TorchFamily
 
 _MOST_PLANS = 4096
@@ -25,13 +26,25 @@ _ELEMENT = 4  # bytes, near enough for the scale of a call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Code:
+    """The functions of a compiled kernel: the kernel itself, one for each constant that it takes packed, and where their
+    parallel loops run. Without ``packers`` no constant is packed."""
+
+    function: Callable[..., object]
+    packers: tuple[Callable[..., object], ...] = ()
+    pool: Pool = TVM_POOL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BoundTensor:
-    """An input that was bound: what is passed to the function, its shape, and the array it came from."""
+    """An input that was bound: what is passed to the function, its shape, and the array it came from. ``packed`` are its forms
+    by their places among the signature's."""
 
     carrier: object
     shape: tuple[int, ...]
     value: object
     family: Family
+    packed: Mapping[int, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,23 +62,23 @@ class Caller:
     """Calls one compiled function with a user's arguments.
 
     ``tensors`` and ``scalars`` are the parameters that were bound, ``sizes`` the free sizes that were. The function
-    takes the input tensors, the results, the scalars and the sizes, in the order of the signature.
+    takes the input tensors, the results, the packed constants, the scalars and the sizes, in the order of the signature.
     """
 
     def __init__(
         self,
         signature: Signature,
-        function: Callable[..., object],
+        code: Code,
         *,
-        pool: Pool,
         tensors: Mapping[str, BoundTensor],
         scalars: Mapping[str, int | float],
         sizes: Mapping[str, int],
         threads: int,
     ) -> None:
         self.signature = signature
-        self.function = function
-        self.pool = pool
+        self.code = code
+        self.function = code.function
+        self.pool = code.pool
         self.tensors = dict(tensors)
         self.scalars = dict(scalars)
         self.sizes = dict(sizes)
@@ -73,20 +86,41 @@ class Caller:
         self.open = [p for p in signature.parameters if p.name not in tensors and p.name not in scalars]
         determined = determined_sizes(signature)
         self.undetermined = [s for s in signature.sizes if s not in determined and s not in sizes]
+        self.packed = [
+            (tensors[form.parameter].packed if form.parameter in tensors else {}).get(i) or missing()
+            for i, form in enumerate(signature.packed)
+        ]
         self.results = result_tuple(signature.name, [r.name for r in signature.results])
         self.fast = FastPath(
             signature=signature,
             bound={**{name: t.carrier for name, t in tensors.items()}, **scalars},
             sizes=self.undetermined,
             threads=threads,
-            pool=pool,
-            function=function,
+            pool=code.pool,
+            function=code.function,
+            packed=self.packed,
             general=self.call,
             failed=self.failed,
             convert_scalar=_scalar,
             results=self.results,
             kept={name: t.family.memory(t.value).bounds for name, t in tensors.items()},
         )
+
+    def packing(self, tensor: BoundTensor, name: str) -> BoundTensor:
+        """A bound tensor, whose shape has been checked, with the packed forms in which the kernel takes it."""
+        forms = {
+            i: (form, packer)
+            for i, (form, packer) in enumerate(zip(self.signature.packed, self.code.packers, strict=False))
+            if form.parameter == name
+        }
+        if not forms:
+            return tensor
+        self.pool.use(scale_of(_ELEMENT * prod(tensor.shape)) + self.threads)
+        try:
+            made = {i: packed(form, packer, tensor.shape, tensor.carrier) for i, (form, packer) in forms.items()}
+        except Exception as failure:
+            raise self.failed(failure) from None
+        return replace(tensor, packed=made)
 
     def slow(self, args: Sequence[object], named: Mapping[str, object]) -> object:
         """A call whose arguments do not fit the generated function's: odd names, or a mistake."""
@@ -173,7 +207,7 @@ class Caller:
         inputs = [carriers[p.name] for p in self.signature.tensors]
         scalars = [numbers[p.name] for p in self.signature.scalars]
         return Run(
-            arguments=(*inputs, *passed, *scalars, *sizes),
+            arguments=(*inputs, *passed, *self.packed, *scalars, *sizes),
             sizes=dict(zip(self.signature.sizes, sizes, strict=True)),
             scale=scale,
             results=tuple(results),

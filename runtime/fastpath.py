@@ -45,6 +45,7 @@ class FastPath:
         threads: int,
         pool: Pool,
         function: Callable[..., object],
+        packed: Sequence[object],
         general: Callable[..., object],
         failed: Callable[[Exception], Exception],
         convert_scalar: Callable[[Parameter, object], int | float],
@@ -90,6 +91,8 @@ class FastPath:
                 self.namespace[f"{PREFIX}b{position}"] = bound[parameter.name]
             if parameter.name in self.kept:
                 self.namespace[f"{PREFIX}k{position}"] = window(*self.kept[parameter.name])
+        self.packed = [f"{PREFIX}w{position}" for position in range(len(packed))]
+        self.namespace.update(zip(self.packed, packed, strict=True))
         for position, result in enumerate(signature.results):
             self.namespace[f"{PREFIX}o{position}"] = value_type(result.dtype).storage
         self.source = "\n".join(self._lines()) + "\n"
@@ -223,6 +226,7 @@ class FastPath:
                 arguments.append(_carrier(value_type(p.dtype), names[p.name], torch=torch))
         for r, out in zip(self.signature.results, outs, strict=True):
             arguments.append(_carrier(value_type(r.dtype), out, torch=torch))
+        arguments += self.packed
         yield f"        if {e}current.setting != {e}setting: {e}use({e}setting)"
         passed = ", ".join([*arguments, *scalars, f"*{e}sizes"])
         if scalars:  # their errors are the user's, those of the function ours

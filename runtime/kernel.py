@@ -15,29 +15,28 @@ from ..ir.expr import sizes_of
 from .arrays import as_tensors
 from .artifact import Artifact
 from .benchmark import Benchmark, Roofline, measure
-from .calling import BoundTensor, Caller, bind_tensor
+from .calling import BoundTensor, Caller, Code, bind_tensor
 from .explanation import Explanation
 from .extents import checked_size, known_sizes, value_of
 from .scalars import checked_scalar
 from .signature import Signature
-from .threads import TVM_POOL, Pool, checked_threads, default_threads
+from .threads import checked_threads, default_threads
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compiled:
     """What compilation gives to the runtime.
 
-    ``function`` takes the input tensors, the results (DLPack tensors), the scalars and the sizes (numbers), in the
-    order of ``signature``; its parallel loops run in ``pool``. ``sources`` holds texts, or functions that make them when
+    The function of ``code`` takes the input tensors, the results, the packed constants (DLPack tensors), the scalars and the
+    sizes (numbers), in the order of ``signature``. ``sources`` holds texts, or functions that make them when
     they are asked for. ``artifact`` makes the saved form. ``roofline`` gives the limits of the machine for a number of
     threads and of bytes.
     """
 
     signature: Signature
-    function: Callable[..., object]
+    code: Code
     explanation: Explanation
     target: str
-    pool: Pool = TVM_POOL
     sources: Mapping[str, str | Callable[[], str]] = field(default_factory=dict)
     artifact: Callable[[], Artifact] | None = None
     roofline: Callable[[int, int], Roofline] | None = None
@@ -60,8 +59,7 @@ class Kernel:
         self._compiled = compiled
         self._caller = Caller(
             compiled.signature,
-            compiled.function,
-            pool=compiled.pool,
+            compiled.code,
             tensors=tensors or {},
             scalars=scalars or {},
             sizes=sizes or {},
@@ -118,7 +116,8 @@ class Kernel:
     def bind(self, **values: object) -> Kernel:
         """A kernel with fewer parameters: some arrays, numbers and sizes are given once and for all.
 
-        Arrays are kept, not copied, and must not be changed afterwards.
+        Arrays are kept, not copied, and must not be changed afterwards. Of a constant that the kernel reads in an order of its
+        own (:meth:`explain` tells) a copy in that order is kept besides.
         Raises EinfallError E1001, E1003, E1004, E1007 to E1012, E1014.
         """
         caller, signature = self._caller, self._compiled.signature
@@ -140,6 +139,8 @@ class Kernel:
                 raise error("E1001", f"`{self.name}` has nothing to bind named `{name}`", help=did_you_mean(name, known))
         found = known_sizes(signature, {name: t.shape for name, t in tensors.items()}, sizes)
         chosen = {name: found[name] for name in sizes if name in found}
+        for name in set(tensors) - set(caller.tensors):
+            tensors[name] = caller.packing(tensors[name], name)
         return self._with(tensors=tensors, scalars=scalars, sizes=chosen)
 
     def workspace_bytes(self, **sizes: int) -> int:

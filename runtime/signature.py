@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from ..ir.cascade import Cascade, Role
 from ..ir.expr import Cast, Const, Expr, Op, Select, Size, integer, size, sizes_of, substitute
+from ..ir.layouts import Panels
 from ..ir.operators import FUNCTIONS
 from ..ir.printer import expr_to_source
 from ..ir.types import DTYPES, INDEX, QuantType, StorageType
@@ -46,13 +47,31 @@ class Result:
     shape: tuple[Expr, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedForm:
+    """A constant of two dimensions in the order in which the kernel reads it: an argument of bytes, after the results.
+
+    ``parameter`` is the constant [k, n], or [n, k] where ``transposed``.
+    """
+
+    parameter: str
+    transposed: bool
+    layout: Panels
+
+    def size(self, shape: tuple[int, ...]) -> int:
+        """Bytes for a constant of this shape."""
+        k, n = reversed(shape) if self.transposed else shape
+        return self.layout.size(k, n)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Signature:
     """The parameters, results and sizes of one kernel.
 
     ``sizes`` are the free sizes in the order in which the compiled function takes them; ``fixed`` those that were bound
     at compile time. ``lets`` define further sizes, in an order in which they can be computed. ``requires`` are
-    (condition, text) pairs. ``workspace`` is the number of bytes of scratch memory that one call allocates.
+    (condition, text) pairs. ``workspace`` is the number of bytes of scratch memory that one call allocates. ``packed`` are
+    constants in a further form, for which one byte is passed where they are not bound.
     """
 
     name: str
@@ -63,6 +82,7 @@ class Signature:
     lets: tuple[tuple[str, Expr], ...] = ()
     requires: tuple[tuple[Expr, str], ...] = ()
     workspace: Expr = field(default_factory=lambda: integer(0))
+    packed: tuple[PackedForm, ...] = ()
 
     @cached_property
     def tensors(self) -> tuple[Parameter, ...]:
@@ -79,7 +99,13 @@ class Signature:
         return tuple(p.name for p in self.parameters)
 
     @staticmethod
-    def of(cascade: Cascade, *, workspace: Expr | None = None, fixed: Mapping[str, int] | None = None) -> Signature:
+    def of(
+        cascade: Cascade,
+        *,
+        workspace: Expr | None = None,
+        fixed: Mapping[str, int] | None = None,
+        packed: tuple[PackedForm, ...] = (),
+    ) -> Signature:
         """The signature of a cascade. ``fixed`` names the sizes that were substituted in it."""
         return Signature(
             name=cascade.name,
@@ -90,6 +116,7 @@ class Signature:
             lets=_in_order({each.name: each.value for each in cascade.lets}),
             requires=tuple((each.condition, each.text) for each in cascade.requires),
             workspace=integer(0) if workspace is None else workspace,
+            packed=packed,
         )
 
     def with_sizes(self, values: Mapping[str, int]) -> Signature:
@@ -123,6 +150,7 @@ class Signature:
             "lets": [[name, expr_json(value)] for name, value in self.lets],
             "requires": [[expr_json(condition), text] for condition, text in self.requires],
             "workspace": expr_json(self.workspace),
+            "packed": [_packed_json(form) for form in self.packed],
         }
 
     @staticmethod
@@ -139,6 +167,7 @@ class Signature:
                     "lets": list(lets),
                     "requires": list(requires),
                     "workspace": workspace,
+                    "packed": list(packed),
                 }:
                     return Signature(
                         name=name,
@@ -149,6 +178,7 @@ class Signature:
                         lets=tuple((_text(n), expr_from_json(e)) for n, e in map(_pair, lets)),
                         requires=tuple((expr_from_json(e), _text(t)) for e, t in map(_pair, requires)),
                         workspace=expr_from_json(workspace),
+                        packed=tuple(_packed(form) for form in packed),
                     )
         except (KeyError, TypeError, RecursionError) as failure:
             raise ValueError(f"not a signature: {failure!r}") from None
@@ -277,6 +307,34 @@ def _result(data: Json) -> Result:
             return Result(name=name, dtype=_type(dtype), shape=tuple(expr_from_json(e) for e in shape))
         case _:
             raise ValueError(f"not a result: {data!r}")
+
+
+def _packed_json(form: PackedForm) -> Json:
+    layout = form.layout
+    return {
+        "parameter": form.parameter,
+        "transposed": form.transposed,
+        "columns": layout.columns,
+        "steps": layout.steps,
+        "bits": layout.bits,
+        "notes": layout.notes,
+    }
+
+
+def _packed(data: Json) -> PackedForm:
+    match data:
+        case {
+            "parameter": str(parameter),
+            "transposed": bool(transposed),
+            "columns": int(columns),
+            "steps": int(steps),
+            "bits": int(bits),
+            "notes": bool(notes),
+        } if min(columns, steps, bits) > 0:
+            layout = Panels(columns=columns, steps=steps, bits=bits, notes=notes)
+            return PackedForm(parameter=parameter, transposed=transposed, layout=layout)
+        case _:
+            raise ValueError(f"not a packed constant: {data!r}")
 
 
 def _pair(data: Json) -> tuple[Json, Json]:

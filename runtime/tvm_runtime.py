@@ -66,10 +66,10 @@ def tvm_ffi() -> ModuleType:
     return bindings
 
 
-def load_main(library: Path) -> Callable[..., object]:
-    """The function ``main`` of a kernel's library. Raises what :func:`tvm_ffi` does, and what the loader does."""
-    main: Callable[..., object] = tvm_ffi().load_module(str(library))["main"]
-    return main
+def load_functions(library: Path, names: Sequence[str]) -> tuple[Callable[..., object], ...]:
+    """Functions of a kernel's library. Raises what :func:`tvm_ffi` does, and what the loader does."""
+    module = tvm_ffi().load_module(str(library))
+    return tuple(module[name] for name in names)
 
 
 def global_function(name: str) -> Callable[..., object]:

@@ -19,6 +19,7 @@ from .gemv import emit_skinny
 from .operand import Epilogue, Formula, Operand
 from .packing import (
     PackedColumns,
+    PackedMatrix,
     PackedRows,
     columns_size,
     emit_pack_columns,
@@ -26,6 +27,7 @@ from .packing import (
     emit_pack_transposed,
     packed_columns,
     packed_rows,
+    row_pitch,
     rows_in_place,
     rows_size,
 )
@@ -51,15 +53,15 @@ def emit_gemm(
     plan: GemmPlan,
     parallel: bool,
     epilogue: Epilogue | None = None,
-    packed: PackedColumns | None = None,
+    packed: PackedMatrix | None = None,
 ) -> tirx.Stmt:
     """C[m, n] = epilogue(A[m, k] · B[k, n]), or epilogue(C + A · B) with `accumulate`, in `dtype` ("float32" or
     "float64").
 
     A and B may be of a narrower floating type; so may C, without `accumulate`. B may also be a window's view of an image; C's
     rows are contiguous then. Any size may be 0; k = 0 still writes C. The operands must not overlap C. `parallel` makes one
-    parallel loop of `plan.threads` tasks: it must not stand inside another. `packed` is all of B, packed by
-    :func:`pack_right`.
+    parallel loop of `plan.threads` tasks: it must not stand inside another. `packed` is all of B, packed already; C's rows
+    are contiguous then.
     """
     if packed is None and c.columns_contiguous and not c.rows_contiguous and not isinstance(b, WindowOperand):
         flipped = None if epilogue is None else epilogue.transposed()
@@ -71,7 +73,7 @@ def emit_gemm(
         a=a, b=b, c=c, k=k, dtype=dtype, accumulate=accumulate, plan=plan, epilogue=epilogue, ragged_rows=ragged[0],
         ragged_cols=ragged[1], packed=packed,
     )  # fmt: skip
-    if packed is not None or isinstance(b, WindowOperand):
+    if isinstance(b, WindowOperand):
         product.emit_tasks(s, m, n, parallel=parallel)
         return s.finish()
     wide = emit_skinny(
@@ -85,14 +87,15 @@ def emit_gemm(
 
 def pack_right(
     s: Statements, *, b: Operand | Formula, n: tirx.Expr | int, k: tirx.Expr | int, dtype: str, plan: GemmPlan
-) -> PackedColumns:
+) -> PackedMatrix:
     """All of B[k, n] packed, for products that share it. It must fit one block: `plan.shallow` and n at most `plan.nc`."""
     k, n = s.bind("k", k), s.bind("n", n)
     target = _allocate(s, "packed_right", columns_size(round_up(n, plan.nr), plan), dtype)
     emit_pack_columns(
-        s, b=b, target=target, base=index(0), start=index(0), depth=k, col=index(0), cols=n, plan=plan, dtype=dtype
+        s, b=b, target=target, base=index(0), start=index(0), depth=k, col=index(0), cols=n, plan=plan, dtype=dtype,
+        height=row_pitch(plan),
     )  # fmt: skip
-    return packed_columns(target, index(0), plan)
+    return PackedMatrix(buffer=target, height=row_pitch(plan), single=True)
 
 
 def _choose(condition: tirx.Expr, yes: tirx.Expr, no: tirx.Expr) -> tirx.Expr:
@@ -129,7 +132,7 @@ class _Product:
     epilogue: Epilogue | None
     ragged_rows: int | None
     ragged_cols: int | None
-    packed: PackedColumns | None
+    packed: PackedMatrix | None
 
     @property
     def packs_down(self) -> bool:
@@ -154,7 +157,7 @@ class _Product:
     def emit(self, s: Statements, *, row: tirx.Expr, height: tirx.Expr, col: tirx.Expr, width: tirx.Expr) -> None:
         """The `height` × `width` elements of C from (row, col) on, neither of them negative."""
         plan = self.plan
-        if self.packed is not None:
+        if self.packed is not None and self.packed.single:
             one, mc = index(1), round_up(height, plan.mr)
             blocks = _Blocks(
                 row=row, height=height, col=col, width=width, rows=one, mc=mc, cols=one, nc=width, depths=one, kc=self.k
@@ -163,7 +166,9 @@ class _Product:
             return
         deep = maximum(self.k, 1)
         widest = max(plan.nr, plan.nc // DOWN // plan.nr * plan.nr) if self.packs_down else plan.nc
-        limit = minimum(widest, maximum(_down(tirx.truncdiv(index(plan.keep), deep), plan.nr), plan.nr))
+        limit: tirx.Expr = index(widest)
+        if self.packed is None:
+            limit = minimum(widest, maximum(_down(tirx.truncdiv(index(plan.keep), deep), plan.nr), plan.nr))
         col_blocks, nc = _balanced(s, "col", width, s.bind("col_limit", limit), plan.nr)
         depth_blocks, kc = (index(1), self.k) if plan.shallow else _balanced(s, "depth", self.k, plan.kc, plan.unit)
         tall = maximum(_down(tirx.truncdiv(index(plan.keep), deep), plan.mr), plan.mc)
@@ -209,22 +214,22 @@ class _Product:
             row, col = s.bind("row", blocks.row + first_row), s.bind("col", blocks.col + first_col)
             slot = _choose(blocks.rows > 1, pc, tirx.truncmod(pc, group) if at_once else index(0))
             b_at = s.bind("b_at", slot * b_size)
-            columns = self.packed
+            columns = None if self.packed is None else self.packed.block(col, start, plan)
             if packed_b is not None:
                 if at_once and not isinstance(self.b, WindowOperand):
                     with s.when(both(condition(ic == 0), condition(tirx.truncmod(pc, group) == 0))):
                         emit_pack_transposed(
                             s, b=self.b, target=packed_b, base=b_at, size=b_size, start=start,
                             blocks=minimum(group, depths - pc), kc=blocks.kc, depth=self.k, col=col, cols=cols,
-                            plan=plan, dtype=self.dtype,
+                            plan=plan, dtype=self.dtype, height=row_pitch(plan),
                         )  # fmt: skip
                 else:
                     with s.when(condition(ic == 0)):
                         emit_pack_columns(
                             s, b=self.b, target=packed_b, base=b_at, start=start, depth=depth, col=col, cols=cols,
-                            plan=plan, dtype=self.dtype,
+                            plan=plan, dtype=self.dtype, height=row_pitch(plan),
                         )  # fmt: skip
-                columns = packed_columns(packed_b, b_at, plan)
+                columns = packed_columns(packed_b, b_at, plan, row_pitch(plan))
             assert columns is not None
             packed = rows_in_place(self.a, row, start, plan, self.dtype)
             if packed is None:

@@ -32,6 +32,22 @@ class PackedRows:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PackedMatrix:
+    """All of B as panels of nr columns from the start of `buffer` on, each with room for `height` steps of k.
+
+    `single` tells that it is one block of what stays in the caches.
+    """
+
+    buffer: tirx.Buffer
+    height: tirx.Expr | int
+    single: bool
+
+    def block(self, col: tirx.Expr, start: tirx.Expr, plan: GemmPlan) -> PackedColumns:
+        """The columns from `col` on, a multiple of nr, at the steps from `start` on."""
+        return packed_columns(self.buffer, col * self.height + start * plan.nr, plan, self.height)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PackedColumns:
     """A packed block of B. `vector(base, v, p)` reads vector v of step p of the panel whose `base(panel)` has been
     computed; `ahead(base, i)` asks for line i of the panel after it."""
@@ -148,19 +164,29 @@ def emit_pack_columns(
     cols: tirx.Expr,
     plan: GemmPlan,
     dtype: str,
+    height: tirx.Expr | int,
 ) -> None:
-    """Copies B[start : start + depth, col : col + cols] to `base` as panels of nr columns; lanes beyond the last column are
-    harmless."""
-    nr, nv, lanes, height = plan.nr, plan.nv, plan.lanes, row_pitch(plan)
+    """Copies B[start : start + depth, col : col + cols] to `base` as panels of nr columns and `height` rows, a multiple of a
+    vector; lanes beyond the last column are harmless."""
+    nr, nv, lanes = plan.nr, plan.nv, plan.lanes
     if isinstance(b, WindowOperand):
         b.emit_pack(
-            s, target=target, base=base, start=start, depth=depth, col=col, cols=cols, plan=plan, dtype=dtype, height=height
+            s,
+            target=target,
+            base=base,
+            start=start,
+            depth=depth,
+            col=col,
+            cols=cols,
+            plan=plan,
+            dtype=dtype,
+            height=row_pitch(plan),
         )
         return
     if b.columns_contiguous and not b.rows_contiguous:
         emit_pack_transposed(
             s, b=b, target=target, base=base, size=index(0), start=start, blocks=index(1), kc=depth, depth=start + depth,
-            col=col, cols=cols, plan=plan, dtype=dtype,
+            col=col, cols=cols, plan=plan, dtype=dtype, height=height,
         )  # fmt: skip
         return
 
@@ -202,13 +228,14 @@ def emit_pack_transposed(
     cols: tirx.Expr,
     plan: GemmPlan,
     dtype: str,
+    height: tirx.Expr | int,
 ) -> None:
     """Copies B[start : depth, col : col + cols] to `base`, `blocks` blocks of `kc` rows, each of `size` elements: for B whose
     columns are contiguous, squares of which are transposed in registers.
 
     All the way down a few columns: each lies in pages of its own, which cost more to find than to read.
     """
-    nr, lanes, height = plan.nr, plan.lanes, row_pitch(plan)
+    nr, lanes = plan.nr, plan.lanes
     with s.loop("strip", ceil_div(cols, nr) * plan.nv) as strip, s.loop("block", blocks) as block:
         # The last column again instead of columns beyond it, up to a whole panel: see `emit_pack_rows`.
         places = [s.bind(f"at_{j}", col + minimum(strip * lanes + j, cols - 1)) for j in range(lanes)]
@@ -230,9 +257,9 @@ def emit_pack_transposed(
             square(chunk, s.bind("count", rows - chunk * lanes))
 
 
-def packed_columns(buffer: tirx.Buffer, at: tirx.Expr, plan: GemmPlan) -> PackedColumns:
-    """The block of B that `emit_pack_columns` left at `at`."""
-    nr, height = plan.nr, row_pitch(plan)
+def packed_columns(buffer: tirx.Buffer, at: tirx.Expr, plan: GemmPlan, height: tirx.Expr | int) -> PackedColumns:
+    """The block of B that `emit_pack_columns` left at `at`, in panels of `height` rows."""
+    nr = plan.nr
     return PackedColumns(
         buffer=buffer,
         base=lambda panel: at + panel * (height * nr),

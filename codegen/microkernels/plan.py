@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from ...ir.microkernels import FEW_ROWS
+
 BYTES = {"float32": 4, "float64": 8}
 
 
@@ -106,7 +108,7 @@ def plan_gemm(facts: CpuFacts, dtype: str, m: int | None = None, n: int | None =
         nc=nc,
         threads=facts.threads,
         unroll=4,
-        skinny=16,
+        skinny=FEW_ROWS,
         fused=facts.has_fma,
         shallow=k is not None and k <= kc,
     )

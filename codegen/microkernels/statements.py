@@ -65,6 +65,11 @@ def both(a: tirx.Expr | bool, b: tirx.Expr | bool) -> tirx.Expr:
     return tirx.And(a, b)
 
 
+def either(a: tirx.Expr | bool, b: tirx.Expr | bool) -> tirx.Expr:
+    """Disjunction, folded where one side is a literal."""
+    return negation(both(negation(a), negation(b)))
+
+
 def negation(flag: tirx.Expr | bool) -> tirx.Expr:
     """Not, folded for a literal."""
     flag = condition(flag)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from ...ir.cascade import RankExtent
 from ...ir.expr import Const, Expr, Op, Rank, Read, integer, op, rank, ranks_of, reads_of, transform
 from ...ir.index import at_most
+from ...ir.microkernels import panel_columns
 from ...ir.target import Target
 from ...ir.tile import SUM, Buffer, Compute, Loop, Method, Node, Scope, When, walk
 from .methods import choose
@@ -65,8 +66,7 @@ def rows_of_block(target: Target) -> int:
 
 def deepest_panel(target: Target, bits: int) -> int:
     """The depth to which a panel of a right operand of elements of ``bits`` bits is packed in one piece (as in plan.py)."""
-    width = (4 if target.vector_registers >= 32 else 2) * max(1, max(128, target.vector_bits) // bits)
-    return 2 * (target.l1d or 32 * 1024) // 3 // (width * bits // 8)
+    return 2 * (target.l1d or 32 * 1024) // 3 // (panel_columns(target, bits) * bits // 8)
 
 
 def blocked(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from ...ir.cascade import Cascade, Einsum, Role, Tensor
 from ...ir.expr import Cast, Const, Expr, Op, Read, op, ranks_of, reads_of
 from ...ir.index import affine, affine_in
-from ...ir.microkernels import FMA, choose
+from ...ir.microkernels import FEW_ROWS, FMA, choose
 from ...ir.target import Target
 from ...ir.tile import Buffer, MatrixProduct
 from ...ir.types import F32, I32, DType
@@ -20,9 +20,6 @@ from .methods import lane_step
 
 BYTES = ("i8", "u8")
 """The integer types whose products have micro-kernels."""
-
-FEW_ROWS = 16
-"""Rows of a product below which another rank is looked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

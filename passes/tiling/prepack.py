@@ -1,0 +1,95 @@
+"""Constants that are packed when they are bound, for the matrix products that read all of them.
+
+A product packs its right operand block by block into the order in which its micro-kernel reads it. Where that operand is a
+`const` parameter as it stands, the order is a property of the parameter: it depends on the micro-kernel and on nothing that
+a call decides, neither the number of rows nor the number of threads.
+Requires: products with their micro-kernels. Guarantees: the same values in the same order of rounding, bound or not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from ...ir.cascade import Role
+from ...ir.expr import Const, Expr, Rank, Read
+from ...ir.index import equal
+from ...ir.microkernels import FEW_ROWS, FMA, panels
+from ...ir.printer import expr_to_source
+from ...ir.target import Target
+from ...ir.tile import Compute, Decision, Loop, MatrixProduct, Method, Node, Prepacked, TileProgram, When
+from .methods import lane_step
+
+
+def prepacked(program: TileProgram, target: Target) -> TileProgram:
+    """``program`` whose products name the packed form of the constants that they read."""
+    if target.kind != "cpu":
+        return program
+    found = _Found(program, target)
+    body = found.nodes(program.body)
+    if not found.forms:
+        return program
+    decisions = tuple(
+        Decision(
+            made_by="pack",
+            subject=form.parameter,
+            chosen=f"packed when it is bound: panels of {form.layout.columns} columns, {expr_to_source(form.size)} bytes",
+            because=f"a constant, all of which the product {', '.join(dict.fromkeys(found.readers[form.name]))} reads",
+        )
+        for form in found.forms.values()
+    )
+    forms = (*program.prepacked, *found.forms.values())
+    return replace(program, body=body, prepacked=forms, decisions=(*program.decisions, *decisions))
+
+
+@dataclass(slots=True)
+class _Found:
+    program: TileProgram
+    target: Target
+    forms: dict[str, Prepacked] = field(default_factory=dict)
+    readers: dict[str, list[str]] = field(default_factory=dict)
+
+    def nodes(self, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+        return tuple(map(self._node, nodes))
+
+    def _node(self, node: Node) -> Node:
+        match node:
+            case Loop(body=body) | When(body=body):
+                return replace(node, body=self.nodes(body))
+            case Compute(method=Method.CONTRACTION, product=MatrixProduct() as product):
+                form = self._form(node, product)
+                return node if form is None else replace(node, product=replace(product, packed=form))
+            case _:
+                return node
+
+    def _form(self, compute: Compute, product: MatrixProduct) -> str | None:
+        """The name of the packed form of a product's right operand; None where it is read as it lies."""
+        right, columns, inner = product.right, product.columns, product.inner
+        if product.rows is None or columns is None or compute.reduced != (inner,) or not isinstance(right, Read):
+            return None
+        if _few(compute.extent(product.rows)) or _few(compute.extent(columns)) or lane_step(compute.indices, columns) != 1:
+            return None
+        tensor = self.program.cascade.by_name.get(right.tensor)
+        if tensor is None or tensor.role is not Role.CONST or any(part != 1 for part in tensor.parts):
+            return None
+        match right.indices:
+            case (Rank(name=first), Rank(name=second)) if {first, second} == {columns, inner}:
+                lets = {let.name: let.value for let in self.program.cascade.lets}
+                if not all(equal(compute.extent(r), e, lets) for r, e in zip((first, second), tensor.shape, strict=True)):
+                    return None
+                layout = panels(self.target, product.kernel, right.dtype, compute.accumulator)
+            case _:
+                return None
+        if layout is None:
+            return None
+        transposed = first == columns
+        name = f"{tensor.name}.{'rows' if transposed else 'columns'}.{'fma' if product.kernel == FMA else 'dot'}"
+        k, n = reversed(tensor.shape) if transposed else tensor.shape
+        self.forms[name] = Prepacked(
+            name=name, parameter=tensor.name, shape=(k, n), transposed=transposed, layout=layout
+        )  # fmt: skip
+        self.readers.setdefault(name, []).append(compute.target)
+        return name
+
+
+def _few(extent: Expr) -> bool:
+    return isinstance(extent, Const) and int(extent.value) <= FEW_ROWS
