@@ -50,6 +50,12 @@ def tile_bytes(program: TileProgram) -> Expr:
     return simplify(most)
 
 
+def packed_bytes(program: TileProgram) -> Expr:
+    """Bytes of the packed forms of constants, which are kept from the time these are bound, over the free sizes."""
+    lets = {let.name: let.value for let in program.cascade.lets}
+    return _total(expand_lets(form.size, lets) for form in program.prepacked)
+
+
 def _groups(nodes: Iterable[Node]) -> Iterator[Node]:
     """The outermost nodes that run one after another, in whichever branch."""
     for node in nodes:

@@ -22,7 +22,7 @@ def explain(cascade: Cascade, text: str, form: Lowered, *, online: bool = True) 
 
     ``online`` tells whether forms with fewer passes were allowed: otherwise nothing is said about them.
     """
-    from .accounting import flops, tile_bytes, traffic, workspace
+    from .accounting import flops, packed_bytes, tile_bytes, traffic, workspace
 
     program, derivation, prepared = form.program, form.derivation, form.prepared
     is_derived = program.cascade is not prepared.cascade
@@ -39,6 +39,7 @@ def explain(cascade: Cascade, text: str, form: Lowered, *, online: bool = True) 
         traffic=_known(traffic(cascade), lets),
         workspace=workspace(program),
         tiles=tile_bytes(program),
+        packed=packed_bytes(program),
         passes=_passes(cascade, form, online=online),
         live_before=before,
         live_after=before if program.cascade is cascade else tuple(_live(program.cascade)),

@@ -74,7 +74,8 @@ class Explanation:
     ``live_after`` what several passes visit, as written and as compiled. ``flops`` counts the scalar operations of
     the mathematics as written (a multiply-add counts two, functions by the weights of the operator table), ``traffic``
     the bytes of all inputs and results, which any implementation moves at least once. ``workspace`` are the bytes
-    that one call takes from the pool, ``tiles`` the bytes of the tiles of one thread. All are expressions over the sizes.
+    that one call takes from the pool, ``tiles`` the bytes of the tiles of one thread, ``packed`` those that are kept of bound
+    constants besides the constants themselves. All are expressions over the sizes.
     ``threads`` and ``limits`` (the machine's, for a number of threads and of bytes) belong to the machine at hand.
     """
 
@@ -86,6 +87,7 @@ class Explanation:
     traffic: Expr
     workspace: Expr
     tiles: Expr = field(default_factory=lambda: integer(0))
+    packed: Expr = field(default_factory=lambda: integer(0))
     passes: Mapping[str, Passes] = field(default_factory=dict, hash=False)
     live_before: tuple[Live, ...] = ()
     live_after: tuple[Live, ...] = ()
@@ -105,7 +107,7 @@ class Explanation:
     @property
     def sizes(self) -> tuple[str, ...]:
         """The sizes on which the counts depend."""
-        counts = (self.flops, self.traffic, self.workspace, self.tiles)
+        counts = (self.flops, self.traffic, self.workspace, self.tiles, self.packed)
         return tuple(dict.fromkeys(n for e in counts for n in sizes_of(e)))
 
     @property
@@ -129,9 +131,10 @@ class Explanation:
                 return None
 
     def at(self, **sizes: int) -> dict[str, int]:
-        """FLOPs, bytes of traffic, of workspace and of one thread's tiles for these sizes. Raises KeyError for a size
-        that lacks."""
-        wanted = {"flops": self.flops, "traffic": self.traffic, "workspace": self.workspace, "tiles": self.tiles}
+        """FLOPs, bytes of traffic, of workspace, of one thread's tiles and of packed constants for these sizes. Raises KeyError
+        for a size that lacks."""
+        names = ("flops", "traffic", "workspace", "tiles", "packed")
+        wanted: dict[str, Expr] = {name: getattr(self, name) for name in names}
         return {name: evaluate(expr, sizes) for name, expr in wanted.items()}
 
     def summary(self) -> dict[str, Json]:
@@ -158,6 +161,7 @@ class Explanation:
             "traffic": expr_json(self.traffic),
             "workspace": expr_json(self.workspace),
             "tiles": expr_json(self.tiles),
+            "packed": expr_json(self.packed),
         }
 
     @staticmethod
@@ -176,6 +180,7 @@ class Explanation:
                 "traffic": traffic,
                 "workspace": workspace,
                 "tiles": tiles,
+                "packed": packed,
             }:
                 return Explanation(
                     kernel=kernel,
@@ -189,6 +194,7 @@ class Explanation:
                     traffic=expr_from_json(traffic),
                     workspace=expr_from_json(workspace),
                     tiles=expr_from_json(tiles),
+                    packed=expr_from_json(packed),
                 )
         raise ValueError("not an explanation")
 

@@ -125,6 +125,9 @@ def _costs(explanation: Explanation) -> Iterator[Line]:
     tiles = explanation.tiles
     if tiles != Const(value=0, dtype=tiles.dtype):
         yield (_part(f"    bytes of tiles, each of {explanation.threads} threads: {_count(tiles)}"),)
+    packed = explanation.packed
+    if packed != Const(value=0, dtype=packed.dtype):
+        yield (_part(f"    bytes of packed constants, kept once they are bound: {_count(packed)}"),)
 
 
 def _count(expr: Expr) -> str:

@@ -12,6 +12,7 @@ from tvm import tirx
 from einfall.ir.cascade import Role
 from einfall.ir.expr import Expr, integer, op, size
 from einfall.ir.types import DTYPES
+from einfall.runtime.calling import Code
 from einfall.runtime.explanation import Explanation, Group
 from einfall.runtime.kernel import Compiled, Kernel
 from einfall.runtime.signature import Parameter, Result, Signature, expr_from_json
@@ -61,7 +62,7 @@ def kernel(sig: Signature, function: Callable[..., object], **options: int) -> K
 def compiled(sig: Signature, function: Callable[..., object]) -> Compiled:
     return Compiled(
         signature=sig,
-        function=function,
+        code=Code(function=function),
         explanation=Explanation(
             kernel=sig.name,
             einsums=("Y[m, n] = X[m, n]",),

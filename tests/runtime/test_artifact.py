@@ -48,8 +48,7 @@ def test_round_trip(artifact: Artifact, tmp_path: Path) -> None:
     assert again == artifact
     assert again.to_bytes() == path.read_bytes()
     assert [p.name for p in tmp_path.iterdir()] == ["add.efk"]
-    function, _ = again.load_function()
-    kernel = Kernel(compiled(again.signature, function))
+    kernel = Kernel(compiled(again.signature, again.load_code().function))
     a = np.ones((3, 4), np.float32)
     np.testing.assert_array_equal(kernel(a, a), a + a)
 
@@ -138,7 +137,7 @@ def test_arbitrary_bytes(content: bytes) -> None:
 
 def test_a_library_that_is_none(artifact: Artifact) -> None:
     with pytest.raises(EinfallError) as failure:
-        replace(artifact, library=b"no library").load_function()
+        replace(artifact, library=b"no library").load_code()
     assert failure.value.code == "E1104"
 
 
@@ -206,12 +205,13 @@ def test_explanation_as_json() -> None:
         traffic=integer(3),
         workspace=integer(0),
         tiles=op("mul", size("M"), integer(4)),
+        packed=size("M"),
         passes={"m": Passes(before=3, after=1)},
         live_before=(Live(rank="m", tensor="Y", levels=(1, 2), elements=size("M")),),
         live_after=(Live(rank="m0", tensor="Y", levels=(1, 2), elements=integer(64), in_tile=True),),
     )
     assert Explanation.from_json(json.loads(json.dumps(found.to_json()))) == found
-    assert found.at(M=5) == {"flops": 5, "traffic": 3, "workspace": 0, "tiles": 20}
+    assert found.at(M=5) == {"flops": 5, "traffic": 3, "workspace": 0, "tiles": 20, "packed": 5}
     text = str(replace(found, threads=3))
     for line in (
         "m: 3 → 1",

@@ -1,0 +1,195 @@
+"""Constants packed when they are bound: the same bits as when they are packed in the call, for every size and layout."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import einfall
+from einfall.compiler.checking import compare
+from einfall.compiler.program import read_program
+from einfall.ir.diagnostics import EinfallError
+from einfall.ir.types import DTYPES
+from einfall.runtime.kernel import Kernel
+
+PRODUCT = "kernel f(X: {x}[M, K], const W: {w}[N, K]) -> (Y: {y}[M, N]) {{ Y[m, n] = X[m, k] * W[n, k] }}"
+ACROSS = "kernel f(X: {x}[M, K], const W: {w}[K, N]) -> (Y: {y}[M, N]) {{ Y[m, n] = X[m, k] * W[k, n] }}"
+BATCH = "kernel f(X: {x}[B, M, K], const W: {w}[K, N]) -> (Y: {y}[B, M, N]) {{ Y[b, m, n] = X[b, m, k] * W[k, n] }}"
+TWICE = """kernel f(X: f32[M, K], const W: f32[K, K]) -> (Y: f32[M, K], Z: f32[M, K]) {
+    Y[m, n] = X[m, k] * W[k, n]
+    Z[m, n] = X[m, k] * W[n, k]
+}"""
+NORMED = """kernel f(X: f32[M, K], const W: f32[K, N]) -> (Y: f32[M, N]) {
+    S[m]    = X[m, k] * X[m, k]
+    A[m, k] = X[m, k] / sqrt(S[m] / K + 1e-5)
+    Y[m, n] = A[m, k] * W[k, n]
+}"""
+MEMORY = """kernel f(X: f32[T, B, D], H0: f32[B, N], const W: f32[N, D], const U: f32[N, N]) -> (Y: f32[T, B, N]) {
+    XW[t, b, n]  = X[t, b, d] * W[n, d]
+    HU[t, b, n]  = H[t, b, m] * U[n, m]
+    H[0, b, n]   = H0[b, n]
+    H[t+1, b, n] = tanh(XW[t, b, n] + HU[t, b, n])
+    Y[t, b, n]   = H[t+1, b, n]
+}"""
+LEFT = "kernel f(X: f32[M, K], const W: f32[N, K]) -> (Y: f32[N, M]) { Y[n, m] = X[m, k] * W[n, k] }"
+
+TYPES = [("f32", "f32", "f32"), ("f64", "f64", "f64")]
+SIZES = [
+    (1, 1, 1),
+    (17, 5, 1),
+    (17, 1, 70),
+    (40, 130, 129),
+    (20, 0, 65),
+    (20, 70, 0),
+    (0, 5, 6),
+    (5, 300, 70),
+    (130, 1001, 1090),
+]
+
+
+@cache
+def kernel(program: str, **sizes: int) -> Kernel:
+    return einfall.compile(program, target="cpu", cache=False, **sizes)
+
+
+def drawn(dtype: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    held = DTYPES[dtype].storage
+    if DTYPES[dtype].is_float:
+        return random.standard_normal(shape).astype(held)
+    low, high = (-128, 128) if dtype == "i8" else (0, 256)
+    return random.integers(low, high, shape).astype(held)
+
+
+def same_bits(one: object, other: object) -> bool:
+    pairs = zip(one, other, strict=True) if isinstance(one, tuple) else [(one, other)]
+    return all(a.tobytes() == b.tobytes() for a, b in pairs)
+
+
+def checked(program: str, found: Kernel, constants: dict[str, np.ndarray], **inputs: np.ndarray) -> None:
+    """Bound and unbound results have the same bits on one and on several threads, and are the interpreter's."""
+    bound = found.bind(**constants)
+    free = found(**inputs, **constants)
+    for threads in (1, 2, 3):
+        assert same_bits(bound(**inputs, threads=threads), free)
+    outcome = compare(read_program(program).select("f"), {**inputs, **constants}, free if isinstance(free, tuple) else [free])
+    assert outcome.passed, outcome
+
+
+@pytest.mark.parametrize("types", TYPES, ids="·".join)
+@pytest.mark.parametrize("program", [PRODUCT, ACROSS], ids=["[N, K]", "[K, N]"])
+def test_sizes(program: str, types: tuple[str, str, str]) -> None:
+    text = program.format(x=types[0], w=types[1], y=types[2])
+    found = kernel(text)
+    assert [form.parameter for form in found._compiled.signature.packed] == ["W"]
+    for m, k, n in SIZES:
+        w = drawn(types[1], (n, k) if program is PRODUCT else (k, n), 1)
+        checked(text, found, {"W": w}, X=drawn(types[0], (m, k), 2))
+
+
+@pytest.mark.parametrize("types", TYPES, ids="·".join)
+def test_known_sizes(types: tuple[str, str, str]) -> None:
+    text = PRODUCT.format(x=types[0], w=types[1], y=types[2])
+    found = kernel(text, K=300, N=70)
+    for m in (3, 40):
+        checked(text, found, {"W": drawn(types[1], (70, 300), 1)}, X=drawn(types[0], (m, 300), 2))
+
+
+@pytest.mark.parametrize("types", TYPES, ids="·".join)
+def test_values_that_are_no_numbers(types: tuple[str, str, str]) -> None:
+    text = ACROSS.format(x=types[0], w=types[1], y=types[2])
+    w = drawn(types[1], (70, 90), 1)
+    w[3, 5], w[60, 70], w[1, 2] = np.nan, np.inf, 1e-42
+    with np.errstate(all="ignore"):
+        checked(text, kernel(text), {"W": w}, X=drawn(types[0], (33, 70), 2))
+
+
+@pytest.mark.parametrize("types", TYPES, ids="·".join)
+def test_strides(types: tuple[str, str, str]) -> None:
+    text = PRODUCT.format(x=types[0], w=types[1], y=types[2])
+    x, wide = drawn(types[0], (20, 70), 2), drawn(types[1], (99, 150), 1)
+    for w in (wide[:65, 3:73], wide[1::2, :70], wide[::-1, :70], wide[:65, 10:150:2], wide[:70, :99].T):
+        checked(text, kernel(text), {"W": w}, X=x)
+
+
+def test_one_constant_for_a_whole_batch() -> None:
+    text = BATCH.format(x="f32", w="f32", y="f32")
+    for b, m in ((1, 40), (3, 20), (2, 3), (0, 4)):
+        checked(text, kernel(text), {"W": drawn("f32", (65, 70), 1)}, X=drawn("f32", (b, m, 65), 2))
+
+
+def test_one_constant_in_two_orders() -> None:
+    assert len(kernel(TWICE)._compiled.signature.packed) == 2
+    checked(TWICE, kernel(TWICE), {"W": drawn("f32", (70, 70), 1)}, X=drawn("f32", (20, 70), 2))
+
+
+def test_inside_a_tile_of_rows() -> None:
+    for m in (5, 40, 300):
+        checked(NORMED, kernel(NORMED), {"W": drawn("f32", (65, 130), 1)}, X=drawn("f32", (m, 65), 2))
+
+
+def test_inside_a_recurrence() -> None:
+    w, u = drawn("f32", (65, 40), 1) / 9, drawn("f32", (65, 65), 2) / 9
+    for b in (3, 20):
+        inputs = {"X": drawn("f32", (4, b, 40), 3), "H0": drawn("f32", (b, 65), 4)}
+        checked(MEMORY, kernel(MEMORY), {"W": w, "U": u}, **inputs)
+
+
+def test_several_constants() -> None:
+    text = (Path(einfall.__file__).parent / "examples/gemm/swiglu.ecs").read_text()
+    for name in ("WG", "WU", "WD"):
+        text = text.replace(f" {name}:", f" const {name}:")
+    found = einfall.compile(text, target="cpu", cache=False)
+    w = {"WG": drawn("f32", (65, 130), 1), "WU": drawn("f32", (65, 130), 2), "WD": drawn("f32", (130, 70), 3)}
+    x = drawn("f32", (20, 65), 4)
+    free = found(x, **w)
+    assert same_bits(found.bind(**w)(x), free)
+    some = found.bind(WU=w["WU"])
+    assert same_bits(some(x, WG=w["WG"], WD=w["WD"]), free)
+    assert same_bits(some.bind(WG=w["WG"]).bind(WD=w["WD"])(x), free)
+
+
+def test_a_left_operand_is_not_packed() -> None:
+    assert kernel(LEFT)._compiled.signature.packed == ()
+    checked(LEFT, kernel(LEFT), {"W": drawn("f32", (40, 65), 1)}, X=drawn("f32", (20, 65), 2))
+
+
+def test_few_rows_need_no_packing() -> None:
+    text = PRODUCT.format(x="f32", w="f32", y="f32")
+    assert kernel(text, M=8)._compiled.signature.packed == ()
+
+
+def test_saved_and_loaded(tmp_path: Path) -> None:
+    text = PRODUCT.format(x="f32", w="f32", y="f32")
+    w, x = drawn("f32", (70, 65), 1), drawn("f32", (20, 65), 2)
+    again = einfall.load(kernel(text).save(tmp_path / "f.efk"))
+    assert same_bits(again.bind(W=w)(x), kernel(text)(x, w))
+
+
+def test_contradictions() -> None:
+    text = PRODUCT.format(x="f32", w="f32", y="f32")
+    for found, wrong in (
+        (kernel(text, K=300, N=70), {"W": np.zeros((70, 299), np.float32)}),
+        (kernel(text), {"W": np.zeros((70, 299), np.float32), "K": 300}),
+        (kernel(text), {"W": np.zeros(70, np.float32)}),
+    ):
+        with pytest.raises(EinfallError):
+            found.bind(**wrong)
+
+
+def test_explained() -> None:
+    found = kernel(PRODUCT.format(x="f32", w="f32", y="f32"), K=300, N=70).explain()
+    choice = next(d for d in found.decisions if d.made_by == "pack")
+    assert choice.subject == "W" and choice.chosen.startswith("packed when it is bound")
+    assert found.at(M=20)["packed"] >= 4 * 300 * 70
+    assert "bytes of packed constants" in str(found)
+
+
+def test_out_may_not_be_the_constant() -> None:
+    found = kernel(PRODUCT.format(x="f32", w="f32", y="f32"))
+    w, x = drawn("f32", (20, 20), 1), drawn("f32", (20, 20), 2)
+    with pytest.raises(EinfallError, match="E1017"):
+        found.bind(W=w)(x, out=w)
