@@ -18,9 +18,6 @@ FMA = "fma"
 FEW_ROWS = 16
 """Rows of a product up to which its right operand is read once, as it lies."""
 
-_WORDS, _LINES = 16, 32
-"""Words of k in a step of the dot-product kernels, and lines of one of their panels (codegen/microkernels/words.py)."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroKernel:
@@ -91,9 +88,7 @@ def panels(target: Target, kernel: str, right: DType, accumulator: DType) -> Pan
 
     Multiply-adds take one of the type of the sums only: a narrower one would be held at twice its size.
     """
-    if kernel in BY_NAME:
-        return Panels(columns=_LINES, steps=_WORDS * 32 // right.bits, bits=right.bits, notes=right.is_float)
-    if right != accumulator or right.name not in ("f32", "f64"):
+    if kernel != FMA or right != accumulator or right.name not in ("f32", "f64"):
         return None
     return Panels(columns=panel_columns(target, right.bits), steps=_lanes(target, right.bits), bits=right.bits)
 
