@@ -99,6 +99,8 @@ class Statements:
     def bind(self, name: str, value: tirx.Expr | int) -> tirx.Expr:
         """A variable that holds `value` from here to the end of the scope; a literal or a variable stands for itself.
 
+        Of numbers that indices are made of, what is bound is a load of their value: TVM's analysers put values in the place
+        of variables, and those of a matrix product, each made from the ones before, would keep them busy for seconds.
         TVM 0.27 cannot bind vectors of bool or integer type (its analyzer fails): keep masks as expressions.
         """
         if isinstance(value, int):
@@ -107,11 +109,11 @@ class Statements:
             return value
         variable = tirx.Var(name, value.ty)
         if str(value.ty.dtype) == INDEX:
-            value = tirx.call_llvm_intrin(INDEX, "llvm.smax", value, index(-(1 << 63)))
+            value = self.share(value, name)
         self.add(tirx.Bind(variable, value))
         return variable
 
-    def share(self, value: tirx.Expr) -> tirx.Expr:
+    def share(self, value: tirx.Expr, name: str = "shared") -> tirx.Expr:
         """A value computed once and read wherever it is used, scalar or vector, of any type but bool.
 
         It goes through a local buffer, which LLVM turns into a register: TVM's analysers replace bound variables by
@@ -119,7 +121,7 @@ class Statements:
         """
         dtype = str(value.ty.dtype)
         lanes = tvm_ffi.dtype(dtype).lanes
-        held = self.allocate("shared", (lanes,), dtype.split("x")[0], scope="local")
+        held = self.allocate(name, (lanes,), dtype.split("x")[0], scope="local")
         at = index(0) if lanes == 1 else tirx.Ramp(index(0), index(1), lanes)
         self.store(held, at, value)
         return tirx.BufferLoad(held, [at])
