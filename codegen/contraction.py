@@ -10,7 +10,7 @@ from tvm.tirx.stmt import ForKind
 
 from ..ir.expr import Const, Expr, Op, Read, Size, ranks_of, reads_of, walk
 from ..ir.index import affine_in
-from ..ir.microkernels import BY_NAME, MicroKernel
+from ..ir.microkernels import BY_NAME, FMA, MicroKernel
 from ..ir.tile import SUM, Compute, MatrixProduct
 from ..ir.types import DType
 from .arithmetic import convert, lanes_of, literal
@@ -21,6 +21,7 @@ from .functions import REAL
 from .machine import Machine
 from .microkernels.byte_rows import emit_byte_rows
 from .microkernels.dot import DotPlan, emit_dot, plan_dot
+from .microkernels.dot_inside import PackedPanels, emit_dot_inside, pack_panels
 from .microkernels.gemm import emit_gemm, pack_right
 from .microkernels.gemv import emit_skinny, is_skinny
 from .microkernels.operand import Epilogue, Formula, Operand, Site
@@ -46,7 +47,7 @@ class ContractionEmitter:
     variables: Variables
     serial: bool
     machine: Machine
-    packed: PackedMatrix | None = None  # the right operand, packed already
+    packed: PackedMatrix | PackedPanels | None = None  # the right operand, packed already
 
     @property
     def product(self) -> MatrixProduct:
@@ -85,7 +86,7 @@ class ContractionEmitter:
             height = s.bind("height", maximum(minimum(rows, m - first), 0))
             self._accumulated(s, outer, inside, first, height, parallel=False)
 
-    def pack(self, s: Statements) -> PackedMatrix | None:
+    def pack(self, s: Statements) -> PackedMatrix | PackedPanels | None:
         """Packs the right operand for all products of a loop that does not vary it; None where that is not worth it, or too
         large for one block."""
         product, plan = self.product, self._plan()
@@ -101,6 +102,8 @@ class ContractionEmitter:
         )
         if constant(across) != 1:
             return None
+        if product.kernel != FMA:
+            return self._pack_panels(s, columns)
         return pack_right(
             s,
             b=self._operand(s, product.right, self.variables, product.inner, product.columns, index(0)),
@@ -119,6 +122,19 @@ class ContractionEmitter:
         m, k = as_index(self.context.evaluator(s, {}).value(extent)), self._extent(s, product.inner, {})
         b = self._operand(s, product.right, {}, product.inner, product.columns, index(0))
         return negation(is_skinny(m, b, constant(k), plan))
+
+    def _pack_panels(self, s: Statements, columns: int) -> PackedPanels | None:
+        product, depth = self.product, self._static(self.product.inner)
+        if depth is None:
+            return None
+        return pack_panels(
+            s,
+            b=self._raw_operand(s, product.right, self.variables, product.inner, product.columns, index(0)),
+            raw=_raw(product.right.dtype),
+            n=s.bind("n", self._extent(s, product.columns, self.variables)),
+            k=s.bind("k", self._extent(s, product.inner, self.variables)),
+            most=(columns, depth),
+        )
 
     def _batched(
         self, s: Statements, batch: Sequence[str], outer: Sequence[str], variables: Variables, *, parallel: bool
@@ -186,6 +202,7 @@ class ContractionEmitter:
         )
         kernel = BY_NAME.get(product.kernel)
         if kernel is None:
+            assert not isinstance(self.packed, PackedPanels)
             a, b = (self._operand(s, side[0], variables, *side[1:]) for side in sides)
             s.add(
                 emit_gemm(
@@ -195,6 +212,13 @@ class ContractionEmitter:
             )  # fmt: skip
             return
         m, n, k = (s.bind(name, size) for name, size in (("m", m), ("n", n), ("k", k)))
+        if isinstance(self.packed, PackedPanels):
+            emit_dot_inside(
+                s, kernel=_panel_product(kernel, dtype), a=self._raw_operand(s, sides[0][0], variables, *sides[0][1:]),
+                b=self.packed, c=c, raw=_raw(product.left.dtype), m=m, n=n, k=k, deepest=self._static(product.inner) or 0,
+                epilogue=epilogue,
+            )  # fmt: skip
+            return
         a, b = (self._raw_operand(s, side[0], variables, *side[1:]) for side in sides)
         wide: tirx.Expr | bool = True
         if self.compute.accumulator.is_float:

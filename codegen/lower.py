@@ -14,6 +14,7 @@ from tvm.tirx.stmt import ForKind
 from ..ir.cascade import Cascade, Role
 from ..ir.expr import Expr, Read, sizes_of
 from ..ir.layouts import packers
+from ..ir.microkernels import FMA
 from ..ir.tile import (
     Buffer,
     Compute,
@@ -40,6 +41,7 @@ from .element import computed, stored
 from .expressions import Evaluator
 from .functions.lanes import using
 from .machine import Machine
+from .microkernels.dot_inside import PackedPanels
 from .microkernels.packing import PackedMatrix
 from .microkernels.statements import Statements, as_index, constant, either, index
 from .prepacked import Form, Packer
@@ -68,9 +70,9 @@ class _Lowering:
         self.sizes: dict[str, tirx.Expr] = {}
         self.scalars: dict[str, tirx.Expr] = {}
         self.views: dict[str, View] = {}
-        self.packed: dict[int, PackedMatrix] = {}
+        self.packed: dict[int, PackedMatrix | PackedPanels] = {}
         self.forms: dict[str, PackedMatrix] = {}
-        self.left = {name for node in walk(program.body) if isinstance(node, Compute) for name in _left_operands(node)}
+        self.left = {name for node in walk(program.body) if isinstance(node, Compute) for name in _in_whole_blocks(node)}
         self.context = Context(
             views=self.views,
             sizes=self.sizes,
@@ -275,10 +277,15 @@ def _streams(nodes: tuple[Node, ...]) -> bool:
     return any(isinstance(node, Compute) and node.streams is not None for node in walk(nodes))
 
 
-def _left_operands(compute: Compute) -> list[str]:
-    """The tensor whose rows a product of at least two dimensions reads as its left operand."""
-    left = None if compute.product is None else compute.product.left
-    return [left.tensor] if isinstance(left, Read) and len(left.indices) > 1 else []
+def _in_whole_blocks(compute: Compute) -> list[str]:
+    """The tensors whose rows a product may read or write beyond the last: its left operand, and the sums of matrix tiles."""
+    product = compute.product
+    if product is None:
+        return []
+    left = product.left
+    found = [left.tensor] if isinstance(left, Read) and len(left.indices) > 1 else []
+    direct = product.kernel != FMA and product.epilogue is None and len(compute.indices) > 1
+    return [*found, compute.target] if direct else found
 
 
 def _scalar_type(dtype: DType) -> str:

@@ -69,6 +69,11 @@ KERNELS = (
 BY_NAME = {kernel.name: kernel for kernel in KERNELS}
 
 
+def packs_before(name: str) -> bool:
+    """Whether the right operand of a micro-kernel may be packed before a loop around the product."""
+    return name == FMA or BY_NAME[name].accumulator == "f32"
+
+
 def choose(target: Target, left: DType, right: DType, accumulator: DType) -> MicroKernel | None:
     """The best micro-kernel of ``target`` beside multiply-adds for elements of these types; None where there is none."""
     for kernel in KERNELS:

@@ -14,7 +14,7 @@ from enum import Enum
 from .cascade import Cascade, Let, Origin, RankExtent
 from .expr import Expr, Read, ranks_of, reads_of
 from .layouts import Panels
-from .microkernels import FMA
+from .microkernels import FMA, packs_before
 from .types import DType
 
 
@@ -247,7 +247,9 @@ def packed_before(loop: Loop) -> tuple[Compute, ...]:
     found: list[Compute] = []
     for node in inside:
         product = node.product
-        if product is None or node.method is not Method.CONTRACTION or product.kernel != FMA or product.packed is not None:
+        if product is None or node.method is not Method.CONTRACTION or product.packed is not None:
+            continue
+        if not packs_before(product.kernel):
             continue
         if product.rows is None or product.columns is None:
             continue

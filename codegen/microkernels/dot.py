@@ -144,8 +144,11 @@ class DotProduct:
                         chunks=chunks,
                         more=pc > 0 if not single else False,
                     )
-                    block = _Block(
-                        product=self,
+                    block = Block(
+                        kernel=self.kernel,
+                        c=self.c,
+                        accumulate=self.accumulate,
+                        epilogue=self.epilogue,
                         panels=panels_of_block,
                         row=s.bind("tile_row", row + (top + ir) * PANEL),
                         col=s.bind("tile_col", col + first_col + jr * PANEL),
@@ -174,26 +177,30 @@ def _flagged(a: tirx.Buffer | None, row: tirx.Expr, b: tirx.Buffer | None, col: 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Block:
+class Block:
     """A block of 32 × 32 sums, of which `rows` × `cols` exist."""
 
-    product: DotProduct
+    kernel: PanelProduct
+    c: Operand
+    accumulate: bool
+    epilogue: Epilogue | None
     panels: Panels
     row: tirx.Expr
     col: tirx.Expr
     rows: tirx.Expr
     cols: tirx.Expr
 
-    def emit(self, s: Statements, flags: bool | tirx.Expr) -> None:
-        """Adds the product of the panels to the sums; where `flags` holds, without taking subnormal numbers for zero."""
+    def emit(self, s: Statements, flags: bool | tirx.Expr, *, whole: bool = False) -> None:
+        """Adds the product of the panels to the sums; where `flags` holds, without taking subnormal numbers for zero. `whole`:
+        what lies beyond the rows and columns that exist may be multiplied too."""
         plain = flags if isinstance(flags, bool) else s.bind("subnormal", tirx.Cast("int32", flags)) > 0
         with s.when(negation(plain)):
-            for down in (1, 2):
-                for across in (1, 2):
+            for down in (1, 2) if not whole else (2,):
+                for across in (1, 2) if not whole else (2,):
                     tall = self.rows > LINES if down == 2 else self.rows <= LINES
                     wide = self.cols > LINES if across == 2 else self.cols <= LINES
-                    with s.when(both(tall, wide)):
-                        self.product.kernel.emit(s, self.panels, down=down, across=across)
+                    with s.when(both(tall, wide) if not whole else True):
+                        self.kernel.emit(s, self.panels, down=down, across=across)
         if plain is not False:
             with s.when(plain):
                 self._multiply_add(s, self.panels)
@@ -202,14 +209,13 @@ class _Block:
         """The same with multiply-adds on f32, for bf16 operands that tiles would take for zero."""
         with s.loop("i", minimum(self.rows, PANEL)) as i:
             totals = [s.allocate("total", (1,), f"float32x{LINES}", scope="local") for _ in range(2)]
-            places = [s.bind("at", panels.sums_at + i * PANEL + v * LINES) for v in range(2)]
+            places = [s.bind("at", panels.sums_at + i * panels.sums_pitch + v * LINES) for v in range(2)]
             for total, at in zip(totals, places, strict=True):
                 s.store(total, 0, splat(tirx.FloatImm("float32", 0.0), LINES))
                 with s.when(panels.more):
                     s.store(total, 0, load_aligned(panels.sums, at, LINES))
-            line = s.bind("line", tirx.truncdiv(i, index(LINES)) * CHUNK + tirx.truncmod(i, index(LINES)) * LINES)
             with s.loop("step", panels.chunks) as step, s.loop("word", LINES) as word:
-                pair = tirx.BufferLoad(panels.a, [panels.a_at + step * (2 * CHUNK) + line + word])
+                pair = s.bind("pair", panels.pair(i, step, word))
                 pairs = [
                     load_aligned(panels.b, panels.b_at + step * (2 * CHUNK) + v * CHUNK + word * LINES, LINES) for v in (0, 1)
                 ]
@@ -224,9 +230,8 @@ class _Block:
     def store(self, s: Statements) -> None:
         """Writes the sums, or what the epilogue makes of them, to C: whole blocks without masks, where that is worth its
         code."""
-        product = self.product
-        light = product.epilogue is None or product.epilogue.light
-        whole: tirx.Expr | bool = self.cols >= PANEL if light and product.c.rows_contiguous else False
+        light = self.epilogue is None or self.epilogue.light
+        whole: tirx.Expr | bool = self.cols >= PANEL if light and self.c.rows_contiguous else False
         if whole is not False:
             with s.when(whole), s.loop("i", minimum(self.rows, PANEL)) as i:
                 for v in range(2):
@@ -236,18 +241,17 @@ class _Block:
             self._store_vector(s, i, v, s.bind("count", self.cols - v * LINES))
 
     def _store_vector(self, s: Statements, i: tirx.Expr, v: tirx.Expr, count: tirx.Expr | int) -> None:
-        product = self.product
         site = Site(row=s.bind("row", self.row + i), col=s.bind("col", self.col + v * LINES), lanes=LINES, count=count)
         value = load_aligned(self.panels.sums, self.panels.sums_at + i * PANEL + v * LINES, LINES)
         emit_store_vector(
             s,
             value,
-            c=product.c,
+            c=self.c,
             site=site,
-            dtype=product.kernel.dtype,
-            add=product.accumulate,
+            dtype=self.kernel.dtype,
+            add=self.accumulate,
             last=True,
-            epilogue=product.epilogue,
+            epilogue=self.epilogue,
         )
 
 

@@ -7,13 +7,18 @@ from typing import Protocol
 
 from tvm import tirx
 
-from .statements import Statements
+from .statements import Statements, index
+from .words import CHUNK, LINES, PANEL, reinterpreted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panels:
     """A panel of A from word `a_at` on, one of B from `b_at` on, both of `chunks` steps, and the 32 × 32 sums of their product
-    from element `sums_at` on; see :mod:`.words`. `more` tells that sums are there already."""
+    from element `sums_at` on; see :mod:`.words`. `more` tells that sums are there already.
+
+    With `a_pitch` A lies in rows that are so many elements of bf16 apart, `a_at` is an element; rows of sums are `sums_pitch`
+    elements apart.
+    """
 
     a: tirx.Buffer
     a_at: tirx.Expr
@@ -23,6 +28,28 @@ class Panels:
     sums_at: tirx.Expr
     chunks: tirx.Expr
     more: bool | tirx.Expr
+    a_pitch: int | None = None
+    sums_pitch: int = PANEL
+
+    def left(self, step: tirx.Expr, square: int) -> tirx.Expr:
+        """Where a chunk of A begins: that of 16 rows."""
+        if self.a_pitch is None:
+            return self.a_at + step * (2 * CHUNK) + square * CHUNK
+        return self.a_at + step * (2 * LINES) + square * LINES * self.a_pitch
+
+    @property
+    def left_bytes(self) -> int:
+        """The distance of two rows of a chunk of A."""
+        return 4 * LINES if self.a_pitch is None else 2 * self.a_pitch
+
+    def pair(self, row: tirx.Expr, step: tirx.Expr, word: tirx.Expr) -> tirx.Expr:
+        """The word of two bf16 elements of a row of A."""
+        if self.a_pitch is None:
+            line = tirx.truncdiv(row, index(LINES)) * CHUNK + tirx.truncmod(row, index(LINES)) * LINES
+            return tirx.BufferLoad(self.a, [self.a_at + step * (2 * CHUNK) + line + word])
+        at = self.a_at + row * self.a_pitch + step * (2 * LINES) + word * 2
+        low, high = (tirx.Cast("uint32", reinterpreted(tirx.BufferLoad(self.a, [at + part]), "uint16", 1)) for part in range(2))
+        return low | (high << tirx.IntImm("uint32", 16))
 
 
 class PanelProduct(Protocol):

@@ -15,7 +15,7 @@ from tvm import tirx
 from .panels import Panels
 from .statements import Statements, constant, index, negation
 from .vector import prefetch
-from .words import CHUNK, LINES, PANEL
+from .words import CHUNK, LINES
 
 _ROW_BYTES = 64
 _LEFT, _RIGHT = 4, 6
@@ -60,10 +60,10 @@ class Tiles:
     def emit(self, s: Statements, panels: Panels, *, down: int, across: int) -> None:
         """sums (+)= A-panel · B-panel: `down` × `across` tiles (1 or 2 each) of the block."""
         cells = [(i, j) for i in range(down) for j in range(across)]
-        pitch = index(4 * PANEL)
+        pitch = index(4 * panels.sums_pitch)
 
         def place(i: int, j: int) -> tirx.Expr:
-            return panels.sums_at + (i * LINES * PANEL + j * LINES)
+            return panels.sums_at + (i * LINES * panels.sums_pitch + j * LINES)
 
         with s.when(panels.more):
             for i, j in cells:
@@ -71,22 +71,29 @@ class Tiles:
         with s.when(negation(panels.more)):
             for i, j in cells:
                 s.evaluate(tirx.call_llvm_intrin("void", "llvm.x86.tilezero", _tile(2 * i + j)))
-        dense = index(_ROW_BYTES)
         with s.loop("step", panels.chunks) as step:
-            left = s.bind("left", panels.a_at + step * (2 * CHUNK))
             right = s.bind("right", panels.b_at + step * (2 * CHUNK))
             loaded: set[int] = set()
             for i, j in cells:
-                for tile, buffer, at in ((_LEFT + i, panels.a, left + i * CHUNK), (_RIGHT + j, panels.b, right + j * CHUNK)):
-                    if tile not in loaded:
-                        loaded.add(tile)
-                        self._memory(s, "tileloadd64", tile, buffer, at, dense)
-                        for line in range(0, CHUNK, LINES):
-                            s.evaluate(prefetch(buffer, at + (_AHEAD * 2 * CHUNK + line)))
+                if _LEFT + i not in loaded:
+                    at = s.bind("left", panels.left(step, i))
+                    self._memory(s, "tileloadd64", _LEFT + i, panels.a, at, index(panels.left_bytes))
+                    if panels.a_pitch is None:
+                        self._ask(s, panels.a, at)
+                if _RIGHT + j not in loaded:
+                    at = right + j * CHUNK
+                    self._memory(s, "tileloadd64", _RIGHT + j, panels.b, at, index(_ROW_BYTES))
+                    self._ask(s, panels.b, at)
+                loaded |= {_LEFT + i, _RIGHT + j}
                 name = f"llvm.x86.{self.instruction}"
                 s.evaluate(tirx.call_llvm_intrin("void", name, _tile(2 * i + j), _tile(_LEFT + i), _tile(_RIGHT + j)))
         for i, j in cells:
             self._memory(s, "tilestored64", 2 * i + j, panels.sums, place(i, j), pitch)
+
+    def _ask(self, s: Statements, buffer: tirx.Buffer, at: tirx.Expr) -> None:
+        """Asks for the chunk that comes some steps after one."""
+        for line in range(0, CHUNK, LINES):
+            s.evaluate(prefetch(buffer, at + (_AHEAD * 2 * CHUNK + line)))
 
     def _memory(self, s: Statements, name: str, tile: int, buffer: tirx.Buffer, at: tirx.Expr, pitch: tirx.Expr) -> None:
         assert constant(pitch) is not None

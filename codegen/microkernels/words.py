@@ -90,7 +90,7 @@ def emit_pack_panel(
             place = s.bind("place", at + chunk * (2 * CHUNK) + half * CHUNK)
             for i, value in enumerate(block.emit(s, transposed=transposed)):
                 if least is not None:
-                    _note_smallest(s, least, value)
+                    noted(s, least, reinterpreted(value, "uint16", 2 * LINES))
                 s.store(target, tirx.Ramp(place + i * LINES, index(1), LINES), value)
 
     with s.loop("chunk", whole) as chunk:
@@ -99,14 +99,18 @@ def emit_pack_panel(
     with s.when(rest > 0):
         emit(whole, rest)
     if subnormal is not None and flag is not None and least is not None:
-        lowest = tirx.call_llvm_pure_intrin("uint16", "llvm.vector.reduce.umin", tirx.BufferLoad(least, [index(0)]))
-        found = lowest < tirx.IntImm("uint16", _SMALLEST_NORMAL - 1)
-        s.store(subnormal, flag, tirx.Select(found, tirx.IntImm("int32", 1), tirx.IntImm("int32", 0)))
+        s.store(subnormal, flag, smallest_of(least))
 
 
-def _note_smallest(s: Statements, least: tirx.Buffer, words: tirx.Expr) -> None:
-    """Keeps the least magnitude but zero: less one, zero is the greatest of unsigned numbers."""
-    pattern = reinterpreted(words, "uint16", 2 * LINES)
+def smallest_of(least: tirx.Buffer) -> tirx.Expr:
+    """1 where one of the elements that were :func:`noted` is a subnormal number, else 0."""
+    lowest = tirx.call_llvm_pure_intrin("uint16", "llvm.vector.reduce.umin", tirx.BufferLoad(least, [index(0)]))
+    found = lowest < tirx.IntImm("uint16", _SMALLEST_NORMAL - 1)
+    return tirx.Select(found, tirx.IntImm("int32", 1), tirx.IntImm("int32", 0))
+
+
+def noted(s: Statements, least: tirx.Buffer, pattern: tirx.Expr) -> None:
+    """Keeps the least magnitude but zero of bf16 elements: less one, zero is the greatest of unsigned numbers."""
     magnitude = pattern & splat(tirx.IntImm("uint16", _MAGNITUDE), 2 * LINES)
     below = magnitude - splat(tirx.IntImm("uint16", 1), 2 * LINES)
     s.store(least, 0, tirx.Min(tirx.BufferLoad(least, [index(0)]), below))

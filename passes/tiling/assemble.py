@@ -22,7 +22,7 @@ from ...ir.types import BOOL, DType, QuantType
 from ..analysis.presence import PresenceAnalysis, Stored
 from . import contraction
 from .along import along
-from .blocking import Along, blocked, rows_of_block
+from .blocking import Along, blocked
 from .epilogue import absorb, unused
 from .grouping import Group, MergedLoop, few, form_groups
 from .hoist import hoisted
@@ -158,8 +158,8 @@ class _Assembly:
         else:
             body, masked = self._sequence(group.sequence, placement, buffers)
         body = self._absorbed(body, [b.name for b in buffers])
-        if cut is not None and most is not None and self.tiling.is_blocked(group, cut):
-            body = self._blocked(body, buffers, local, most, masked)
+        if cut is not None and most is not None and (rows := self.tiling.rows_of_block(group, cut)) is not None:
+            body = self._blocked(body, buffers, Along.of(local, rows, most), masked)
         for name in unused(tuple(body), [b.name for b in buffers]):
             del self.workspace.buffers[name]
         buffers = [b for b in buffers if b.name in self.workspace.buffers]
@@ -242,11 +242,8 @@ class _Assembly:
             f"no dependence among them crosses {', '.join(around)}",
         )
 
-    def _blocked(
-        self, body: list[Node], buffers: list[Buffer], local: dict[str, Local], points: Expr, masked: list[list[Compute]] | None
-    ) -> list[Node]:
+    def _blocked(self, body: list[Node], buffers: list[Buffer], along: Along, masked: list[list[Compute]] | None) -> list[Node]:
         """``body`` with the rows of its merged loop in blocks, where that is of the form; ``buffers`` are changed with it."""
-        along = Along.of(local, rows_of_block(self.tiling.target), points)
         made = blocked(body, self.workspace.buffers, along, self._fresh, masked)
         if made is not None:
             body, added = made

@@ -15,21 +15,29 @@ element is computed as before; sums are scaled before, not after, where the fact
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...ir.cascade import RankExtent
-from ...ir.expr import Const, Expr, Op, Rank, Read, integer, op, rank, ranks_of, reads_of, transform
+from ...ir.expr import Cast, Const, Expr, Op, Rank, Read, integer, op, rank, ranks_of, reads_of, transform
 from ...ir.index import at_most
-from ...ir.microkernels import panel_columns
+from ...ir.microkernels import FMA, panel_columns
 from ...ir.target import Target
 from ...ir.tile import SUM, Buffer, Compute, Loop, Method, Node, Scope, When, walk
+from ...ir.types import DType
 from .methods import choose
 from .placement import Local
 from .skipping import visited
 
 SCORES = 128
 """Elements of a row of a block: a tile of keys (PRODUCT_TILE of derive.py)."""
+
+TILE_ROWS = 32
+"""Rows of a block of matrix tiles: two tiles by two."""
+
+TILE_DEPTH = 256
+"""The greatest depth and width of a right operand that is packed for a block of matrix tiles: two of them leave L2 room."""
 
 _LEAST_FACTOR, _GREATEST_FACTOR = 2.0**-20, 2.0**20
 """Constant factors that go to the left operand: they bring no element near the ends of its type's range."""
@@ -55,8 +63,11 @@ class Along:
         return Along(cuts=cuts, rows=rows, points=points)
 
 
-def rows_of_block(target: Target) -> int:
-    """Rows of a block: whole register tiles (as codegen/microkernels/plan.py cuts them) whose scores take a third of L1."""
+def rows_of_block(target: Target, kernel: str = FMA) -> int:
+    """Rows of a block: whole register tiles (as codegen/microkernels/plan.py cuts them) whose scores take a third of L1, or a
+    block of matrix tiles."""
+    if kernel != FMA:
+        return TILE_ROWS
     registers = max(16, target.vector_registers)
     wide = 4 if registers >= 32 else 2
     tile = max(1, (registers - wide - 1) // wide)
@@ -64,8 +75,10 @@ def rows_of_block(target: Target) -> int:
     return max(1, (target.l1d or 32 * 1024) // 3 // (4 * SCORES) // tile) * tile
 
 
-def deepest_panel(target: Target, bits: int) -> int:
+def deepest_panel(target: Target, bits: int, kernel: str = FMA) -> int:
     """The depth to which a panel of a right operand of elements of ``bits`` bits is packed in one piece (as in plan.py)."""
+    if kernel != FMA:
+        return TILE_DEPTH
     return 2 * (target.l1d or 32 * 1024) // 3 // (panel_columns(target, bits) * bits // 8)
 
 
@@ -196,7 +209,7 @@ class _Blocking:
             if product is None or product.rows is None or not self._is_fixed(compute, loop.variable, blocks.variable, changed):
                 return compute
             value, epilogue = product.left, product.epilogue
-            if (found := _factor(epilogue)) is not None:
+            if (found := _factor(epilogue, value.dtype)) is not None:
                 kind, factor, rest = found
                 value = Op(op=kind, args=(value, factor), dtype=value.dtype)
                 epilogue = None if _is_sum(rest) else rest
@@ -232,7 +245,11 @@ class _Blocking:
             return False
         left, own = product.left, {product.rows, product.inner}
         ranks, tensors = set(ranks_of(left)), {r.tensor for r in reads_of(left)}
-        if left.dtype != compute.accumulator or loop in ranks or not {product.rows, block} <= ranks:
+        if (
+            (left.dtype != compute.accumulator) == (product.kernel == FMA)
+            or not {product.rows, block} <= ranks
+            or loop in ranks
+        ):
             return False
         if tensors & (changed | set(self.along.cuts)):
             return False
@@ -307,25 +324,38 @@ def _whole(height: Expr) -> Expr:
     raise AssertionError(height)
 
 
-def _factor(epilogue: Expr | None) -> tuple[str, Const, Expr] | None:
-    """The constant by which an epilogue first multiplies or divides the sum, and the epilogue without it."""
+def _factor(epilogue: Expr | None, dtype: DType) -> tuple[str, Const, Expr] | None:
+    """The constant by which an epilogue first multiplies or divides the sum, and the epilogue without it; of operands narrower
+    than f32 only powers of two, which do not round."""
     if epilogue is None:
         return None
     found: list[tuple[str, Const]] = []
 
     def rule(node: Expr) -> Expr | None:
         match node:
-            case Op(op="mul" | "div" as kind, args=(a, Const(value=float(value)) as factor)) if (
-                _is_sum(a) and _LEAST_FACTOR <= abs(value) <= _GREATEST_FACTOR and not found
-            ):
-                found.append((kind, factor))
-                return a
+            case Op(op="mul" | "div" as kind, args=(a, factor)) if _is_sum(a) and not found and (value := _number(factor)):
+                exact = dtype.bits >= 32 or math.frexp(value)[0] == 0.5
+                if _LEAST_FACTOR <= abs(value) <= _GREATEST_FACTOR and exact:
+                    found.append((kind, Const(value=value, dtype=dtype)))
+                    return a
+                return None
             case _:
                 return None
 
     sums = sum(_is_sum(r) for r in reads_of(epilogue))
     rest = transform(epilogue, rule)
     return (*found[0], rest) if found and sums == 1 else None
+
+
+def _number(factor: Expr) -> float | None:
+    """The number that a factor is: a literal, or the square root of one."""
+    match factor:
+        case Const(value=float(value)):
+            return value
+        case Op(op="sqrt", args=(Cast(value=Const(value=int(value))) | Const(value=int(value)),)) if value >= 0:
+            return math.sqrt(value)
+        case _:
+            return None
 
 
 def _is_sum(node: Expr) -> bool:

@@ -207,6 +207,18 @@ def held_as(cascade: Cascade, tensor: Tensor, target: Target) -> DType:
     return F32 if unstated else own
 
 
+def kernel_as_held(cascade: Cascade, einsum: Einsum, target: Target) -> str | None:
+    """The micro-kernel of an Einsum that is a matrix product, its operands as they will be stored; None for other Einsums."""
+    product = product_of(einsum)
+    if product is None:
+        return None
+    left, right = (
+        replace(e, dtype=held_as(cascade, cascade.by_name[e.tensor], target)) if isinstance(e, Read) else e
+        for e in (product.left, product.right)
+    )
+    return kernel_of(replace(product, left=left, right=right), einsum.accumulator, target)
+
+
 def as_held(operand: Expr, buffers: Mapping[str, Buffer]) -> Expr:
     """An operand of a product with the type in which its tensor is stored, where it is read as it lies."""
     if isinstance(operand, Read) and operand.tensor in buffers and operand.dtype.is_float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ...ir.cascade import Cascade, Let
 from ...ir.expr import Expr, integer, op, size
 from ...ir.index import constant_value
-from ...ir.microkernels import choose as kernel
+from ...ir.microkernels import packs_before
 from ...ir.target import Target
 from ..analysis.presence import Explicit
 from . import contraction
@@ -108,7 +108,7 @@ class Tiling:
         few = constant_value(cut.extent, self.lets)
         if product and few is not None and few <= FEWEST_ROWS:
             return integer(max(1, few)), integer(max(1, few))
-        blocked = self.is_blocked(group, cut)
+        blocked = self.rows_of_block(group, cut)
         largest = ROWS_IN_BLOCKS if blocked else ROWS_OF_A_PRODUCT if product else STEPS_TOGETHER
         row: Expr = integer(1)
         for name, held in local.items():
@@ -129,33 +129,38 @@ class Tiling:
         room = op("floordiv", integer(TILE_ELEMENTS), op("max", row, integer(1)))
         limit = op("min", integer(largest), room)
         if blocked:
-            points = self._in_blocks(whole, cut, limit)
+            points = self._in_blocks(whole, cut, limit, blocked)
             return points, points
         points = self._shared(whole, cut, limit, FEWEST_ROWS if product else 1)
         return points, points
 
-    def is_blocked(self, group: Group, cut: Independent) -> bool:
-        """Whether the body of a group's loop has a matrix product of the rows that are cut (``blocking.py``)."""
+    def rows_of_block(self, group: Group, cut: Independent) -> int | None:
+        """The rows of a block of a group's loop, where its body has a product of the rows that are cut (``blocking.py``); else
+        None."""
         if group.sequence is None or group.sequence.reverse:
-            return False
-        few = constant_value(cut.extent, self.lets)
-        if few is not None and few <= rows_of_block(self.target):
-            return False
-        rows = [i for i in group.sequence.body if self._cuts_product(i, cut.variables[i]) and not self._reads_state(i, group)]
-        return bool(rows) and all(self._is_shallow(i) for i in rows)
+            return None
+        members = [
+            i for i in group.sequence.body if self._cuts_product(i, cut.variables[i]) and not self._reads_state(i, group)
+        ]
+        kernels = {contraction.kernel_as_held(self.cascade, self.cascade.einsums[i], self.target) for i in members}
+        if len(kernels) != 1:
+            return None
+        (kernel,) = kernels
+        if kernel is None or not packs_before(kernel) or not all(self._is_shallow(i, kernel) for i in members):
+            return None
+        rows, few = rows_of_block(self.target, kernel), constant_value(cut.extent, self.lets)
+        return None if few is not None and few <= rows else rows
 
-    def _is_shallow(self, member: int) -> bool:
-        """Whether a product is done by multiply-adds, all of its right operand packed at once, as is known beforehand."""
+    def _is_shallow(self, member: int, kernel: str) -> bool:
+        """Whether all of a product's right operand is packed at once, as is known beforehand."""
         einsum = self.cascade.einsums[member]
         product = contraction.product_of(einsum)
         if product is None or product.columns is None:
             return False
-        if kernel(self.target, product.left.dtype, product.right.dtype, einsum.accumulator) is not None:
-            return False
         width, depth = (constant_value(einsum.extent(r), self.lets) for r in (product.columns, product.inner))
-        return (
-            width is not None and depth is not None and max(width, depth) <= deepest_panel(self.target, einsum.accumulator.bits)
-        )
+        if width is None or depth is None:
+            return False
+        return max(width, depth) <= deepest_panel(self.target, einsum.accumulator.bits, kernel)
 
     def _shared(self, whole: list[Independent], cut: Independent, most: Expr, least: int) -> Expr:
         """A size: at most ``most`` points of the cut rank, fewer where not every core of the target would have a tile."""
@@ -168,12 +173,13 @@ class Tiling:
         self.derived.append(Let(name=name, value=value))
         return size(name)
 
-    def _in_blocks(self, whole: list[Independent], cut: Independent, most: Expr) -> Expr:
-        """The same in whole blocks of rows, in tiles of nearly one size: a block of few rows costs as much as a full one."""
+    def _in_blocks(self, whole: list[Independent], cut: Independent, most: Expr, held: int) -> Expr:
+        """The same in whole blocks of ``held`` rows, in tiles of nearly one size: a block of few rows costs as much as a full
+        one."""
         rows: Expr = integer(1)
         for found in whole:
             rows = op("mul", rows, found.extent)
-        block = integer(rows_of_block(self.target))
+        block = integer(held)
         tiles = op("ceildiv", integer(self.target.cores), op("max", rows, integer(1)))
         count = op("max", op("ceildiv", cut.extent, op("max", most, block)), op("min", tiles, op("ceildiv", cut.extent, block)))
         even = op("ceildiv", cut.extent, op("max", count, integer(1)))
