@@ -6,7 +6,7 @@ kept and compiled by itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
 from ..ir.cascade import Cascade, Einsum, Let, Origin, RankExtent, Role, Tensor
@@ -91,7 +91,10 @@ Targets = Mapping[str, tuple[str, tuple[Expr, ...], DType]]
 
 def redirect(expr: Expr, targets: Targets) -> Expr:
     """``expr`` with reads of some tensors sent to others, and converted where these have another type."""
+    return transform(expr, _redirecting(targets))
 
+
+def _redirecting(targets: Targets) -> Callable[[Expr], Expr | None]:
     def rule(node: Expr) -> Expr | None:
         match node:
             case Read(tensor=name, indices=indices) if name in targets:
@@ -100,19 +103,24 @@ def redirect(expr: Expr, targets: Targets) -> Expr:
             case _:
                 return None
 
-    return transform(expr, rule)
+    return rule
 
 
 def redirect_einsum(einsum: Einsum, targets: Targets) -> Einsum:
     """An Einsum all of whose reads are redirected."""
-    if not any(r.tensor in targets for r in einsum.reads()):
+    return transform_einsum(einsum, _redirecting(targets), reading=targets)
+
+
+def transform_einsum(einsum: Einsum, rule: Callable[[Expr], Expr | None], *, reading: Collection[str]) -> Einsum:
+    """An Einsum with ``rule`` applied to everything that it evaluates, if it reads one of some tensors."""
+    if not any(r.tensor in reading for r in einsum.reads()):
         return einsum
     return replace(
         einsum,
-        value=redirect(einsum.value, targets),
-        coords=tuple(redirect(c, targets) for c in einsum.coords),
-        point_filter=tuple(redirect(c, targets) for c in einsum.point_filter),
-        output_filter=tuple(redirect(c, targets) for c in einsum.output_filter),
+        value=transform(einsum.value, rule),
+        coords=tuple(transform(c, rule) for c in einsum.coords),
+        point_filter=tuple(transform(c, rule) for c in einsum.point_filter),
+        output_filter=tuple(transform(c, rule) for c in einsum.output_filter),
     )
 
 

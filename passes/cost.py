@@ -13,15 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
-from ..ir.expr import Const, Expr, Op, Read, integer, ranks_of, reads_of, substitute, transform, walk
-from ..ir.operators import FUNCTIONS
+from ..ir.expr import Const, Expr, Read, integer, ranks_of, reads_of, substitute, transform
 from ..ir.sizes import evaluate
 from ..ir.target import Level, Target
 from ..ir.tile import Buffer, Compute, Fill, Loop, Method, Node, Scope, TileProgram, When, all_buffers, packed_before
 from ..ir.tile import walk as nodes_of
 from ..ir.types import BOOL
+from .analysis.operations import operations_of, weight_of
 from .tiling.methods import lane_step
 from .tiling.tighten import conjuncts
 
@@ -192,7 +191,7 @@ class _Model:
         if compute.product is not None and compute.product.epilogue is not None:
             reads += reads_of(compute.product.epilogue)
         accesses += (_Access(r.tensor, _ranks_in(r.indices)) for r in reads if r.tensor in self.buffers)
-        operations = points * _operations(compute)
+        operations = points * operations_of(compute)
         match compute.method:
             case Method.CONTRACTION if compute.product is not None:
                 depth = extents.get(compute.product.inner, 1.0)
@@ -203,7 +202,7 @@ class _Model:
                 cycles = _PACKING * points / rows / self.turns.get(id(compute), 1.0)
                 busy = operations / (self.rate * max(share, 0.02)) + cycles * 4 * self.lanes / self.rate
                 if compute.product.epilogue is not None:
-                    busy += outputs * _weight(compute.product.epilogue) / (self.rate / 2 * _VECTOR_SHARE)
+                    busy += outputs * weight_of(compute.product.epilogue) / (self.rate / 2 * _VECTOR_SHARE)
             case Method.WINDOW if compute.window is not None:
                 operations = 2 * points
                 rows = max(1.0, extents[compute.window.rows])
@@ -394,42 +393,6 @@ def _extents(loop: Loop) -> tuple[Expr, ...]:
             case Compute(ranks=ranks):
                 found.update(dict.fromkeys(r.extent for r in ranks))
     return tuple(found)
-
-
-@lru_cache(maxsize=4096)
-def _operations(compute: Compute) -> float:
-    """Operations of one point, functions at their weight.
-
-    What does not vary along the vectors is done once for all of them, and factors of a sum without a reduced rank once for the
-    finished sum.
-    """
-    inner = {compute.vector} if compute.vector is not None else {r.name for r in compute.ranks}
-    value = _summed(compute.value, set(compute.reduced)) if compute.reduction == "+" else compute.value
-    rest = [e for e in (compute.filter, compute.condition) if e is not None]
-    nodes = (n for e in (value, *rest) for n in walk(e) if isinstance(n, Op) and inner & set(ranks_of(n)))
-    return 1.0 + sum(map(_flops, nodes)) + sum(_operations(each) for each in compute.along)
-
-
-def _summed(value: Expr, reduced: set[str]) -> Expr:
-    """The factor of a product that varies with the reduced ranks, where it is only one."""
-    while isinstance(value, Op) and value.op in ("mul", "div"):
-        varying = [a for a in value.args if reduced & set(ranks_of(a))]
-        if len(varying) != 1:
-            break
-        value = varying[0]
-    return value
-
-
-def _weight(expr: Expr) -> float:
-    return float(sum(_flops(n) for n in walk(expr) if isinstance(n, Op)))
-
-
-def _flops(node: Op) -> int:
-    match node:
-        case Op(op="pow", args=(_, Const(value=exponent))) if exponent in (2, 3, 4):
-            return 1 if exponent == 2 else 2
-        case _:
-            return FUNCTIONS[node.op].flops
 
 
 def _expressions(compute: Compute) -> Iterator[Expr]:

@@ -20,14 +20,12 @@ from collections.abc import Callable, Mapping
 
 from ...ir.cascade import Cascade, Einsum, Role, Tensor
 from ...ir.expr import Const, Default, Expr, Rank, Read, Select, integer, op, real, substitute, transform
-from ...ir.tile import Decision
-from ..analysis.structure import Structure
 from ..construct import both, einsum, local
 from ..names import Names
 from ..online.partition import Partition, extents_with, partition
 from ..rewriting import Rewriting
 from .fallback import At, Builder, Replacement, with_fallback
-from .shifts import Shift, ShiftedSum, shifts
+from .shifts import Form, Shift, ShiftedSum, with_other_shifts
 
 MADE_BY = "pairs"
 
@@ -49,31 +47,16 @@ _LN2 = {
 
 def paired(cascade: Cascade) -> Rewriting:
     """``cascade`` with the sums of exponentials that a maximum shifts kept as pairs; refusals are among the decisions."""
-    decisions: list[Decision] = []
-    done: set[str] = set()
-    while True:
-        found, refused = shifts(Structure(cascade))
-        for refusal in refused:
-            if refusal.target not in done:
-                done.add(refusal.target)
-                decisions.append(_decision(refusal.target, "the maximum comes first", refusal.reason))
-        todo = [s for s in found if s.target not in done]
-        if not todo:
-            return Rewriting(cascade=cascade, decisions=tuple(decisions))
-        shift = todo[0]
-        done.add(shift.target)
-        problem = _problem(shift)
-        if problem is not None:
-            decisions.append(_decision(shift.target, "the maximum comes first", problem))
-            continue
-        cascade = _Pairs(shift).build()
-        done |= {e.target for e in cascade.einsums if e.origin.made_by == f"{MADE_BY}:as-written"}
-        because = "what reads it and its sums is the same for every shift, and the largest exponent of two is one"
-        decisions.append(_decision(shift.target, "exponentials as pairs (mantissa, exponent), in one pass", because))
+    return with_other_shifts(cascade, _form, made_by=MADE_BY, otherwise="the maximum comes first")
 
 
-def _decision(target: str, chosen: str, because: str) -> Decision:
-    return Decision(made_by=MADE_BY, subject=target, chosen=chosen, because=because)
+def _form(shift: Shift) -> Form | str:
+    problem = _problem(shift)
+    if problem is not None:
+        return problem
+    because = "what reads it and its sums is the same for every shift, and the largest exponent of two is one"
+    chosen = "exponentials as pairs (mantissa, exponent), in one pass"
+    return Form(cascade=_Pairs(shift).build(), chosen=chosen, because=because)
 
 
 def _problem(shift: Shift) -> str | None:

@@ -7,20 +7,22 @@ maximum is there for the range of the exponentials alone. The forms of ``unified
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import sympy
 
-from ...ir.cascade import Einsum, Role
+from ...ir.cascade import Cascade, Einsum, Role
 from ...ir.expr import Expr, Op, Rank, Read, rank, reads_of, substitute, transform
 from ...ir.operators import FUNCTIONS, REDUCTIONS
+from ...ir.tile import Decision
 from ...ir.types import DType
 from ..analysis.ranks import RankClass
 from ..analysis.structure import Structure
 from ..construct import is_small
 from ..online.ratio import Refusal
 from ..online.symbolic import Term, is_constant_in, named_term
+from ..rewriting import Rewriting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +88,45 @@ def shifts(structure: Structure) -> tuple[list[Shift], list[Refusal]]:
         elif made is not None:
             found.append(made)
     return found, refused
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """A cascade in which a shift is another one, and what is said of it."""
+
+    cascade: Cascade
+    chosen: str
+    because: str
+
+
+def with_other_shifts(cascade: Cascade, form: Callable[[Shift], Form | str], *, made_by: str, otherwise: str) -> Rewriting:
+    """``cascade`` with one maximum after the other, of those that only shift, in the form that ``form`` gives for it, or
+    with the reason why there is none.
+
+    Each refusal is a decision for ``otherwise``. What a form adds for rows to be done as written (Einsums made by
+    ``made_by:as-written``) stays as it is.
+    """
+    decisions: list[Decision] = []
+    done: set[str] = set()
+
+    def decide(target: str, chosen: str, because: str) -> None:
+        done.add(target)
+        decisions.append(Decision(made_by=made_by, subject=target, chosen=chosen, because=because))
+
+    while True:
+        found, refused = shifts(Structure(cascade))
+        for refusal in refused:
+            if refusal.target not in done:
+                decide(refusal.target, otherwise, refusal.reason)
+        shift = next((s for s in found if s.target not in done), None)
+        if shift is None:
+            return Rewriting(cascade=cascade, decisions=tuple(decisions))
+        match form(shift):
+            case str(reason):
+                decide(shift.target, otherwise, reason)
+            case Form(cascade=cascade, chosen=chosen, because=because):
+                decide(shift.target, chosen, because)
+                done |= {e.target for e in cascade.einsums if e.origin.made_by == f"{made_by}:as-written"}
 
 
 class _Search:

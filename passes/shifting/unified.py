@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from ...ir.cascade import Cascade
 from ...ir.expr import Expr, op, real
-from ...ir.tile import Decision
 from ...ir.types import DType
 from ..analysis.structure import Structure
 from ..construct import both
@@ -21,7 +20,7 @@ from ..names import Names
 from ..online.defer import defer_explained
 from ..rewriting import Rewriting
 from .fallback import At, Builder, Replacement, with_fallback
-from .shifts import Shift, shifts
+from .shifts import Form, Shift, with_other_shifts
 
 MADE_BY = "unify"
 
@@ -37,31 +36,13 @@ def unified(cascade: Cascade) -> Rewriting:
 
 
 def _rewritten(cascade: Cascade) -> Rewriting:
-    decisions: list[Decision] = []
-    done: set[str] = set()
-    source = cascade
-    while True:
-        found, refused = shifts(Structure(cascade))
-        for refusal in refused:
-            if refusal.target not in done:
-                done.add(refusal.target)
-                decisions.append(_decision(refusal.target, "the maximum stays", refusal.reason))
-        todo = [s for s in found if s.target not in done]
-        if not todo:
-            return Rewriting(cascade=cascade, decisions=tuple(decisions))
-        shift = todo[0]
-        done.add(shift.target)
-        if source.tolerance is None:
-            decisions.append(_decision(shift.target, "the maximum stays", "another shift is taken only under @tolerance"))
-            continue
-        cascade = _without_maximum(shift)
+    def form(shift: Shift) -> Form | str:
+        if cascade.tolerance is None:
+            return "another shift is taken only under @tolerance"
         because = "what reads it and its sums is the same for every shift; rows whose sum leaves the range are done as written"
-        decisions.append(_decision(shift.target, "no maximum: one shift for all rows", because))
-        done |= {e.target for e in cascade.einsums if e.origin.made_by == f"{MADE_BY}:as-written"}
+        return Form(cascade=_without_maximum(shift), chosen="no maximum: one shift for all rows", because=because)
 
-
-def _decision(target: str, chosen: str, because: str) -> Decision:
-    return Decision(made_by=MADE_BY, subject=target, chosen=chosen, because=because)
+    return with_other_shifts(cascade, form, made_by=MADE_BY, otherwise="the maximum stays")
 
 
 def _without_maximum(shift: Shift) -> Cascade:

@@ -15,11 +15,12 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from ...ir.cascade import Cascade, Einsum, Role, Tensor
-from ...ir.expr import Expr, Op, Rank, Read, ranks_of, reads_of, transform, walk
+from ...ir.expr import Expr, Op, Rank, Read, ranks_of, reads_of, walk
 from ...ir.index import affine, equal
 from ...ir.operators import FUNCTIONS
 from ...ir.tile import Decision
 from ..analysis.structure import Structure
+from ..construct import transform_einsum
 from ..rewriting import Rewriting
 from . import contraction
 from .methods import lane_step
@@ -153,18 +154,8 @@ def _without(structure: Structure, targets: Collection[str]) -> Cascade:
     def rule(node: Expr) -> Expr | None:
         return structure.inlined(node) if isinstance(node, Read) and node.tensor in targets else None
 
-    def rewritten(einsum: Einsum) -> Einsum:
-        if not any(r.tensor in targets for r in einsum.reads()):
-            return einsum
-        return replace(
-            einsum,
-            value=transform(einsum.value, rule),
-            point_filter=tuple(transform(c, rule) for c in einsum.point_filter),
-            output_filter=tuple(transform(c, rule) for c in einsum.output_filter),
-        )
-
     return replace(
         cascade,
         tensors=tuple(t for t in cascade.tensors if t.name not in targets),
-        einsums=tuple(rewritten(e) for e in cascade.einsums if e.target not in targets),
+        einsums=tuple(transform_einsum(e, rule, reading=targets) for e in cascade.einsums if e.target not in targets),
     )

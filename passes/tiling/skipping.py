@@ -15,9 +15,8 @@ from ...ir.expr import Const, Expr, Op, Read, Select, integer, op, rank, ranks_o
 from ...ir.index import affine, constant_value, non_negative
 from ...ir.operators import REDUCTIONS
 from ...ir.tile import Compute
-from ...ir.types import INDEX
 from .grouping import MergedLoop, offset
-from .tighten import conjuncts, indexed
+from .tighten import comparison, conjuncts
 
 
 def leaves_states(cascade: Cascade, merged: MergedLoop, empty: Collection[int]) -> bool:
@@ -133,21 +132,9 @@ def _visited(computes: Sequence[Compute], variable: str) -> Expr | None:
 
 def _limit(condition: Expr, compute: Compute, variable: str) -> Expr | None:
     """The generations below which ``condition`` (an upper bound on the loop's variable) can hold somewhere in a tile."""
-    match condition:
-        case Op(op="le" | "lt" as relation, args=(a, b)) if a.dtype.is_integer:
-            smaller, larger = a, b
-        case Op(op="ge" | "gt" as relation, args=(a, b)) if a.dtype.is_integer:
-            smaller, larger = b, a
-        case _:
-            return None
-    held: dict[str, Expr] = {}
-    varying = {variable, *(r.name for r in compute.ranks)}
-    smaller, larger = indexed(smaller, varying, held), indexed(larger, varying, held)
-    if smaller.dtype != INDEX or larger.dtype != INDEX or reads_of(smaller) or reads_of(larger):
-        return None
-    inclusive = relation in ("le", "ge")
-    form = affine(op("sub", smaller, larger))
-    if form is None or variable not in form.ranks:
+    compared = comparison(condition, {variable, *(r.name for r in compute.ranks)})
+    form = None if compared is None else affine(compared.difference)
+    if compared is None or form is None or variable not in form.ranks:
         return None
     extents: Mapping[str, Expr] = {r.name: r.extent for r in compute.ranks}
     step = form.coefficient(variable)
@@ -167,5 +154,5 @@ def _limit(condition: Expr, compute: Compute, variable: str) -> Expr | None:
     if set(ranks_of(rest)) & {variable, *extents}:
         return None
     # step · v + rest ≤ 0 (or < 0) for some point of the tile.
-    top = op("neg", rest) if inclusive else op("sub", op("neg", rest), integer(1))
-    return substitute(op("add", op("floordiv", top, step), integer(1)), sizes=held)
+    top = op("neg", rest) if compared.inclusive else op("sub", op("neg", rest), integer(1))
+    return substitute(op("add", op("floordiv", top, step), integer(1)), sizes=compared.held)

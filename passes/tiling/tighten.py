@@ -6,8 +6,8 @@ points are reduced; what remains of the filter is returned.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 from ...ir.cascade import RankExtent
 from ...ir.expr import Cast, Const, Expr, Op, Select, integer, op, rank, ranks_of, reads_of, size, substitute, transform
@@ -76,19 +76,9 @@ def is_bound(condition: Expr, ranks: set[str]) -> bool:
 
 def _bound(condition: Expr, candidates: set[str], ranks: set[str]) -> tuple[str, Expr] | None:
     """(r, limit) where ``condition`` says ``r < limit`` and the limit mentions no rank of the Einsum."""
-    match condition:
-        case Op(op="lt" | "le" as name, args=(a, b)) if a.dtype.is_integer:
-            smaller, larger = a, b
-        case Op(op="gt" | "ge" as name, args=(a, b)) if a.dtype.is_integer:
-            smaller, larger = b, a
-        case _:
-            return None
-    held: dict[str, Expr] = {}
-    smaller, larger = indexed(smaller, ranks, held), indexed(larger, ranks, held)
-    if smaller.dtype != INDEX or larger.dtype != INDEX or reads_of(smaller) or reads_of(larger):
-        return None
-    form = affine_in(op("sub", smaller, larger), tuple(sorted(ranks)))
-    if form is None:
+    compared = comparison(condition, ranks)
+    form = None if compared is None else affine_in(compared.difference, tuple(sorted(ranks)))
+    if compared is None or form is None:
         return None
     mine = [r for r in form.ranks if r in ranks]
     if len(mine) != 1 or mine[0] not in candidates:
@@ -102,13 +92,39 @@ def _bound(condition: Expr, candidates: set[str], ranks: set[str]) -> tuple[str,
         if other != mine[0]:
             rest = op("add", rest, op("mul", coefficient, rank(other)))
     limit: Expr = op("neg", rest)
-    if name in ("le", "ge"):
+    if compared.inclusive:
         limit = op("add", limit, integer(1))
     limit = simplify(limit)
-    return None if set(ranks_of(limit)) & ranks else (mine[0], substitute(limit, sizes=held))
+    return None if set(ranks_of(limit)) & ranks else (mine[0], substitute(limit, sizes=compared.held))
 
 
-def indexed(side: Expr, ranks: Collection[str], held: dict[str, Expr]) -> Expr:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """``difference < 0`` (``<= 0`` when ``inclusive``) of indices. ``held`` are the sizes in it that stand for data."""
+
+    difference: Expr
+    inclusive: bool
+    held: Mapping[str, Expr]
+
+
+def comparison(condition: Expr, ranks: Collection[str]) -> Comparison | None:
+    """A condition that compares two integers which are indices over ``ranks``, data that does not vary with them included;
+    None for others."""
+    match condition:
+        case Op(op="lt" | "le" as name, args=(a, b)) if a.dtype.is_integer:
+            smaller, larger = a, b
+        case Op(op="gt" | "ge" as name, args=(a, b)) if a.dtype.is_integer:
+            smaller, larger = b, a
+        case _:
+            return None
+    held: dict[str, Expr] = {}
+    smaller, larger = _indexed(smaller, ranks, held), _indexed(larger, ranks, held)
+    if smaller.dtype != INDEX or larger.dtype != INDEX or reads_of(smaller) or reads_of(larger):
+        return None
+    return Comparison(difference=op("sub", smaller, larger), inclusive=name in ("le", "ge"), held=held)
+
+
+def _indexed(side: Expr, ranks: Collection[str], held: dict[str, Expr]) -> Expr:
     """One side of a comparison of integers as an index: what is data, the same for all points of ``ranks``, is a size of
     ``held`` in it (``m < length[b]``). Not of type index where it is anything else.
 
@@ -116,7 +132,7 @@ def indexed(side: Expr, ranks: Collection[str], held: dict[str, Expr]) -> Expr:
     """
     match side:
         case Cast(value=value) if value.dtype == INDEX and side.dtype.bits >= 32:
-            return indexed(value, ranks, held)
+            return _indexed(value, ranks, held)
         case Const(value=int(value)):
             return integer(value)
         case _ if not side.dtype.is_integer or not reads_of(side):
@@ -126,6 +142,6 @@ def indexed(side: Expr, ranks: Collection[str], held: dict[str, Expr]) -> Expr:
             held[name] = side if side.dtype == INDEX else Cast(value=side, dtype=INDEX)
             return size(name)
         case Op(op="add" | "sub" | "neg", args=args) if side.dtype == INDEX:
-            return op(side.op, *(indexed(a, ranks, held) for a in args))
+            return op(side.op, *(_indexed(a, ranks, held) for a in args))
         case _:
             return side
