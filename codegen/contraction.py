@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from tvm import tirx
 from tvm.tirx.stmt import ForKind
 
-from ..ir.expr import Const, Expr, Op, Read, Size, ranks_of, reads_of, walk
+from ..ir.expr import Const, Expr, Op, Read, ranks_of, reads_of, walk
 from ..ir.index import affine_in
 from ..ir.microkernels import BY_NAME, FMA, MicroKernel
 from ..ir.tile import SUM, Compute, MatrixProduct
@@ -21,7 +21,7 @@ from .functions import REAL
 from .machine import Machine
 from .microkernels.byte_rows import emit_byte_rows
 from .microkernels.dot import DotPlan, emit_dot, plan_dot
-from .microkernels.dot_inside import PackedPanels, emit_dot_inside, pack_panels
+from .microkernels.dot_inside import PackedPanels, Pieces, emit_dot_inside, pack_panels
 from .microkernels.gemm import emit_gemm, pack_right
 from .microkernels.gemv import emit_skinny, is_skinny
 from .microkernels.operand import Epilogue, Formula, Operand, Site
@@ -135,6 +135,22 @@ class ContractionEmitter:
             k=s.bind("k", self._extent(s, product.inner, self.variables)),
             most=(columns, depth),
         )
+
+    def pieces(self, s: Statements) -> Pieces | None:
+        """The product in pieces that can be done between other work; None where it must be done at once."""
+        product, none = self.product, index(0)
+        columns, depth = self._static(product.columns), self._static(product.inner)
+        kernel = BY_NAME.get(product.kernel)
+        if not isinstance(self.packed, PackedPanels) or kernel is None or columns is None or depth is None:
+            return None
+        ranks = (product.rows, product.columns, product.inner)
+        m, n, k = (s.bind("size", self._extent(s, each, self.variables)) for each in ranks)
+        return Pieces.of(
+            s, kernel=_panel_product(kernel, computed(self.compute.accumulator)), b=self.packed,
+            a=self._raw_operand(s, product.left, self.variables, product.rows, product.inner, none),
+            c=self._result(s, self.variables, none), raw=_raw(product.left.dtype), m=m, n=n, k=k, most=(columns, depth),
+            epilogue=self._epilogue(self.variables, none),
+        )  # fmt: skip
 
     def _batched(
         self, s: Statements, batch: Sequence[str], outer: Sequence[str], variables: Variables, *, parallel: bool
@@ -252,23 +268,7 @@ class ContractionEmitter:
         return as_index(self.context.evaluator(s, variables).value(self.compute.extent(rank)))
 
     def _static(self, rank: str | None) -> int | None:
-        return 1 if rank is None else self._bound(self.compute.extent(rank))
-
-    def _bound(self, extent: Expr) -> int | None:
-        """An upper bound of an extent that is known when the code is made."""
-        match extent:
-            case Const(value=value):
-                return int(value)
-            case Size(name=name):
-                known = constant(self.context.sizes[name])
-                return self._bound(self.context.lets[name]) if known is None and name in self.context.lets else known
-            case Op(op="min", args=args):
-                return min((b for b in map(self._bound, args) if b is not None), default=None)
-            case Op(op="max", args=args):
-                bounds = [self._bound(a) for a in args]
-                return None if None in bounds else max(b for b in bounds if b is not None)
-            case _:
-                return None
+        return 1 if rank is None else self.context.bound(self.compute.extent(rank))
 
     def _blocking(self) -> GemmPlan | DotPlan:
         kernel = BY_NAME.get(self.product.kernel)

@@ -44,6 +44,7 @@ from .machine import Machine
 from .microkernels.dot_inside import PackedPanels
 from .microkernels.packing import PackedMatrix
 from .microkernels.statements import Statements, as_index, constant, either, index
+from .overlap import Overlap, OverlapEmitter
 from .prepacked import Form, Packer
 from .views import View, encode
 from .window import WindowEmitter
@@ -230,6 +231,9 @@ class _Lowering:
             columns = self._contraction(product, variables, serial=True).pack(s)
             if columns is not None:
                 self.packed[id(product)] = columns
+        plan = Overlap.of(node, self.packed) if serial else None
+        if plan is not None and self._side_by_side(plan).emit(s, variables, extent):
+            return
         kind = ForKind.PARALLEL if node.parallel and not serial else ForKind.SERIAL
         after = streaming.fence() if kind is ForKind.PARALLEL and _streams(node.body) else None
         with s.loop(node.variable, total, kind=kind, after=after) as step:
@@ -241,6 +245,15 @@ class _Lowering:
             for buffer in node.buffers:
                 self._allocate(s, buffer, inside)
             self._nodes(s, node.body, inside, serial=serial or node.parallel)
+
+    def _side_by_side(self, plan: Overlap) -> OverlapEmitter:
+        return OverlapEmitter(
+            plan=plan,
+            context=self.context,
+            views=self.views,
+            contraction=lambda product, variables: self._contraction(product, variables, serial=True),
+            nodes=lambda s, nodes, variables: self._nodes(s, nodes, variables, serial=True),
+        )
 
     def _fill(self, s: Statements, view: View, value: int | float | bool) -> None:
         total: tirx.Expr = index(1)

@@ -28,11 +28,12 @@ class View:
     dtype: DType
     dense: bool = True  # one block without gaps: ours are, an argument's rows may be strided
     slack: int = 0  # points of the last dimension but one that may be read beyond the end
+    base: tirx.Expr | None = None  # where it begins in the memory
     typed: tirx.Buffer | None = None  # the same memory under its own type, where ``flat`` holds raw bits
 
     def offset(self, indices: list[tirx.Expr]) -> tirx.Expr:
         """The flat position of an element."""
-        total: tirx.Expr | None = None
+        total = self.base
         for index, stride in zip(indices, self.strides, strict=True):
             if constant(index) == 0:
                 continue

@@ -203,10 +203,11 @@ class Block:
                         self.kernel.emit(s, self.panels, down=down, across=across)
         if plain is not False:
             with s.when(plain):
-                self._multiply_add(s, self.panels)
+                self.multiply_add(s)
 
-    def _multiply_add(self, s: Statements, panels: Panels) -> None:
+    def multiply_add(self, s: Statements) -> None:
         """The same with multiply-adds on f32, for bf16 operands that tiles would take for zero."""
+        panels = self.panels
         with s.loop("i", minimum(self.rows, PANEL)) as i:
             totals = [s.allocate("total", (1,), f"float32x{LINES}", scope="local") for _ in range(2)]
             places = [s.bind("at", panels.sums_at + i * panels.sums_pitch + v * LINES) for v in range(2)]

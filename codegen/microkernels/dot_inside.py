@@ -14,7 +14,8 @@ from tvm import tirx
 from .dot import Block
 from .operand import Epilogue, Formula, Operand
 from .panels import PanelProduct, Panels
-from .statements import Statements, ceil_div, constant, index, minimum
+from .statements import Statements, both, ceil_div, constant, index, minimum
+from .tiles import Tiles
 from .vector import splat
 from .words import CHUNK, LINES, PANEL, Lines, emit_pack_panel, first_elements, load_bits, noted, smallest_of
 
@@ -48,6 +49,101 @@ def pack_panels(
         )  # fmt: skip
         s.store(flag, 0, tirx.BufferLoad(flag, [index(0)]) | tirx.BufferLoad(flags, [panel]))
     return PackedPanels(buffer=buffer, pitch=pitch, flag=flag)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pieces:
+    """C[m, n] = epilogue(A[m, k] · B[k, n]) for at most 32 rows, in `count` pieces of four products of tiles each, to be done
+    one after the other between other work: matrix tiles and vectors are computed side by side.
+
+    `most` bounds n and k. All pieces are done between `configure` and `release` of the kernel, and no other product meanwhile.
+    Subnormal numbers need another way: where :meth:`look` finds some, :meth:`emit_all` is called instead.
+    """
+
+    kernel: Tiles
+    a: Operand
+    b: PackedPanels
+    c: Operand
+    raw: str
+    m: tirx.Expr
+    n: tirx.Expr
+    k: tirx.Expr
+    most: tuple[int, int]
+    epilogue: Epilogue | None
+    sums: tirx.Buffer
+
+    @staticmethod
+    def of(
+        s: Statements, *, kernel: PanelProduct, a: Operand | Formula, b: PackedPanels, c: Operand, raw: str, m: tirx.Expr,
+        n: tirx.Expr, k: tirx.Expr, most: tuple[int, int], epilogue: Epilogue | None,
+    ) -> Pieces | None:  # fmt: skip
+        """None where A must be packed."""
+        if not isinstance(kernel, Tiles) or not isinstance(a, Operand) or _in_place(a, Lines(source=a, raw=raw)) is None:
+            return None
+        direct = epilogue is None and _takes_blocks(c)
+        sums = c.buffer if direct else s.allocate("sums", (PANEL * PANEL,), kernel.dtype)
+        return Pieces(kernel=kernel, a=a, b=b, c=c, raw=raw, m=m, n=n, k=k, most=most, epilogue=epilogue, sums=sums)
+
+    @property
+    def _direct(self) -> bool:
+        return self.sums is self.c.buffer
+
+    @property
+    def _lines(self) -> Lines:
+        return Lines(source=self.a, raw=self.raw)
+
+    @property
+    def _steps(self) -> int:
+        return max(1, -(-self.most[1] // self._lines.step))
+
+    @property
+    def count(self) -> int:
+        """Sums that do not go to C at once are stored by the piece after their last."""
+        return -(-self.most[0] // PANEL) * self._steps + (0 if self._direct else 1)
+
+    def look(self, s: Statements, special: tirx.Buffer) -> None:
+        """Makes A ready; element 0 of `special` becomes 1 where an operand has subnormal numbers, else 0."""
+        _clear_beyond(s, self.a, index(0), self.k, self._lines.step)
+        _note_subnormal(s, self.a, index(0), minimum(self.m, PANEL), self.k, self._lines, special)
+        s.store(special, 0, tirx.BufferLoad(special, [index(0)]) | tirx.BufferLoad(self.b.flag, [index(0)]))
+
+    def emit(self, s: Statements, piece: tirx.Expr) -> None:
+        """One piece."""
+        jr = s.bind("col_panel", tirx.truncdiv(piece, index(self._steps)))
+        step = s.bind("step", tirx.truncmod(piece, index(self._steps)))
+        if not self._direct:
+            with s.when(both(step == 0, both(jr > 0, (jr - 1) * PANEL < self.n))):
+                self._block(s, s.bind("before", jr - 1)).store(s)
+        with s.when(jr * PANEL < self.n):
+            panels = self._block(s, jr).panels
+            with s.when(step == 0):
+                self.kernel.clear(s)
+            with s.when(step * self._lines.step < self.k):
+                self.kernel.multiply(s, panels, step)
+            with s.when(step == self._steps - 1):
+                self.kernel.keep(s, panels)
+
+    def emit_all(self, s: Statements) -> None:
+        """All of it by multiply-adds, which take subnormal numbers for what they are."""
+        with s.loop("col_panel", ceil_div(self.n, PANEL)) as jr:
+            block = self._block(s, jr)
+            block.multiply_add(s)
+            if not self._direct:
+                block.store(s)
+
+    def _block(self, s: Statements, jr: tirx.Expr) -> Block:
+        col = s.bind("col", jr * PANEL)
+        panels = Panels(
+            a=self.a.buffer, a_at=s.bind("a_at", self.a.at(0, 0)), a_pitch=constant(self.a.row_stride), b=self.b.buffer,
+            b_at=s.bind("b_at", jr * self.b.pitch), sums=self.sums,
+            sums_at=s.bind("sums_at", self.c.at(0, col)) if self._direct else index(0),
+            sums_pitch=(constant(self.c.row_stride) or PANEL) if self._direct else PANEL,
+            chunks=s.bind("chunks", ceil_div(self.k, self._lines.step)), more=False,
+        )  # fmt: skip
+        return Block(
+            kernel=self.kernel, panels=panels, c=self.c, accumulate=False, epilogue=self.epilogue, row=index(0), col=col,
+            rows=self.m, cols=s.bind("cols", self.n - col),
+        )  # fmt: skip
 
 
 def emit_dot_inside(

@@ -59,36 +59,46 @@ class Tiles:
 
     def emit(self, s: Statements, panels: Panels, *, down: int, across: int) -> None:
         """sums (+)= A-panel · B-panel: `down` × `across` tiles (1 or 2 each) of the block."""
-        cells = [(i, j) for i in range(down) for j in range(across)]
-        pitch = index(4 * panels.sums_pitch)
-
-        def place(i: int, j: int) -> tirx.Expr:
-            return panels.sums_at + (i * LINES * panels.sums_pitch + j * LINES)
-
         with s.when(panels.more):
-            for i, j in cells:
-                self._memory(s, "tileloadd64", 2 * i + j, panels.sums, place(i, j), pitch)
+            self._sums(s, "tileloadd64", panels, down, across)
         with s.when(negation(panels.more)):
-            for i, j in cells:
-                s.evaluate(tirx.call_llvm_intrin("void", "llvm.x86.tilezero", _tile(2 * i + j)))
+            self.clear(s, down=down, across=across)
         with s.loop("step", panels.chunks) as step:
-            right = s.bind("right", panels.b_at + step * (2 * CHUNK))
-            loaded: set[int] = set()
-            for i, j in cells:
-                if _LEFT + i not in loaded:
-                    at = s.bind("left", panels.left(step, i))
-                    self._memory(s, "tileloadd64", _LEFT + i, panels.a, at, index(panels.left_bytes))
-                    if panels.a_pitch is None:
-                        self._ask(s, panels.a, at)
-                if _RIGHT + j not in loaded:
-                    at = right + j * CHUNK
-                    self._memory(s, "tileloadd64", _RIGHT + j, panels.b, at, index(_ROW_BYTES))
+            self.multiply(s, panels, step, down=down, across=across)
+        self.keep(s, panels, down=down, across=across)
+
+    def clear(self, s: Statements, *, down: int = 2, across: int = 2) -> None:
+        """The sums in the registers become 0."""
+        for i, j in _cells(down, across):
+            s.evaluate(tirx.call_llvm_intrin("void", "llvm.x86.tilezero", _tile(2 * i + j)))
+
+    def multiply(self, s: Statements, panels: Panels, step: tirx.Expr, *, down: int = 2, across: int = 2) -> None:
+        """Adds the product of one chunk of each line of the panels to the sums in the registers."""
+        right = s.bind("right", panels.b_at + step * (2 * CHUNK))
+        loaded: set[int] = set()
+        for i, j in _cells(down, across):
+            if _LEFT + i not in loaded:
+                at = s.bind("left", panels.left(step, i))
+                self._memory(s, "tileloadd64", _LEFT + i, panels.a, at, index(panels.left_bytes))
+                if panels.a_pitch is None:
+                    self._ask(s, panels.a, at)
+            if _RIGHT + j not in loaded:
+                at = right + j * CHUNK
+                self._memory(s, "tileloadd64", _RIGHT + j, panels.b, at, index(_ROW_BYTES))
+                if panels.a_pitch is None:
                     self._ask(s, panels.b, at)
-                loaded |= {_LEFT + i, _RIGHT + j}
-                name = f"llvm.x86.{self.instruction}"
-                s.evaluate(tirx.call_llvm_intrin("void", name, _tile(2 * i + j), _tile(_LEFT + i), _tile(_RIGHT + j)))
-        for i, j in cells:
-            self._memory(s, "tilestored64", 2 * i + j, panels.sums, place(i, j), pitch)
+            loaded |= {_LEFT + i, _RIGHT + j}
+            name = f"llvm.x86.{self.instruction}"
+            s.evaluate(tirx.call_llvm_intrin("void", name, _tile(2 * i + j), _tile(_LEFT + i), _tile(_RIGHT + j)))
+
+    def keep(self, s: Statements, panels: Panels, *, down: int = 2, across: int = 2) -> None:
+        """Stores the sums."""
+        self._sums(s, "tilestored64", panels, down, across)
+
+    def _sums(self, s: Statements, name: str, panels: Panels, down: int, across: int) -> None:
+        for i, j in _cells(down, across):
+            at = panels.sums_at + (i * LINES * panels.sums_pitch + j * LINES)
+            self._memory(s, name, 2 * i + j, panels.sums, at, index(4 * panels.sums_pitch))
 
     def _ask(self, s: Statements, buffer: tirx.Buffer, at: tirx.Expr) -> None:
         """Asks for the chunk that comes some steps after one."""
@@ -99,6 +109,10 @@ class Tiles:
         assert constant(pitch) is not None
         address = tirx.address_of(tirx.BufferLoad(buffer, [at]))
         s.evaluate(tirx.call_llvm_intrin("void", f"llvm.x86.{name}", _tile(tile), address, pitch))
+
+
+def _cells(down: int, across: int) -> list[tuple[int, int]]:
+    return [(i, j) for i in range(down) for j in range(across)]
 
 
 def _tile(number: int) -> tirx.Expr:

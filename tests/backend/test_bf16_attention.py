@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -10,9 +11,18 @@ import numpy as np
 import pytest
 
 import einfall
+from einfall.codegen.microkernels.dot_inside import PackedPanels
+from einfall.codegen.overlap import Overlap
+from einfall.compiler.host import host_target
 from einfall.compiler.program import read_program
+from einfall.compiler.specialise import specialise
+from einfall.ir.expr import Const, Read, op, rank
 from einfall.ir.interpreter import interpret
+from einfall.ir.tile import Compute, Loop, Node, When, packed_before, walk
+from einfall.ir.types import F32
+from einfall.passes.pipeline import lower
 from einfall.runtime.kernel import Kernel
+from einfall.runtime.tiles import request_tiles
 
 from .kernels import normal
 
@@ -103,3 +113,42 @@ def test_rows_with_gaps() -> None:
     arguments = {n: np.concatenate([a, a], axis=-1)[..., :64] for n, a in operands(60, 530).items()}
     assert not arguments["K"].flags.c_contiguous
     check("attention", arguments)
+
+
+@pytest.mark.parametrize("name", ["sliding_window_attention", "prefix_lm_attention", "softcap_attention", "alibi_attention"])
+def test_variants(name: str) -> None:
+    """Masks that leave out blocks in the middle of the others, and vector work of other forms."""
+    arguments: dict[str, object] = dict(operands(300, 300, h=2))
+    cascade = read_program(text(name)).select(None)
+    wanted = {t.name for t in cascade.parameters} | set(cascade.sizes)
+    extra = {"slope": np.asarray([0.5, 0.01], BF16), "prefix": np.asarray([100, 7], np.int32)}
+    arguments = {n: v for n, v in (arguments | extra).items() if n in wanted}
+    found = np.asarray(compiled(name, E=64, F=64)(**arguments)).astype(np.float64)
+    expected = interpret(cascade, arguments)["AV"]
+    np.testing.assert_allclose(found, expected.astype(np.float64), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.skipif(not (host_target().has("amx-bf16") and request_tiles()), reason="needs AMX tiles")
+def test_products_are_done_between_rows_of_vector_work() -> None:
+    cascade = specialise(read_program(text("causal_attention")).select(None), {"E": 64, "F": 64})
+    program = lower(cascade, target=host_target()).program
+    (block,) = [n for n in walk(program.body) if isinstance(n, Loop) and n.variable.startswith("block")]
+    products = packed_before(block)
+    assert len(products) == 2
+    panels = PackedPanels(buffer=None, pitch=0, flag=None)  # type: ignore[arg-type]
+    plan = Overlap.of(block, {id(p): panels for p in products})
+    assert plan is not None
+    assert [plan.body[i].target for i in plan.hosts] == ["LGM", "BSN"]
+    assert (plan.first.target, plan.last.target) == ("BQK", "RSAV")
+    changed = replace(block, body=tuple(_reading_the_result(n) for n in block.body))
+    assert Overlap.of(changed, {id(p): panels for p in packed_before(changed)}) is None
+
+
+def _reading_the_result(node: Node) -> Node:
+    """The maximum of a block, made to depend on the sums of the block before."""
+    if isinstance(node, When):
+        return replace(node, body=tuple(_reading_the_result(n) for n in node.body))
+    if isinstance(node, Compute) and node.target == "LGM":
+        zero = op("mul", Read(tensor="RSAV", indices=(rank("p"), rank("p")), dtype=F32), Const(value=0.0, dtype=F32))
+        return replace(node, value=op("add", node.value, zero))
+    return node
