@@ -10,7 +10,7 @@ from tvm.tirx.stmt import ForKind
 
 from ..ir.expr import Const, Expr, Op, Read, ranks_of, reads_of, walk
 from ..ir.index import affine_in
-from ..ir.microkernels import BY_NAME, FMA, MicroKernel
+from ..ir.microkernels import BY_NAME, FMA, MicroKernel, few_rows
 from ..ir.tile import SUM, Compute, MatrixProduct
 from ..ir.types import DType
 from .arithmetic import convert, lanes_of, literal
@@ -19,16 +19,16 @@ from .element import computed, stored
 from .expressions import Evaluator, Lanes
 from .functions import REAL
 from .machine import Machine
-from .microkernels.byte_rows import emit_byte_rows
+from .microkernels.byte_rows import MOST_ROWS, emit_byte_rows
 from .microkernels.dot import DotPlan, emit_dot, plan_dot
 from .microkernels.dot_inside import PackedPanels, Pieces, emit_dot_inside, pack_panels
 from .microkernels.gemm import emit_gemm, pack_right
 from .microkernels.gemv import emit_skinny, is_skinny
 from .microkernels.operand import Epilogue, Formula, Operand, Site
 from .microkernels.packing import PackedMatrix
-from .microkernels.panels import PanelProduct
+from .microkernels.panels import PackedWords, PanelProduct
 from .microkernels.plan import GemmPlan, plan_gemm
-from .microkernels.statements import Statements, as_index, ceil_div, constant, index, maximum, minimum, negation, round_up
+from .microkernels.statements import Statements, as_index, both, ceil_div, constant, index, maximum, minimum, negation, round_up
 from .microkernels.tiles import Tiles
 from .microkernels.vnni import ByteDots
 from .microkernels.words import reinterpreted
@@ -47,7 +47,7 @@ class ContractionEmitter:
     variables: Variables
     serial: bool
     machine: Machine
-    packed: PackedMatrix | PackedPanels | None = None  # the right operand, packed already
+    packed: PackedMatrix | PackedPanels | PackedWords | None = None  # the right operand, packed already
 
     @property
     def product(self) -> MatrixProduct:
@@ -115,13 +115,22 @@ class ContractionEmitter:
 
     def many_rows(self, s: Statements) -> tirx.Expr | bool:
         """Whether the product may have so many rows that it reads a packed right operand."""
-        product, plan = self.product, self._plan()
+        product = self.product
         extent = self.compute.extent(product.rows or "")
         if ranks_of(extent):
             return True
-        m, k = as_index(self.context.evaluator(s, {}).value(extent)), self._extent(s, product.inner, {})
-        b = self._operand(s, product.right, {}, product.inner, product.columns, index(0))
-        return negation(is_skinny(m, b, constant(k), plan))
+        m = as_index(self.context.evaluator(s, {}).value(extent))
+        b = self._raw_operand(s, product.right, {}, product.inner, product.columns, index(0))
+        if self.compute.accumulator.is_float and product.kernel in BY_NAME:
+            return m > few_rows(product.kernel)
+        if self.compute.accumulator.is_float:
+            return negation(is_skinny(m, b, constant(self._extent(s, product.inner, {})), self._plan()))
+        along = isinstance(product.left, Read) and _moves_along(product.left, product.inner)
+        return m > MOST_ROWS if along and b.columns_contiguous and self._reads_bytes() else True
+
+    def _reads_bytes(self) -> bool:
+        """Whether the machine multiplies bytes as they lie."""
+        return self.machine.target.has("avx512vnni", "avx512bw")
 
     def _pack_panels(self, s: Statements, columns: int) -> PackedPanels | None:
         product, depth = self.product, self._static(self.product.inner)
@@ -223,7 +232,7 @@ class ContractionEmitter:
             s.add(
                 emit_gemm(
                     a=a, b=b, c=c, m=m, n=n, k=k, dtype=dtype, accumulate=accumulate, plan=self._plan(), parallel=parallel,
-                    epilogue=epilogue, packed=self.packed,
+                    epilogue=epilogue, packed=self.packed if isinstance(self.packed, PackedMatrix) else None,
                 )
             )  # fmt: skip
             return
@@ -236,6 +245,12 @@ class ContractionEmitter:
             )  # fmt: skip
             return
         a, b = (self._raw_operand(s, side[0], variables, *side[1:]) for side in sides)
+        ahead = self.packed if isinstance(self.packed, PackedWords) else None
+        unless: tirx.Expr | bool = False
+        if ahead is not None:
+            # Sums of floats depend on the way: that is the rows' to decide, not the caller's who has bound the constant.
+            anyhow = True if self.compute.accumulator.is_float else ahead.ahead
+            unless = s.bind("unless", both(anyhow, m > few_rows(kernel.name)))
         wide: tirx.Expr | bool = True
         if self.compute.accumulator.is_float:
             # What lies in memory is read by either path; a formula gives numbers to this one, and bits to the other.
@@ -245,18 +260,19 @@ class ContractionEmitter:
             ]
             wide = emit_skinny(
                 s, a=numbers[0], b=numbers[1], c=c, m=m, n=n, k=k, dtype=dtype, accumulate=accumulate, plan=self._plan(),
-                epilogue=epilogue, parallel=parallel,
+                epilogue=epilogue, parallel=parallel, unless=unless,
             )  # fmt: skip
-        elif self.machine.target.has("avx512vnni", "avx512bw"):
+        elif self._reads_bytes():
             wide = emit_byte_rows(
                 s, kernel=ByteDots(signed=(kernel.left == "i8", kernel.right == "i8")), a=a, b=b, c=c, m=m, n=n, k=k,
-                accumulate=accumulate, threads=self.machine.threads, epilogue=epilogue, parallel=parallel,
+                accumulate=accumulate, threads=self.machine.threads, epilogue=epilogue, parallel=parallel, unless=unless,
             )  # fmt: skip
         with s.when(wide):
             s.add(
                 emit_dot(
                     kernel=_panel_product(kernel, dtype), a=a, b=b, c=c, raw=_raw(product.left.dtype), m=m, n=n, k=k,
                     accumulate=accumulate, plan=self._dot_plan(kernel), parallel=parallel, epilogue=epilogue,
+                    packed=ahead,
                 )
             )  # fmt: skip
 

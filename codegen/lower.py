@@ -43,6 +43,7 @@ from .functions.lanes import using
 from .machine import Machine
 from .microkernels.dot_inside import PackedPanels
 from .microkernels.packing import PackedMatrix
+from .microkernels.panels import PackedWords
 from .microkernels.statements import Statements, as_index, constant, either, index
 from .overlap import Overlap, OverlapEmitter
 from .prepacked import Form, Packer
@@ -72,7 +73,7 @@ class _Lowering:
         self.scalars: dict[str, tirx.Expr] = {}
         self.views: dict[str, View] = {}
         self.packed: dict[int, PackedMatrix | PackedPanels] = {}
-        self.forms: dict[str, PackedMatrix] = {}
+        self.forms: dict[str, PackedMatrix | PackedWords] = {}
         self.left = {name for node in walk(program.body) if isinstance(node, Compute) for name in _in_whole_blocks(node)}
         self.context = Context(
             views=self.views,
@@ -146,7 +147,7 @@ class _Lowering:
         for node, serial in _reading(self.program.body, form.name, serial=False):
             needed = either(needed, self._contraction(node, {}, serial=serial).many_rows(s))
         found = Form.declare(s, Packer(form=form, machine=self.machine, dtype=source.dtype), source, needed)
-        self.forms[form.name] = found.matrix
+        self.forms[form.name] = found.packed
         return found.declared
 
     def _cut(self, strides: list[tirx.Expr], parts: tuple[int, ...], shape: list[tirx.Expr]) -> list[tirx.Expr]:
@@ -210,15 +211,15 @@ class _Lowering:
                 self._loop(s, node, variables, serial=serial)
 
     def _contraction(self, node: Compute, variables: Variables, *, serial: bool) -> ContractionEmitter:
+        assert node.product is not None
+        ahead, around = self.forms.get(node.product.packed or ""), self.packed.get(id(node))
         return ContractionEmitter(
             context=self.context,
             compute=node,
             variables=variables,
             serial=serial,
             machine=self.machine,
-            packed=self.packed.get(id(node))
-            if node.product is None
-            else self.forms.get(node.product.packed or "", self.packed.get(id(node))),
+            packed=around if ahead is None else ahead,
         )
 
     def _loop(self, s: Statements, node: Loop, variables: Variables, *, serial: bool) -> None:

@@ -20,8 +20,10 @@ from .element import computed
 from .machine import Machine
 from .microkernels.operand import Operand
 from .microkernels.packing import PackedMatrix, emit_pack_columns
-from .microkernels.plan import GemmPlan, plan_gemm
-from .microkernels.statements import Statements, both, ceil_div, index, maximum, minimum, round_up
+from .microkernels.panels import PackedWords
+from .microkernels.plan import plan_gemm
+from .microkernels.statements import Statements, both, ceil_div, index, maximum, minimum, negation, round_up
+from .microkernels.words import PANEL, Lines, emit_pack_panel
 from .views import View
 
 _TOGETHER = 8
@@ -30,17 +32,16 @@ _TOGETHER = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packer:
-    """Packs one constant for one machine."""
+    """Packs one constant for one machine. ``dtype`` is the type of its elements."""
 
     form: Prepacked
     machine: Machine
     dtype: DType
-    """The type of the constant's elements."""
 
     @property
     def held(self) -> str:
         """The type in which packed elements are read."""
-        return computed(self.dtype)
+        return "uint32" if self.form.layout.words else computed(self.dtype)
 
     def function(self, name: str) -> tirx.PrimFunc:
         """A function of the constant, of two dimensions, and of the bytes to be filled."""
@@ -48,9 +49,8 @@ class Packer:
         source = Argument.declare(s, self.form.parameter, self.dtype, 2)
         target = _bytes("target")
         k, n = reversed(source.extents) if self.form.transposed else source.extents
-        words = tirx.decl_buffer((index(FAR),), self.held, name="packed", data_alignment=64)
-        s.add(tirx.DeclBuffer(words, data=target.data))
-        self.emit(s, self.operand(source.flat, source.typed, source.strides), words, k=k, n=n)
+        packed = _declared(s, "packed", self.held, target.data)
+        self.emit(s, self.operand(source.flat, source.typed, source.strides), self.view(s, packed, k, n), k=k, n=n)
         function = tirx.PrimFunc([source.declared, target], s.finish())
         return function.with_attr({"global_symbol": name, "tirx.noalias": True, "s_tir": True})
 
@@ -61,57 +61,95 @@ class Packer:
 
     def elements(self, k: tirx.Expr, n: tirx.Expr) -> tirx.Expr:
         """Elements of the packed form."""
-        return round_up(n, self.form.layout.columns) * self.height(k)
+        panels = ceil_div(n, self.form.layout.columns)
+        return panels * (self._panel(k) + (1 if self.form.layout.notes else 0))
 
-    def height(self, k: tirx.Expr) -> tirx.Expr:
-        """Steps of k that a panel has room for."""
-        return round_up(maximum(k, 1), self.form.layout.steps)
+    def view(
+        self, s: Statements, buffer: tirx.Buffer, k: tirx.Expr, n: tirx.Expr, ahead: tirx.Expr | bool = False
+    ) -> PackedMatrix | PackedWords:
+        """What products read of a buffer that holds the packed form, from before the call where ``ahead`` holds."""
+        layout = self.form.layout
+        if not layout.words:
+            return PackedMatrix(buffer=buffer, height=s.bind("height", self._height(k)), single=False)
+        pitch = s.bind("pitch", self._panel(k))
+        notes = _declared(s, f"{buffer.name}_notes", "int32", buffer.data) if layout.notes else None
+        noted = s.bind("noted", ceil_div(n, layout.columns) * pitch)
+        return PackedWords(words=buffer, start=index(0), pitch=pitch, notes=notes, noted=noted, ahead=ahead)
 
-    def emit(self, s: Statements, b: Operand, target: tirx.Buffer, *, k: tirx.Expr, n: tirx.Expr) -> None:
-        """Fills ``target`` in a parallel loop."""
-        plan, height = self._plan(), s.bind("height", self.height(k))
+    def emit(self, s: Statements, b: Operand, target: PackedMatrix | PackedWords, *, k: tirx.Expr, n: tirx.Expr) -> None:
+        """Fills the packed form in a parallel loop."""
+        match target:
+            case PackedMatrix():
+                self._emit_columns(s, b, target, k, n)
+            case PackedWords():
+                self._emit_words(s, b, target, k, n)
+
+    def _emit_columns(self, s: Statements, b: Operand, target: PackedMatrix, k: tirx.Expr, n: tirx.Expr) -> None:
+        plan = plan_gemm(self.machine, self.held)
         assert plan.nr == self.form.layout.columns and plan.lanes == self.form.layout.steps
         width = _TOGETHER * plan.nr
         with s.loop("group", ceil_div(n, width), kind=ForKind.PARALLEL) as group:
             col = s.bind("col", group * width)
             emit_pack_columns(
-                s, b=b, target=target, base=s.bind("base", col * height), start=index(0), depth=k, col=col,
-                cols=s.bind("cols", minimum(n - col, width)), plan=plan, dtype=self.held, height=height,
+                s, b=b, target=target.buffer, base=s.bind("base", col * target.height), start=index(0), depth=k, col=col,
+                cols=s.bind("cols", minimum(n - col, width)), plan=plan, dtype=self.held, height=target.height,
             )  # fmt: skip
 
-    def _plan(self) -> GemmPlan:
-        return plan_gemm(self.machine, self.held)
+    def _emit_words(self, s: Statements, b: Operand, target: PackedWords, k: tirx.Expr, n: tirx.Expr) -> None:
+        lines = Lines(source=b.transposed(), raw=f"uint{self.dtype.bits}")
+        assert lines.step == self.form.layout.steps and self.form.layout.columns == PANEL
+        with s.loop("panel", ceil_div(n, PANEL), kind=ForKind.PARALLEL) as panel:
+            emit_pack_panel(
+                s, lines=lines, target=target.words, at=s.bind("at", panel * target.pitch),
+                first=s.bind("first", panel * PANEL), inside=s.bind("inside", minimum(n - panel * PANEL, PANEL)),
+                start=index(0), depth=k, transposed=True, subnormal=target.notes,
+                flag=s.bind("flag", target.noted + panel),
+            )  # fmt: skip
+
+    def _height(self, k: tirx.Expr) -> tirx.Expr:
+        """Steps of k that a panel has room for."""
+        return round_up(maximum(k, 1), self.form.layout.steps)
+
+    def _panel(self, k: tirx.Expr) -> tirx.Expr:
+        """Elements of a panel, as they are held."""
+        layout = self.form.layout
+        return self._height(k) * (layout.columns * layout.bits // 32 if layout.words else layout.columns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
     """A packed form inside a kernel: its argument, and what products read."""
 
-    packer: Packer
     declared: tirx.Buffer
-    matrix: PackedMatrix
+    packed: PackedMatrix | PackedWords
 
     @staticmethod
-    def declare(s: Statements, packer: Packer, constant_: View, needed: tirx.Expr | bool) -> Form:
+    def declare(s: Statements, packer: Packer, source: View, needed: tirx.Expr | bool) -> Form:
         """Declares the argument, and packs the constant where it was not bound and is ``needed``."""
         form, held = packer.form, packer.held
         declared = _bytes(form.name.replace(".", "_"))
-        n, k = constant_.extents if form.transposed else reversed(constant_.extents)
-        missing = s.bind("missing", both(declared.shape[0] <= 1, needed))
-        elements = tirx.Select(missing, packer.elements(k, n), index(1))
-        own = tirx.decl_buffer((s.bind("size", elements),), held, name=f"{declared.name}_own", layout=None)
+        k, n = reversed(source.extents) if form.transposed else source.extents
+        ahead = s.bind("ahead", declared.shape[0] > 1)
+        missing = s.bind("missing", both(negation(ahead), needed))
+        size = s.bind("size", tirx.Select(missing, packer.elements(k, n), index(1)))
+        own = tirx.decl_buffer((size,), held, name=f"{declared.name}_own", layout=None)
         s.add(tirx.AllocBuffer(own))
         with s.when(missing):
-            packer.emit(s, packer.operand(constant_.flat, constant_.typed, constant_.strides), own, k=k, n=n)
+            operand = packer.operand(source.flat, source.typed, source.strides)
+            packer.emit(s, operand, packer.view(s, own, k, n), k=k, n=n)
         pointer = PointerType(PrimType(held), "global")
         chosen = tirx.Var(f"{declared.name}_at", pointer)
         given = tirx.call_intrin(pointer, "tirx.reinterpret", declared.data)
         s.add(tirx.Bind(chosen, tirx.call_intrin(pointer, "prim.if_then_else", missing, own.data, given)))
-        view = tirx.decl_buffer((index(FAR),), held, name=f"{declared.name}_read", data_alignment=64)
-        s.add(tirx.DeclBuffer(view, data=chosen))
-        matrix = PackedMatrix(buffer=view, height=s.bind("height", packer.height(k)), single=False)
-        return Form(packer=packer, declared=declared, matrix=matrix)
+        return Form(declared=declared, packed=packer.view(s, _declared(s, f"{declared.name}_read", held, chosen), k, n, ahead))
 
 
 def _bytes(name: str) -> tirx.Buffer:
     return tirx.decl_buffer([tirx.Var(f"{name}_bytes", "int64")], "uint8", name=name, data_alignment=64)
+
+
+def _declared(s: Statements, name: str, dtype: str, memory: tirx.Expr) -> tirx.Buffer:
+    """Memory that begins on a cache line, as elements of a type."""
+    buffer = tirx.decl_buffer((index(FAR),), dtype, name=name, data_alignment=64)
+    s.add(tirx.DeclBuffer(buffer, data=memory))
+    return buffer

@@ -16,7 +16,7 @@ def packers(count: int) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Panels:
+class PanelLayout:
     """A right operand [k, n] of elements of ``bits`` bits as panels of ``columns`` columns, one panel after the other.
 
     In a panel all of k follows, in the micro-kernel's own order, up to a multiple of ``steps`` (at least once so many). With
@@ -27,6 +27,11 @@ class Panels:
     steps: int
     bits: int
     notes: bool = False
+
+    @property
+    def words(self) -> bool:
+        """Whether neighbours along k share a 32-bit word, as the dot-product kernels read them."""
+        return self.bits < 32
 
     def size(self, k: int, n: int) -> int:
         """Bytes of the whole operand."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .layouts import Panels
+from .layouts import PanelLayout
 from .target import Target
 from .types import DType
 
@@ -16,7 +16,13 @@ FMA = "fma"
 """Vectors of f32 or f64 and multiply-adds; narrower floats are widened. For every machine."""
 
 FEW_ROWS = 16
-"""Rows of a product up to which its right operand is read once, as it lies."""
+"""Rows of a product up to which its right operand is read once, as it lies, rather than packed in the call."""
+
+FEWER_ROWS = 4
+"""The same where matrix tiles multiply a constant, which is packed ahead of time."""
+
+_WORDS, _LINES = 16, 32
+"""Words of k in a step of the dot-product kernels, and lines of one of their panels (codegen/microkernels/words.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,19 +89,26 @@ def choose(target: Target, left: DType, right: DType, accumulator: DType) -> Mic
     return None
 
 
+def few_rows(kernel: str) -> int:
+    """Rows up to which a product on a micro-kernel has no use for a right operand that was packed ahead of time."""
+    return FEWER_ROWS if kernel in BY_NAME and "amx-tile" in BY_NAME[kernel].features else FEW_ROWS
+
+
 def panel_columns(target: Target, bits: int) -> int:
     """Columns of the register tile of multiply-adds for elements of ``bits`` bits: four vectors where there are registers."""
     return (4 if target.vector_registers >= 32 else 2) * _lanes(target, bits)
 
 
-def panels(target: Target, kernel: str, right: DType, accumulator: DType) -> Panels | None:
+def panels(target: Target, kernel: str, right: DType, accumulator: DType) -> PanelLayout | None:
     """The layout in which a micro-kernel takes a right operand that was packed ahead of time; None where it takes none.
 
     Multiply-adds take one of the type of the sums only: a narrower one would be held at twice its size.
     """
-    if kernel != FMA or right != accumulator or right.name not in ("f32", "f64"):
+    if kernel in BY_NAME:
+        return PanelLayout(columns=_LINES, steps=_WORDS * 32 // right.bits, bits=right.bits, notes=right.is_float)
+    if right != accumulator or right.name not in ("f32", "f64"):
         return None
-    return Panels(columns=panel_columns(target, right.bits), steps=_lanes(target, right.bits), bits=right.bits)
+    return PanelLayout(columns=panel_columns(target, right.bits), steps=_lanes(target, right.bits), bits=right.bits)
 
 
 def _lanes(target: Target, bits: int) -> int:

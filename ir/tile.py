@@ -13,7 +13,7 @@ from enum import Enum
 
 from .cascade import Cascade, Let, Origin, RankExtent
 from .expr import Expr, Read, ranks_of, reads_of
-from .layouts import Panels
+from .layouts import PanelLayout
 from .microkernels import FMA, packs_before
 from .types import DType
 
@@ -189,7 +189,7 @@ class Prepacked:
     parameter: str
     shape: tuple[Expr, Expr]
     transposed: bool
-    layout: Panels
+    layout: PanelLayout
 
     @property
     def size(self) -> Expr:

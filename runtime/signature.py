@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from ..ir.cascade import Cascade, Role
 from ..ir.expr import Cast, Const, Expr, Op, Select, Size, integer, size, sizes_of, substitute
-from ..ir.layouts import Panels
+from ..ir.layouts import PanelLayout
 from ..ir.operators import FUNCTIONS
 from ..ir.printer import expr_to_source
 from ..ir.types import DTYPES, INDEX, QuantType, StorageType
@@ -56,7 +56,7 @@ class PackedForm:
 
     parameter: str
     transposed: bool
-    layout: Panels
+    layout: PanelLayout
 
     def size(self, shape: tuple[int, ...]) -> int:
         """Bytes for a constant of this shape."""
@@ -331,7 +331,7 @@ def _packed(data: Json) -> PackedForm:
             "bits": int(bits),
             "notes": bool(notes),
         } if min(columns, steps, bits) > 0:
-            layout = Panels(columns=columns, steps=steps, bits=bits, notes=notes)
+            layout = PanelLayout(columns=columns, steps=steps, bits=bits, notes=notes)
             return PackedForm(parameter=parameter, transposed=transposed, layout=layout)
         case _:
             raise ValueError(f"not a packed constant: {data!r}")

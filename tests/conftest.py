@@ -17,7 +17,7 @@ EVERY = {
     "backend/test_layouts.py": 3,
     "backend/test_microkernels.py": 6,
     "backend/test_parts.py": 3,
-    "backend/test_prepacked.py": 2,
+    "backend/test_prepacked.py": 3,
     "backend/test_products.py": 3,
     "backend/test_recurrent_weights.py": 5,
     "backend/test_targets.py": 3,

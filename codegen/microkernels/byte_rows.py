@@ -14,7 +14,7 @@ from tvm import tirx
 
 from .fma import emit_store_vector
 from .operand import Epilogue, Formula, Operand, Site
-from .statements import Statements, ceil_div, constant, index, minimum, negation
+from .statements import Statements, both, ceil_div, constant, index, minimum, negation
 from .tasks import emit_strips
 from .vector import load_aligned, splat
 from .vnni import ByteDots
@@ -46,17 +46,22 @@ def emit_byte_rows(
     threads: int,
     epilogue: Epilogue | None,
     parallel: bool,
+    unless: tirx.Expr | bool = False,
 ) -> tirx.Expr | bool:
-    """Emits the product for at most :data:`MOST_ROWS` rows, where it can come to that; gives the condition that it does not."""
+    """Emits the product for at most :data:`MOST_ROWS` rows, where it can come to that, and never where `unless` holds.
+
+    Gives the condition that it does not come to it.
+    """
     if isinstance(a, Formula) or isinstance(b, Formula) or not (a.rows_contiguous and b.columns_contiguous):
         return True
     rows = constant(m)
     if rows is not None and rows > MOST_ROWS:
         return True
     product = _ByteRows(kernel=kernel, a=a, b=b, c=c, m=m, n=n, k=k, accumulate=accumulate, epilogue=epilogue)
-    with s.when(True if rows is not None else m <= MOST_ROWS):
+    few = s.bind("few", both(True if rows is not None else m <= MOST_ROWS, negation(unless)))
+    with s.when(few):
         emit_strips(s, partial(product.emit, s), n=n, threads=threads if parallel else 1, lanes=LINES)
-    return False if rows is not None else m > MOST_ROWS
+    return negation(few)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from tvm import tirx
 
 from .fma import emit_store_vector
 from .operand import Epilogue, Formula, Operand, Site
-from .panels import PanelProduct, Panels
+from .panels import PackedWords, PanelProduct, Panels
 from .statements import Statements, both, ceil_div, constant, index, maximum, minimum, negation
 from .tasks import emit_grid
 from .vector import fma, load_aligned, splat
@@ -58,7 +58,7 @@ class DotProduct:
     """C[m, n] = epilogue((C +) A[m, k] · B[k, n]): `left` are A's rows as lines, `right` B's columns.
 
     Any size may be 0; k = 0 still writes C. The operands must not overlap C. Blocks with subnormal bf16 operands, which tiles
-    take for zero, are computed with multiply-adds.
+    take for zero, are computed with multiply-adds. `packed` is all of B, packed already.
     """
 
     kernel: PanelProduct
@@ -71,6 +71,7 @@ class DotProduct:
     accumulate: bool
     plan: DotPlan
     epilogue: Epilogue | None
+    packed: PackedWords | None
 
     @property
     def subnormals(self) -> bool:
@@ -80,14 +81,22 @@ class DotProduct:
     def emit_tasks(self, s: Statements, *, parallel: bool) -> None:
         """All of C, in one piece or as a parallel loop over a grid of rectangles.
 
-        Packing a line costs as much as multiplying it by about 64 others.
+        Packing a line costs as much as multiplying it by about 64 others, reading one that is packed already as much as by 8.
         """
 
         def rectangle(row: tirx.Expr, height: tirx.Expr, col: tirx.Expr, width: tirx.Expr) -> None:
             self.emit(s, row=row, height=height, col=col, width=width)
 
         threads = self.plan.threads if parallel else 1
-        emit_grid(s, rectangle, m=self.m, n=self.n, threads=threads, units=(PANEL, PANEL), packing=64)
+        emit_grid(
+            s,
+            rectangle,
+            m=self.m,
+            n=self.n,
+            threads=threads,
+            units=(PANEL, PANEL),
+            packing=(64, 64 if self.packed is None else 8),
+        )
 
     def emit(self, s: Statements, *, row: tirx.Expr, height: tirx.Expr, col: tirx.Expr, width: tirx.Expr) -> None:
         """The `height` × `width` elements of C from (row, col) on, neither of them negative."""
@@ -103,11 +112,11 @@ class DotProduct:
         block_steps = s.bind("block_steps", ceil_div(steps, depth_blocks))
         across = plan.nc // PANEL
         packed_a = self._allocate(s, "packed_a", share * pitch, "uint32")
-        packed_b = s.allocate("packed_b", (plan.nc * (plan.kc // step) * LINES,), "uint32")
+        packed_b = None if self.packed else s.allocate("packed_b", (plan.nc * (plan.kc // step) * LINES,), "uint32")
         kept = index(1) if single else tirx.Select(depth_blocks > 1, share * across, index(1))
         sums = self._allocate(s, "sums", kept * (PANEL * PANEL), self.kernel.dtype)
         a_flags = self._allocate(s, "a_flags", share, "int32") if self.subnormals else None
-        b_flags = s.allocate("b_flags", (across,), "int32") if self.subnormals else None
+        b_flags = s.allocate("b_flags", (across,), "int32") if self.subnormals and packed_b is not None else None
         self.kernel.configure(s)
         with s.loop("turn", turns) as turn:
             top = s.bind("top", turn * share)
@@ -126,19 +135,23 @@ class DotProduct:
                 depth = s.bind("depth", maximum(minimum(self.k - start, block_steps * step), 0))
                 chunks = s.bind("chunks", ceil_div(depth, step))
                 b_pitch = s.bind("b_pitch", block_steps * (2 * CHUNK))
-                with s.loop("panel", ceil_div(cols, PANEL)) as panel:
-                    emit_pack_panel(
-                        s, lines=self.right, target=packed_b, at=s.bind("at", panel * b_pitch),
-                        first=s.bind("line", col + first_col + panel * PANEL),
-                        inside=s.bind("inside", minimum(cols - panel * PANEL, PANEL)), start=start, depth=depth,
-                        transposed=True, subnormal=b_flags, flag=panel,
-                    )  # fmt: skip
+                if self.packed is not None:
+                    ready = self.packed.part(s.bind("panel", tirx.truncdiv(col + first_col, index(PANEL))), pc * b_pitch)
+                else:
+                    ready = PackedWords(words=packed_b, start=index(0), pitch=b_pitch, notes=b_flags, noted=index(0))
+                    with s.loop("panel", ceil_div(cols, PANEL)) as panel:
+                        emit_pack_panel(
+                            s, lines=self.right, target=packed_b, at=s.bind("at", panel * b_pitch),
+                            first=s.bind("line", col + first_col + panel * PANEL),
+                            inside=s.bind("inside", minimum(cols - panel * PANEL, PANEL)), start=start, depth=depth,
+                            transposed=True, subnormal=b_flags, flag=panel,
+                        )  # fmt: skip
                 with s.loop("row_panel", rows) as ir, s.loop("col_panel", ceil_div(cols, PANEL)) as jr:
                     panels_of_block = Panels(
                         a=packed_a,
                         a_at=s.bind("a_at", ir * pitch + pc * b_pitch),
-                        b=packed_b,
-                        b_at=s.bind("b_at", jr * b_pitch),
+                        b=ready.words,
+                        b_at=s.bind("b_at", ready.start + jr * ready.pitch),
                         sums=sums,
                         sums_at=index(0) if single else s.bind("sums_at", self._kept(depth_blocks, ir * across + jr)),
                         chunks=chunks,
@@ -155,7 +168,7 @@ class DotProduct:
                         rows=s.bind("tile_rows", height - (top + ir) * PANEL),
                         cols=s.bind("tile_cols", cols - jr * PANEL),
                     )
-                    block.emit(s, _flagged(a_flags, ir, b_flags, jr))
+                    block.emit(s, _flagged(a_flags, ir, ready.notes, ready.noted + jr))
                     with s.when(pc == depth_blocks - 1 if not single else True):
                         block.store(s)
         self.kernel.release(s)
@@ -279,13 +292,14 @@ def emit_dot(
     plan: DotPlan,
     parallel: bool,
     epilogue: Epilogue | None = None,
+    packed: PackedWords | None = None,
 ) -> tirx.Stmt:
     """C[m, n] = epilogue(A[m, k] · B[k, n]), or epilogue(C + A · B) with `accumulate`, summed up in the kernel's type.
 
     `raw` is the unsigned type of an operand's element. A formula computes that type. `parallel` makes one parallel loop of
-    `plan.threads` tasks: it must not stand inside another.
+    `plan.threads` tasks: it must not stand inside another. `packed` is all of B, packed already; C's rows are contiguous then.
     """
-    if c.columns_contiguous and not c.rows_contiguous:
+    if packed is None and c.columns_contiguous and not c.rows_contiguous:
         a, b, c, m, n, kernel = b.transposed(), a.transposed(), c.transposed(), n, m, kernel.mirrored()
         epilogue = None if epilogue is None else epilogue.transposed()
     s = Statements()
@@ -301,5 +315,6 @@ def emit_dot(
         accumulate=accumulate,
         plan=plan,
         epilogue=epilogue,
+        packed=packed,
     ).emit_tasks(s, parallel=parallel)
     return s.finish()

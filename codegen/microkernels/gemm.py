@@ -144,7 +144,7 @@ class _Product:
     def emit_tasks(self, s: Statements, m: tirx.Expr, n: tirx.Expr, *, parallel: bool) -> None:
         """All of C, in one piece or as a parallel loop over a grid of rectangles.
 
-        Vectors are multiplied, single elements packed.
+        Vectors are multiplied, single elements packed. What is packed already is read, at a tenth of that.
         """
         plan = self.plan
 
@@ -152,7 +152,8 @@ class _Product:
             self.emit(s, row=row, height=height, col=col, width=width)
 
         threads = plan.threads if parallel else 1
-        emit_grid(s, rectangle, m=m, n=n, threads=threads, units=(plan.mr, plan.nr), packing=plan.lanes)
+        packing = (plan.lanes, plan.lanes if self.packed is None else max(1, plan.lanes // 10))
+        emit_grid(s, rectangle, m=m, n=n, threads=threads, units=(plan.mr, plan.nr), packing=packing)
 
     def emit(self, s: Statements, *, row: tirx.Expr, height: tirx.Expr, col: tirx.Expr, width: tirx.Expr) -> None:
         """The `height` × `width` elements of C from (row, col) on, neither of them negative."""

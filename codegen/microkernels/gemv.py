@@ -72,14 +72,16 @@ def emit_skinny(
     plan: GemmPlan,
     epilogue: Epilogue | None,
     parallel: bool,
+    unless: tirx.Expr | bool = False,
 ) -> tirx.Expr:
-    """Emits the product for few rows or few columns, where it can come to that; gives the condition that it does not."""
+    """Emits the product for few rows or few columns, where it can come to that, and never where `unless` holds; gives the
+    condition that it does not come to it."""
     wide = condition(True)
     for x, y, z, rows, cols, finish in (
         (a, b, c, m, n, epilogue),
         (b.transposed(), a.transposed(), c.transposed(), n, m, None if epilogue is None else epilogue.transposed()),
     ):
-        few = is_skinny(rows, y, constant(k), plan)
+        few = both(negation(unless), is_skinny(rows, y, constant(k), plan))
         if constant(both(wide, few)) == 0 or isinstance(y, Formula):
             continue
         with s.when(both(wide, few)):

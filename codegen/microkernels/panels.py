@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from tvm import tirx
@@ -50,6 +50,24 @@ class Panels:
         at = self.a_at + row * self.a_pitch + step * (2 * LINES) + word * 2
         low, high = (tirx.Cast("uint32", reinterpreted(tirx.BufferLoad(self.a, [at + part]), "uint16", 1)) for part in range(2))
         return low | (high << tirx.IntImm("uint32", 16))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedWords:
+    """Panels of B one after the other from word `start` on, each `pitch` words behind the one before. `notes` tells of bf16
+    elements, from `noted` on, which panels hold subnormal numbers (by 1). `ahead` is the condition that they were there before
+    the call."""
+
+    words: tirx.Buffer
+    start: tirx.Expr
+    pitch: tirx.Expr
+    notes: tirx.Buffer | None
+    noted: tirx.Expr
+    ahead: tirx.Expr | bool = False
+
+    def part(self, panel: tirx.Expr, word: tirx.Expr) -> PackedWords:
+        """The panels from number `panel` on, from a word of each on."""
+        return replace(self, start=self.start + panel * self.pitch + word, noted=self.noted + panel)
 
 
 class PanelProduct(Protocol):

@@ -21,12 +21,12 @@ def emit_grid(
     n: tirx.Expr,
     threads: int,
     units: tuple[int, int],
-    packing: int,
+    packing: tuple[int, int],
 ) -> None:
     """All m × n elements: ``body(row, height, col, width)`` once, or in a parallel loop of ``threads`` tasks.
 
     Of all grids of so many tasks the one whose largest task costs least: x rows and y columns, multiples of ``units``, cost
-    x · y multiplications for each step of k, and the packing of x + y elements, each as much as ``packing`` of them.
+    x · y multiplications for each step of k, and the packing of x and of y elements, each as much as ``packing`` of them.
     """
     if threads == 1:
         body(index(0), m, index(0), n)
@@ -41,7 +41,7 @@ def emit_grid(
 
 
 def _cut(
-    s: Statements, m: tirx.Expr, n: tirx.Expr, threads: int, units: tuple[int, int], packing: int
+    s: Statements, m: tirx.Expr, n: tirx.Expr, threads: int, units: tuple[int, int], packing: tuple[int, int]
 ) -> tuple[tirx.Expr, tirx.Expr]:
     """The rows and columns of one task."""
     down_all, across_all = (s.bind("units", ceil_div(size, unit)) for size, unit in zip((m, n), units, strict=True))
@@ -49,7 +49,7 @@ def _cut(
     for down in (d for d in range(1, threads + 1) if threads % d == 0):
         x = s.bind("x", maximum(ceil_div(down_all, down), 1) * units[0])
         y = s.bind("y", maximum(ceil_div(across_all, threads // down), 1) * units[1])
-        grids.append((s.bind("cost", x * y + (x + y) * packing), x, y))
+        grids.append((s.bind("cost", x * y + x * packing[0] + y * packing[1]), x, y))
     known = [cost for grid in grids if (cost := constant(grid[0])) is not None]
     if len(known) == len(grids):
         _, rows, cols = grids[known.index(min(known))]

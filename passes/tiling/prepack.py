@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from ...ir.cascade import Role
 from ...ir.expr import Const, Expr, Rank, Read
 from ...ir.index import equal
-from ...ir.microkernels import FEW_ROWS, FMA, panels
+from ...ir.microkernels import FMA, few_rows, panels
 from ...ir.printer import expr_to_source
 from ...ir.target import Target
 from ...ir.tile import Compute, Decision, Loop, MatrixProduct, Method, Node, Prepacked, TileProgram, When
@@ -66,7 +66,8 @@ class _Found:
         right, columns, inner = product.right, product.columns, product.inner
         if product.rows is None or columns is None or compute.reduced != (inner,) or not isinstance(right, Read):
             return None
-        if _few(compute.extent(product.rows)) or _few(compute.extent(columns)) or lane_step(compute.indices, columns) != 1:
+        few = few_rows(product.kernel)
+        if _at_most(compute.extent(product.rows), few) or lane_step(compute.indices, columns) != 1:
             return None
         tensor = self.program.cascade.by_name.get(right.tensor)
         if tensor is None or tensor.role is not Role.CONST or any(part != 1 for part in tensor.parts):
@@ -91,5 +92,5 @@ class _Found:
         return name
 
 
-def _few(extent: Expr) -> bool:
-    return isinstance(extent, Const) and int(extent.value) <= FEW_ROWS
+def _at_most(extent: Expr, limit: int) -> bool:
+    return isinstance(extent, Const) and int(extent.value) <= limit
