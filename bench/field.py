@@ -22,6 +22,7 @@ Call = Callable[[], object]
 """Computes a workload into memory that is there already, and returns the result."""
 
 OURS, PLAIN = "einfall", "unfused"
+SAME = "the same code as chosen"
 PEERS = ("torch", "torch packed", "torch.compile", "onnxruntime")
 """What a speed is measured against, in the order of the table. NumPy is shown, and competes with nobody."""
 ORDER = (OURS, PLAIN, *PEERS, "numpy")
@@ -46,11 +47,17 @@ class Field:
         **sizes: int,
     ) -> None:
         """einfall's part: the kernel with these inputs and results, its constants bound. With ``unfused`` also the form that
-        has the passes over the data of the program: no online form, no parts, no chunks. Raises EinfallError."""
+        has the passes over the data of the program: no online form, no parts, no chunks; noted as the same where it was the
+        one that was chosen. Raises EinfallError."""
+        chosen = ""
         for name, online in ((OURS, True), (PLAIN, False)):
             if name in self._without or not (online or unfused):
                 continue
             kernel = compiled(program, online=online, dtype=dtype, **sizes)
+            if name == PLAIN and kernel.source("asm") == chosen:
+                self.absent[PLAIN] = SAME
+                continue
+            chosen = kernel.source("asm")
             self.calls[name] = _into(kernel.bind(**bind) if bind else kernel, inputs, [r.copy() for r in results])
 
     def peer(self, name: str) -> Callable[[Callable[[], Call]], Callable[[], Call]]:

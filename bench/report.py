@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from cases import Case
 from cpu.latency import Latency
-from field import ORDER, OURS, PEERS, PLAIN
+from field import ORDER, OURS, PEERS, PLAIN, SAME
 from interleaved import Timing
 from limits import Limit
 from rich.table import Table
@@ -45,7 +45,9 @@ class Row:
 
     @property
     def fusion(self) -> float | None:
-        """The time of the passes as written over that of the form that was chosen."""
+        """The time of the passes as written over that of the form that was chosen; 1 where they are the same code."""
+        if self.absent.get(PLAIN) == SAME:
+            return 1.0
         plain = self.timings.get(PLAIN)
         return None if plain is None else plain.median / self.seconds
 
@@ -120,7 +122,7 @@ def _cells(row: Row, names: Sequence[str]) -> list[str]:
         _ms(timing.median),
         f"{_ms(timing.p10)} – {_ms(timing.p90)}",
         *(_ms(row.timings[name].median) if name in row.timings else "" for name in names),
-        "" if row.fusion is None else f"{row.fusion:.2f}×",
+        "" if row.fusion is None else "same" if PLAIN in row.absent else f"{row.fusion:.2f}×",
         row.rate,
         "" if row.share is None else f"{row.share:.0%}",
         "" if row.case.share is None else f"{row.case.share:.0%} {_MARK[of_limit]}",
@@ -196,9 +198,9 @@ def markdown(results: Results, picture: str | None = None) -> str:
         "",
         "Milliseconds, medians of interleaved calls in one process, results preallocated, constant weights packed beforehand.",
         "Speed: the time of the best of PyTorch, PyTorch with packed weights, `torch.compile` and ONNX Runtime (ORT) over",
-        "ours. Fusion: the time of our kernel with the passes over the data as written (`online=False`) over ours. Of limit:",
-        "the least time that the measured rates allow for the operations and for the bytes of inputs and results, over ours;",
-        "bound: the rate that sets it.",
+        "ours. Fusion: the time of our kernel with the passes over the data as written (`online=False`) over ours; same: that is",
+        "what was chosen. Of limit: the least time that the measured rates allow for the operations and for the bytes of inputs",
+        "and results, over ours; bound: the rate that sets it.",
         "",
         *([f"![Roofline]({picture})", ""] if picture else []),
         f"| {' | '.join(headings)} |",

@@ -13,7 +13,7 @@ from ..ir.expr import Expr, Op, Rank, Read
 from ..ir.operators import REDUCTIONS
 from ..ir.tile import Compute, Method
 from ..ir.types import DType
-from . import streaming
+from . import fetching, streaming
 from .arithmetic import convert, lanes_of
 from .context import Context, Variables
 from .element import computed, stored
@@ -168,6 +168,7 @@ class ComputeEmitter:
 
             def body() -> None:
                 inner = self.context.evaluator(s, variables, lanes).given(shared)
+                fetching.ask(s, inner, compute)
                 value = self._reduced(s, inner, variables, lanes)
                 condition = inner.condition(compute.condition)
                 if condition is not None and lanes_of(condition) > 1:
@@ -337,6 +338,7 @@ class ComputeEmitter:
         """Takes in one vector, and gives its value."""
         lanes = at.lanes
         assert lanes is not None
+        fetching.ask(s, at, self.compute)
         where = at.condition(filtered)
         if where is not None:
             where = broadcast(where, lanes.count, lanes_of(where))

@@ -99,6 +99,14 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ahead:
+    """An input whose later elements a loop asks for while it is at those of ``read``, where ``when`` (over sizes) holds."""
+
+    read: Read
+    when: Expr
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Compute:
     """``target[indices] = value`` over ``ranks``, reduced by ``reduction`` over ``reduced`` where ``filter`` holds.
 
@@ -106,7 +114,7 @@ class Compute:
     output points lie inside the target at all: nothing is stored for the others. Knobs: ``method``, ``vector`` (the rank
     that fills the lanes) and ``parallel`` (the output ranks spread over threads, outermost first). ``along`` are Computes over
     the same ranks that store their value at every point before it is reduced. ``streams`` tells, from the sizes, whether the
-    target is written past the caches (None: never).
+    target is written past the caches (None: never), ``ahead`` which inputs are prefetched.
     """
 
     target: str
@@ -127,6 +135,7 @@ class Compute:
     window: Window | None = None
     along: tuple[Compute, ...] = ()
     streams: Expr | None = None
+    ahead: tuple[Ahead, ...] = ()
     origin: Origin = field(default_factory=Origin, compare=False, repr=False)
 
     @property

@@ -14,6 +14,7 @@ from .select import select
 from .simplification.heads import in_groups
 from .simplification.normalize import normalize
 from .simplification.simplify import simplify
+from .tiling.fetching import fetching
 from .tiling.prepack import prepacked
 from .tiling.streaming import streaming
 
@@ -54,4 +55,4 @@ def lower(cascade: Cascade, *, target: Target | None = None, online: bool = True
 
 def _finished(program: TileProgram, target: Target) -> TileProgram:
     """What is decided for the chosen form only."""
-    return prepacked(streaming(program, target), target)
+    return prepacked(fetching(streaming(program, target), target), target)

@@ -7,7 +7,7 @@ holds fits its second-level cache.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...ir.cascade import Cascade, Let
@@ -123,16 +123,23 @@ class Tiling:
             for extent in extents:
                 total = op("mul", total, extent)
             row = op("add", row, total)
-        if self.rereads and not product:
+        elements = TILE_ELEMENTS
+        if not product and self._goes_by_rows(group, lanes):
             for total in read_again(self.cascade, group.members, group.classes, cut, local):
                 row = op("add", row, total)
-        room = op("floordiv", integer(TILE_ELEMENTS), op("max", row, integer(1)))
+            elements = (self.target.l1d or 32 * 1024) * 3 // 4 // 4
+        room = op("floordiv", integer(elements), op("max", row, integer(1)))
         limit = op("min", integer(largest), room)
         if blocked:
             points = self._in_blocks(whole, cut, limit, blocked)
             return points, points
         points = self._shared(whole, cut, limit, FEWEST_ROWS if product else 1)
         return points, points
+
+    def _goes_by_rows(self, group: Group, lanes: Sequence[bool]) -> bool:
+        """Whether the Einsums with the most ranks, which take the time, all have their vectors along the rows of a tile."""
+        most = max(self._ranks(i) for i in group.members)
+        return not any(lane and self._ranks(i) == most for i, lane in zip(group.members, lanes, strict=True))
 
     def rows_of_block(self, group: Group, cut: Independent) -> int | None:
         """The rows of a block of a group's loop, where its body has a product of the rows that are cut (``blocking.py``); else
