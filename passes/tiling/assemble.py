@@ -73,7 +73,7 @@ class _Assembly:
         body: list[Node] = []
         for group in form_groups(self.cascade, self.steps, alone):
             body += self._group(group, frozenset(masks))
-        inside = {b.name for node in body for b in _loop_buffers(node)}
+        inside = {b.name for node in walk_nodes(tuple(body)) if isinstance(node, Loop) for b in node.buffers}
         kept = tuple(b for b in self.workspace.buffers.values() if b.name not in inside)
         return TileProgram(
             cascade=self.source,
@@ -154,7 +154,7 @@ class _Assembly:
         body: list[Node] = []
         if group.sequence is None:
             for step in group.steps:
-                body += self._step(step, placement, serial=True, buffers=buffers)
+                body = self._then(body, step, placement, buffers)
         else:
             body, masked = self._sequence(group.sequence, placement, buffers)
         body = self._absorbed(body, [b.name for b in buffers])
@@ -263,9 +263,7 @@ class _Assembly:
         inner = replace(placement, fixed=fixed)
         body: list[Node] = []
         for i in merged.body:
-            read = self._reader(i, inner)
-            joined = None if read is None else along(body, read, self.workspace.buffers)
-            body = joined if joined is not None else [*body, *self._einsum(i, inner, serial=True, buffers=buffers)]
+            body = self._then(body, Straight(einsum=i), inner, buffers)
         for name, held in placement.locals.items():
             if held.following is not None:
                 body.append(self._copy(name, held.following))
@@ -273,6 +271,12 @@ class _Assembly:
         loop = Loop(variable=variable, extent=extent, reverse=merged.reverse, body=tuple(body))
         after = [n for i in merged.after for n in self._einsum(i, placement, serial=True, buffers=buffers)]
         return [*before, loop, *after], masked
+
+    def _then(self, body: list[Node], step: Step, placement: Placement, buffers: list[Buffer]) -> list[Node]:
+        """``body`` and then ``step``; a reduction takes what it reads from where it is made, where that comes right before."""
+        read = self._reader(step.einsum, placement) if isinstance(step, Straight) else None
+        joined = None if read is None else along(body, read, self.workspace.buffers)
+        return [*body, *self._step(step, placement, serial=True, buffers=buffers)] if joined is None else joined
 
     def _reader(self, index: int, placement: Placement) -> Compute | None:
         """A reduction of a loop's body that nothing but its own Compute carries out; None for others."""
@@ -431,16 +435,6 @@ class _Assembly:
 
 def _mentions(expr: Expr, part: Expr) -> bool:
     return any(node == part for node in walk(expr))
-
-
-def _loop_buffers(node: Node) -> tuple[Buffer, ...]:
-    match node:
-        case Loop(buffers=buffers, body=body):
-            return (*buffers, *(b for inner in body for b in _loop_buffers(inner)))
-        case When(body=body):
-            return tuple(b for inner in body for b in _loop_buffers(inner))
-        case _:
-            return ()
 
 
 def _zero(dtype: DType) -> int | float | bool:
