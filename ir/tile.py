@@ -100,10 +100,12 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ahead:
-    """An input whose later elements a loop asks for while it is at those of ``read``, where ``when`` (over sizes) holds."""
+    """An input whose later elements a loop asks for while it is at those of ``read``, where ``when`` (over sizes) holds: what
+    comes next, or at least ``distance`` elements later."""
 
     read: Read
     when: Expr
+    distance: Expr
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

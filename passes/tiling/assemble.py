@@ -16,7 +16,7 @@ from ...ir.diagnostics import error
 from ...ir.expr import Const, Expr, Read, integer, op, rank, substitute, walk
 from ...ir.index import at_most, equal
 from ...ir.target import Target
-from ...ir.tile import Buffer, Compute, Decision, Fill, Loop, Node, Scope, TileProgram, When
+from ...ir.tile import Buffer, Compute, Decision, Fill, Loop, Method, Node, Scope, TileProgram, When
 from ...ir.tile import walk as walk_nodes
 from ...ir.types import BOOL, DType, QuantType
 from ..analysis.presence import PresenceAnalysis, Stored
@@ -154,7 +154,7 @@ class _Assembly:
         body: list[Node] = []
         if group.sequence is None:
             for step in group.steps:
-                body = self._then(body, step, placement, buffers)
+                body = self._then(body, step, placement, buffers, by=(Method.FOLD,))
         else:
             body, masked = self._sequence(group.sequence, placement, buffers)
         body = self._absorbed(body, [b.name for b in buffers])
@@ -263,7 +263,7 @@ class _Assembly:
         inner = replace(placement, fixed=fixed)
         body: list[Node] = []
         for i in merged.body:
-            body = self._then(body, Straight(einsum=i), inner, buffers)
+            body = self._then(body, Straight(einsum=i), inner, buffers, by=tuple(Method))
         for name, held in placement.locals.items():
             if held.following is not None:
                 body.append(self._copy(name, held.following))
@@ -272,11 +272,15 @@ class _Assembly:
         after = [n for i in merged.after for n in self._einsum(i, placement, serial=True, buffers=buffers)]
         return [*before, loop, *after], masked
 
-    def _then(self, body: list[Node], step: Step, placement: Placement, buffers: list[Buffer]) -> list[Node]:
-        """``body`` and then ``step``; a reduction takes what it reads from where it is made, where that comes right before."""
+    def _then(
+        self, body: list[Node], step: Step, placement: Placement, buffers: list[Buffer], *, by: tuple[Method, ...]
+    ) -> list[Node]:
+        """``body`` and then ``step``, in one walk ``by`` these methods where a reduction reads what was made right before."""
         read = self._reader(step.einsum, placement) if isinstance(step, Straight) else None
         joined = None if read is None else along(body, read, self.workspace.buffers)
-        return [*body, *self._step(step, placement, serial=True, buffers=buffers)] if joined is None else joined
+        if joined is None or not any(isinstance(n, Compute) and n.along and n.method in by for n in joined[len(body) - 1 :]):
+            return [*body, *self._step(step, placement, serial=True, buffers=buffers)]
+        return joined
 
     def _reader(self, index: int, placement: Placement) -> Compute | None:
         """A reduction of a loop's body that nothing but its own Compute carries out; None for others."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ...ir.expr import Const, Expr, Read, integer, op, ranks_of, reads_of
+from ...ir.expr import Const, Expr, Read, Select, integer, op, ranks_of, reads_of
 from ...ir.index import affine_in, simplify
 from ...ir.target import Target
 from ...ir.tile import Ahead, Buffer, Compute, Decision, Loop, Method, Node, Scope, TileProgram, When, walk
@@ -70,25 +70,33 @@ class _Fetching:
                 case Compute():
                     asked: dict[str, Ahead] = {}
                     for read in _streamed(node, around):
-                        places = readers.get(read.tensor)
-                        when = None if places is None else self._when(node, read, last=at == places[-1])
-                        if when is not None:
-                            asked.setdefault(read.tensor, Ahead(read=read, when=when))
+                        places = readers.get(read.tensor, [at])
+                        if read.tensor in self.large and (ahead := self._ahead(node, read, at == places[-1], len(places) > 1)):
+                            asked.setdefault(read.tensor, ahead)
                     made.append(replace(node, ahead=tuple(asked.values())))
                 case _:
                     made.append(node)
         return tuple(made)
 
-    def _when(self, compute: Compute, read: Read, *, last: bool) -> Expr | None:
-        """Where a Compute asks for an input: the last of several does always, the others for rows that leave the cache until
-        the next one reads them."""
-        large = self.large[read.tensor]
-        if last:
-            return large
+    def _ahead(self, compute: Compute, read: Read, last: bool, again: bool) -> Ahead | None:
+        """What a reader of an input asks for: the last one always, of the next tile where there are others (``again``), and the
+        others for rows that leave the cache until the next one reads them."""
         assert compute.vector is not None
-        buffer = self.inputs[read.tensor]
-        row = _at_least(compute.extent(compute.vector), 8 * self.target.l2 // 2 // buffer.dtype.bits)
-        return None if row is None else simplify(op("and", large, row)) if large != TRUE else row
+        large, nothing = self.large[read.tensor], integer(0)
+        if not again:
+            return Ahead(read=read, when=large, distance=nothing)
+        limit = 8 * self.target.l2 // 2 // self.inputs[read.tensor].dtype.bits
+        leaves = _at_least(compute.extent(compute.vector), limit)
+        if last:
+            tile: Expr = integer(1)
+            for r in compute.ranks:
+                tile = op("mul", tile, r.extent)
+            if leaves is not None:
+                tile = nothing if leaves == TRUE else Select(condition=leaves, then=nothing, otherwise=tile, dtype=tile.dtype)
+            return Ahead(read=read, when=large, distance=tile)
+        if leaves is None:
+            return None
+        return Ahead(read=read, when=leaves if large == TRUE else op("and", large, leaves), distance=nothing)
 
 
 def _streamed(compute: Compute, around: frozenset[str]) -> Iterator[Read]:

@@ -35,11 +35,11 @@ def asking(program: TileProgram) -> dict[str, list[str]]:
 
 
 def test_the_last_reader_of_a_row_asks_for_the_next() -> None:
-    assert asking(lowered(SOFTMAX, M=1 << 14, N=1024)) == {"SN": ["X"]}
+    assert asking(lowered(SOFTMAX, M=1 << 14, N=1024)) == {"SD": ["X"]}
 
 
 def test_every_reader_of_a_row_that_leaves_the_cache_asks() -> None:
-    assert asking(lowered(SOFTMAX, M=64, N=1 << 20)) == {"GM": ["X"], "SN": ["X"]}
+    assert asking(lowered(SOFTMAX, M=64, N=1 << 20)) == {"GM": ["X"], "SD": ["X"]}
 
 
 def test_small_inputs_are_not_asked_for() -> None:
@@ -47,7 +47,7 @@ def test_small_inputs_are_not_asked_for() -> None:
 
 
 def test_free_sizes_make_it_a_condition() -> None:
-    assert set(asking(lowered(SOFTMAX))) == {"GM", "SN"}
+    assert set(asking(lowered(SOFTMAX))) == {"GM", "SD"}
 
 
 @pytest.mark.parametrize(
