@@ -83,7 +83,7 @@ def _without_maximum(cascade: Cascade, target: Target) -> tuple[TileProgram | No
     found = unified(cascade)
     if found.cascade == cascade:
         return None, found.decisions
-    program = assemble(found.cascade, target, prefix="online_", rereads=True)
+    program = assemble(found.cascade, target, prefix="online_")
     if any(isinstance(n, Compute) and n.method is Method.CONTRACTION for n in walk(program.body)):
         because = "matrix products take its time, and the maximum of a tile costs little beside them"
         subject = ", ".join(d.subject for d in found.decisions)

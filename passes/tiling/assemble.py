@@ -37,26 +37,25 @@ from .tiles import Tiling
 from .transpose import transposed
 
 
-def assemble(cascade: Cascade, target: Target, *, prefix: str = "", rereads: bool = False) -> TileProgram:
+def assemble(cascade: Cascade, target: Target, *, prefix: str = "") -> TileProgram:
     """The tile program of a cascade for ``target``.
 
     ``prefix`` starts the names of its derived sizes, where two programs are joined.
-    With ``rereads`` a tile of rows leaves room for the inputs that its Einsums read again.
 
     Raises EinfallError E1204 for quantised storage, which no code generator reads yet.
     """
-    return _Assembly(transposed(hoisted(cascade)), target, prefix, rereads).program()
+    return _Assembly(transposed(hoisted(cascade)), target, prefix).program()
 
 
 class _Assembly:
-    def __init__(self, cascade: Cascade, target: Target, prefix: str, rereads: bool) -> None:
+    def __init__(self, cascade: Cascade, target: Target, prefix: str) -> None:
         self.source = cascade
         inlined = inline(cascade)
         cascade = self.cascade = inlined.cascade
         self.presence = PresenceAnalysis(cascade)
         self.steps = schedule(cascade)
         self.explicit = self.presence.run(self.steps)
-        self.tiling = Tiling(cascade=cascade, explicit=self.explicit, target=target, prefix=prefix, rereads=rereads)
+        self.tiling = Tiling(cascade=cascade, explicit=self.explicit, target=target, prefix=prefix)
         self.workspace = Workspace()
         self.few = few(cascade)
         self.first: list[Node] = []

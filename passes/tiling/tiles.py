@@ -46,14 +46,12 @@ vector, the waking of a thread."""
 
 @dataclass(kw_only=True)
 class Tiling:
-    """The tiles of a cascade's groups. ``derived`` collects the sizes that they bring along, named from ``prefix`` on;
-    ``rereads`` makes room in a tile for inputs that a group reads more than once."""
+    """The tiles of a cascade's groups. ``derived`` collects the sizes that they bring along, named from ``prefix`` on."""
 
     cascade: Cascade
     explicit: Mapping[int, Explicit]
     target: Target
     prefix: str
-    rereads: bool
     derived: list[Let] = field(default_factory=list)
 
     @property
