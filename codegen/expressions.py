@@ -215,6 +215,8 @@ class Evaluator:
                 return self._multiply_add(factors, a)
             case Op(op="add", args=(Op(op="mul", args=factors), a)) if self.fused and expr.dtype.is_float:
                 return self._multiply_add(factors, a)
+            case Op(op="lt" | "le" | "gt" | "ge" as name, args=(a, b)) if (chosen := self._compared(name, a, b)) is not None:
+                return chosen
             case Op(op=name, args=args):
                 values = [self.value(a) for a in args]
                 width = max(map(lanes_of, values))
@@ -229,6 +231,32 @@ class Evaluator:
                 return conversions.from_bits(bits, dtype)
             case _:
                 raise TypeError(f"not an expression of a tile program: {expr!r}")
+
+    def _compared(self, name: str, a: Expr, b: Expr) -> tirx.Expr | None:
+        """A comparison of coordinates whose distance moves by one from lane to lane: one of lane numbers with a scalar, in 32
+        bits; None for others."""
+        if self.lanes is None or a.dtype != INDEX or b.dtype != INDEX or any(True for e in (a, b) for _ in reads_of(e)):
+            return None
+        rank, step = self.lanes.rank, 0
+        for expr, sign in ((a, -1), (b, 1)):
+            if self.varies(expr):
+                form = affine_in(expr, (rank,))
+                factor = None if form is None else form.coefficient(rank)
+                if not isinstance(factor, Const):
+                    return None
+                step += sign * int(factor.value)
+        if step not in (1, -1):
+            return None
+        # 0 < d ± lane, and so on: lanes from a border on, or those before it.
+        first = self.first_lane()
+        distance = as_index(first.value(b)) - as_index(first.value(a))
+        border = distance if step < 0 else index(0) - distance
+        if (name in ("le", "gt")) == (step < 0):
+            border = border + 1
+        inside = tirx.Cast("int32", tirx.max(tirx.min(border, index(self.lanes.count)), index(0)))
+        wide = splat(self.bind(inside), self.lanes.count)
+        lane = tirx.Ramp(tirx.IntImm("int32", 0), tirx.IntImm("int32", 1), self.lanes.count)
+        return lane < wide if (name in ("lt", "le")) == (step < 0) else lane >= wide
 
     def _multiply_add(self, factors: tuple[Expr, ...], added: Expr) -> tirx.Expr:
         """``x * y + z`` with one rounding."""

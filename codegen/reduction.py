@@ -94,9 +94,9 @@ class Accumulator:
 
     def watch(self, statements: Statements, a: tirx.Expr, b: tirx.Expr, *, copy: int = 0) -> None:
         """Holds NaN from here on in the lanes where one of two values is NaN."""
-        ordered = tirx.Or(tirx.LE(a, b), tirx.GT(a, b))
         nan = literal(float("nan"), computed(self.dtype), self.lanes)
-        self._put(statements, self.state, tirx.Select(ordered, self._get(self.state, copy), nan), copy)
+        found = tirx.Or(tirx.isnan(a), tirx.isnan(b))  # one instruction
+        self._put(statements, self.state, tirx.Select(found, nan, self._get(self.state, copy)), copy)
 
     def _better(self, value: tirx.Expr, now: tirx.Expr) -> tirx.Expr:
         """Whether a later value replaces the best: strictly better, or the first NaN."""
@@ -133,6 +133,8 @@ class Accumulator:
 
     def folded(self, statements: Statements) -> tirx.Expr:
         """All lanes and copies combined into one scalar, by halves in a fixed order."""
+        if self.is_watched:
+            return self._folded_extreme(statements)
         held = str(self.state.dtype)
         total = self._get(self.state, 0)
         for copy in range(1, self.copies):
@@ -154,6 +156,26 @@ class Accumulator:
                 high = tirx.BufferLoad(spill, [_ramp(lanes, lanes)])
                 total = self.combine(low, high)
         return tirx.NE(total, literal(0, "uint8")) if self.dtype.is_bool else total
+
+    def _folded_extreme(self, statements: Statements) -> tirx.Expr:
+        """A maximum or minimum of floats, for which NaN is looked for once, in all lanes and copies."""
+        pick = tirx.Max if self.reduction == "max" else tirx.Min
+        copies = [self._get(self.state, copy) for copy in range(self.copies)]
+        found = tirx.isnan(copies[0])
+        for copy in copies[1:]:
+            found = tirx.Or(found, tirx.isnan(copy))
+        one, none = (literal(value, "int32", self.lanes) for value in (1, 0))
+        count = tirx.call_llvm_pure_intrin("int32", "llvm.vector.reduce.or", tirx.Select(found, one, none))
+        total, lanes = copies[0], self.lanes
+        for copy in copies[1:]:
+            total = statements.share(pick(total, copy))
+        while lanes > 1:
+            lanes //= 2
+            low = statements.share(shuffle([total], range(lanes)))
+            high = statements.share(shuffle([total], range(lanes, 2 * lanes)))
+            total = statements.share(pick(low, high))
+        nan = literal(float("nan"), computed(self.dtype))
+        return tirx.Select(statements.share(count) > literal(0, "int32"), nan, total)
 
     @property
     def result_type(self) -> DType:

@@ -15,6 +15,7 @@ EVERY = {
     "backend/test_bf16_attention.py": 5,
     "backend/test_blocks.py": 5,
     "backend/test_layouts.py": 3,
+    "backend/test_masks.py": 5,
     "backend/test_microkernels.py": 6,
     "backend/test_parts.py": 3,
     "backend/test_prepacked.py": 3,

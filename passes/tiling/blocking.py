@@ -15,17 +15,16 @@ element is computed as before; sums are scaled before, not after, where the fact
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...ir.cascade import RankExtent
-from ...ir.expr import Cast, Const, Expr, Op, Rank, Read, integer, op, rank, ranks_of, reads_of, transform
+from ...ir.expr import Expr, Op, Rank, Read, integer, op, rank, ranks_of, reads_of, transform
 from ...ir.index import at_most
 from ...ir.microkernels import FMA, panel_columns
 from ...ir.target import Target
-from ...ir.tile import SUM, Buffer, Compute, Loop, Method, Node, Scope, When, walk
-from ...ir.types import DType
+from ...ir.tile import Buffer, Compute, Loop, Method, Node, Scope, When, walk
+from .factors import factor_of, is_sum, scaled_by_readers
 from .methods import choose
 from .placement import Local
 from .skipping import visited
@@ -38,9 +37,6 @@ TILE_ROWS = 32
 
 TILE_DEPTH = 256
 """The greatest depth and width of a right operand that is packed for a block of matrix tiles: two of them leave L2 room."""
-
-_LEAST_FACTOR, _GREATEST_FACTOR = 2.0**-20, 2.0**20
-"""Constant factors that go to the left operand: they bring no element near the ends of its type's range."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,10 +205,10 @@ class _Blocking:
             if product is None or product.rows is None or not self._is_fixed(compute, loop.variable, blocks.variable, changed):
                 return compute
             value, epilogue = product.left, product.epilogue
-            if (found := _factor(epilogue, value.dtype)) is not None:
+            if (found := factor_of(epilogue, value.dtype)) is not None:
                 kind, factor, rest = found
                 value = Op(op=kind, args=(value, factor), dtype=value.dtype)
-                epilogue = None if _is_sum(rest) else rest
+                epilogue = None if is_sum(rest) else rest
             row = op("add", op("mul", rank(blocks.variable), integer(self.along.rows)), rank(product.rows))
             key = value, compute.extent(product.inner)
             if key not in known:
@@ -236,7 +232,7 @@ class _Blocking:
 
         made = rebuilt(loop)
         assert isinstance(made, Loop)
-        return before, made
+        return before, scaled_by_readers(made, self._own())
 
     def _is_fixed(self, compute: Compute, loop: str, block: str, changed: set[str]) -> bool:
         """Whether the rows of a product's left operand are the block's and no step of the loop changes them."""
@@ -322,44 +318,6 @@ def _whole(height: Expr) -> Expr:
         case Op(op="min", args=(_, Op(op="sub", args=(extent, _)))):
             return extent
     raise AssertionError(height)
-
-
-def _factor(epilogue: Expr | None, dtype: DType) -> tuple[str, Const, Expr] | None:
-    """The constant by which an epilogue first multiplies or divides the sum, and the epilogue without it; of operands narrower
-    than f32 only powers of two, which do not round."""
-    if epilogue is None:
-        return None
-    found: list[tuple[str, Const]] = []
-
-    def rule(node: Expr) -> Expr | None:
-        match node:
-            case Op(op="mul" | "div" as kind, args=(a, factor)) if _is_sum(a) and not found and (value := _number(factor)):
-                exact = dtype.bits >= 32 or math.frexp(value)[0] == 0.5
-                if _LEAST_FACTOR <= abs(value) <= _GREATEST_FACTOR and exact:
-                    found.append((kind, Const(value=value, dtype=dtype)))
-                    return a
-                return None
-            case _:
-                return None
-
-    sums = sum(_is_sum(r) for r in reads_of(epilogue))
-    rest = transform(epilogue, rule)
-    return (*found[0], rest) if found and sums == 1 else None
-
-
-def _number(factor: Expr) -> float | None:
-    """The number that a factor is: a literal, or the square root of one."""
-    match factor:
-        case Const(value=float(value)):
-            return value
-        case Op(op="sqrt", args=(Cast(value=Const(value=int(value))) | Const(value=int(value)),)) if value >= 0:
-            return math.sqrt(value)
-        case _:
-            return None
-
-
-def _is_sum(node: Expr) -> bool:
-    return isinstance(node, Read) and node.tensor == SUM
 
 
 def _accesses(compute: Compute) -> Iterator[tuple[str, tuple[Expr, ...]]]:

@@ -17,7 +17,7 @@ from ...ir.microkernels import packs_before
 from ...ir.target import Target
 from ..analysis.presence import Explicit
 from . import contraction
-from .blocking import deepest_panel, rows_of_block
+from .blocking import TILE_ROWS, deepest_panel, rows_of_block
 from .grouping import Group, is_parts
 from .independent import Independent
 from .methods import choose
@@ -29,6 +29,9 @@ ROWS_OF_A_PRODUCT = 128
 
 ROWS_IN_BLOCKS = 512
 """The same where the rows of a loop's body are done in blocks: its operands are packed once for all of them."""
+
+ROWS_ON_TILES = 1024
+"""The same where the products are done on matrix tiles, beside which packing takes a larger part."""
 
 STEPS_TOGETHER = 64
 """Points of the cut rank that one task carries through a recurrence: a few vectors."""
@@ -107,7 +110,8 @@ class Tiling:
         if product and few is not None and few <= FEWEST_ROWS:
             return integer(max(1, few)), integer(max(1, few))
         blocked = self.rows_of_block(group, cut)
-        largest = ROWS_IN_BLOCKS if blocked else ROWS_OF_A_PRODUCT if product else STEPS_TOGETHER
+        on_tiles = blocked == TILE_ROWS
+        largest = ROWS_ON_TILES if on_tiles else ROWS_IN_BLOCKS if blocked else ROWS_OF_A_PRODUCT if product else STEPS_TOGETHER
         row: Expr = integer(1)
         for name, held in local.items():
             if blocked and held.generation is not None and held.written == 0:
@@ -121,7 +125,7 @@ class Tiling:
             for extent in extents:
                 total = op("mul", total, extent)
             row = op("add", row, total)
-        elements = TILE_ELEMENTS
+        elements = 2 * TILE_ELEMENTS if on_tiles else TILE_ELEMENTS
         if not product and self._goes_by_rows(group, lanes):
             for total in read_again(self.cascade, group.members, group.classes, cut, local):
                 row = op("add", row, total)

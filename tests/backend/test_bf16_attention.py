@@ -116,14 +116,15 @@ def test_rows_with_gaps() -> None:
 
 
 @pytest.mark.parametrize("name", ["sliding_window_attention", "prefix_lm_attention", "softcap_attention", "alibi_attention"])
-def test_variants(name: str) -> None:
-    """Masks that leave out blocks in the middle of the others, and vector work of other forms."""
-    arguments: dict[str, object] = dict(operands(300, 300, h=2))
+@pytest.mark.parametrize("width", [64, 128])
+def test_variants(name: str, width: int) -> None:
+    """Masks that leave out blocks in the middle of the others, and vector work of other forms; 1/√128 is no power of two."""
+    arguments: dict[str, object] = dict(operands(300, 300, width, width, h=2))
     cascade = read_program(text(name)).select(None)
     wanted = {t.name for t in cascade.parameters} | set(cascade.sizes)
     extra = {"slope": np.asarray([0.5, 0.01], BF16), "prefix": np.asarray([100, 7], np.int32)}
     arguments = {n: v for n, v in (arguments | extra).items() if n in wanted}
-    found = np.asarray(compiled(name, E=64, F=64)(**arguments)).astype(np.float64)
+    found = np.asarray(compiled(name, E=width, F=width)(**arguments)).astype(np.float64)
     expected = interpret(cascade, arguments)["AV"]
     np.testing.assert_allclose(found, expected.astype(np.float64), rtol=2e-2, atol=2e-2)
 
