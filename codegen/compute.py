@@ -257,9 +257,8 @@ class ComputeEmitter:
         value = self.compute.value
         count = acc.lanes
         for inner in self.compute.along:
-            own = replace(self, compute=inner)
-            made = at.value_in(inner.value, own.target.dtype)
-            own._store(s, at, made)
+            made = at.value_in(inner.value, self.context.views[inner.target].dtype)
+            replace(self, compute=inner)._store(s, at, made)
             at.knows(Read(tensor=inner.target, indices=inner.indices, dtype=inner.value.dtype), made)
         coordinate = None
         if REDUCTIONS[acc.reduction].coordinate:
