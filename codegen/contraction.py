@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from tvm import tirx
 from tvm.tirx.stmt import ForKind
 
-from ..ir.expr import Const, Expr, Op, Read, ranks_of, reads_of, walk
+from ..ir.expr import Expr, Op, Read, ranks_of, reads_of, walk
 from ..ir.index import affine_in
 from ..ir.microkernels import BY_NAME, FMA, MicroKernel, few_rows
 from ..ir.tile import SUM, Compute, MatrixProduct
@@ -32,7 +32,7 @@ from .microkernels.statements import Statements, as_index, both, ceil_div, const
 from .microkernels.tiles import Tiles
 from .microkernels.vnni import ByteDots
 from .microkernels.words import reinterpreted
-from .views import View, broadcast, encode
+from .views import View, broadcast, encode, is_matrix, moves_along
 
 LIGHT = 12
 """Operations of an epilogue up to which every register of a tile gets a copy of it."""
@@ -125,7 +125,7 @@ class ContractionEmitter:
             return m > few_rows(product.kernel)
         if self.compute.accumulator.is_float:
             return negation(is_skinny(m, b, constant(self._extent(s, product.inner, {})), self._plan()))
-        along = isinstance(product.left, Read) and _moves_along(product.left, product.inner)
+        along = isinstance(product.left, Read) and moves_along(product.left, product.inner)
         return m > MOST_ROWS if along and b.columns_contiguous and self._reads_bytes() else True
 
     def _reads_bytes(self) -> bool:
@@ -308,14 +308,14 @@ class ContractionEmitter:
     def _operand(
         self, s: Statements, expr: Expr, variables: Variables, row: str | None, column: str | None, first: tirx.Expr
     ) -> Operand | Formula:
-        if isinstance(expr, Read) and _is_matrix(expr):
+        if isinstance(expr, Read) and is_matrix(expr):
             return self._matrix(s, self.context.views[expr.tensor], expr.indices, variables, row, column, first)
 
         def compute(s: Statements, site: Site) -> tirx.Expr:
             value = self._at(s, variables, site, row, column, first, {}).value(expr)
             return broadcast(convert(value, computed(self.compute.accumulator)), site.lanes, lanes_of(value))
 
-        down, across = (sum(_moves_along(r, rank) for r in reads_of(expr)) for rank in (row, column))
+        down, across = (sum(moves_along(r, rank) for r in reads_of(expr)) for rank in (row, column))
         return Formula(compute=compute, along_rows=across >= down)
 
     def _raw_operand(
@@ -330,7 +330,7 @@ class ContractionEmitter:
             bits = encode(broadcast(value, site.lanes, lanes_of(value)), expr.dtype, site.lanes)
             return reinterpreted(bits, _raw(expr.dtype), site.lanes)
 
-        down, across = (sum(_moves_along(r, rank) for r in reads_of(expr)) for rank in (row, column))
+        down, across = (sum(moves_along(r, rank) for r in reads_of(expr)) for rank in (row, column))
         return Formula(compute=compute, along_rows=across >= down)
 
     def _result(self, s: Statements, variables: Variables, first: tirx.Expr) -> Operand:
@@ -443,15 +443,3 @@ def _panel_product(kernel: MicroKernel, dtype: str) -> PanelProduct:
 def _raw(dtype: DType) -> str:
     """The unsigned type of an element's bits."""
     return f"uint{dtype.bits}"
-
-
-def _is_matrix(read: Read) -> bool:
-    """Whether the micro-kernel can read the elements of a tensor itself."""
-    return read.dtype.name in ("f64", "f32", "f16", "bf16") and not any(reads_of(i) for i in read.indices)
-
-
-def _moves_along(read: Read, rank: str | None) -> bool:
-    """Whether neighbours along ``rank`` are neighbours in memory."""
-    form = affine_in(read.indices[-1], (rank,)) if read.indices and rank is not None else None
-    factor = None if form is None or rank is None or rank not in form.ranks else form.coefficient(rank)
-    return isinstance(factor, Const) and factor.value == 1

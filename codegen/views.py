@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
+from ..ir.expr import Const, Read, reads_of
+from ..ir.index import affine_in
 from ..ir.types import DType
 from . import conversions
 from .arithmetic import convert, literal
@@ -119,3 +121,15 @@ def broadcast(value: tirx.Expr, lanes: int, have: int) -> tirx.Expr:
 def to_stored(value: tirx.Expr, dtype: DType) -> tirx.Expr:
     """Converts a computed value of any type to that in which ``dtype`` is computed."""
     return convert(value, computed(dtype))
+
+
+def is_matrix(read: Read) -> bool:
+    """Whether the micro-kernel can read the elements of a tensor itself."""
+    return read.dtype.name in ("f64", "f32", "f16", "bf16") and not any(reads_of(i) for i in read.indices)
+
+
+def moves_along(read: Read, rank: str | None) -> bool:
+    """Whether neighbours along ``rank`` are neighbours in memory."""
+    form = affine_in(read.indices[-1], (rank,)) if read.indices and rank is not None else None
+    factor = None if form is None or rank is None or rank not in form.ranks else form.coefficient(rank)
+    return isinstance(factor, Const) and factor.value == 1
