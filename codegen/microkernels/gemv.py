@@ -14,10 +14,11 @@ from functools import partial
 import tvm_ffi
 from tvm import tirx
 
+from .ahead import LINE, later
 from .fma import emit_store_vector
 from .operand import Epilogue, Formula, Operand, Site, load
 from .plan import GemmPlan
-from .statements import Statements, both, ceil_div, condition, constant, index, maximum, minimum, negation, round_up
+from .statements import Statements, as_index, both, ceil_div, condition, constant, index, maximum, minimum, negation, round_up
 from .tasks import emit_strips
 from .vector import (
     first_lanes,
@@ -43,7 +44,9 @@ SHORT, FEW = 256, 4
 SIDE = 4
 """Columns of B that the dot form reads side by side."""
 AHEAD = 1024
-"""Bytes ahead of its use at which each of them is asked for."""
+"""Bytes ahead of its use at which each of them is asked for,"""
+PAGE = 2048
+"""where it is longer than so many bytes: shorter ones are asked for as one stretch of memory, pages in turn."""
 
 
 def is_skinny(m: tirx.Expr | int, b: Operand | Formula, k: int | None, plan: GemmPlan) -> bool | tirx.Expr:
@@ -134,6 +137,8 @@ class SkinnyProduct:
     def _emit_strips(self, s: Statements, a: Operand, first: tirx.Expr, width: tirx.Expr) -> None:
         lanes, dtype = self.plan.lanes, self.dtype
         length = s.bind("length", minimum(_power_below(s, tirx.truncdiv(index(L1), maximum(self.m, 1))), STRIP))
+        narrow = both(_is(self.b.row_stride, self.n), _is(minimum(self.n, length), self.n))
+        share = self._vectors_of_line
         sums = s.allocate("sums", (max(L1, self.plan.skinny * lanes),), dtype)
         turns = s.bind("turns", tirx.truncdiv(self.k, index(STREAMS)))
         with s.loop("strip", ceil_div(maximum(width, 0), length)) as strip:
@@ -148,8 +153,10 @@ class SkinnyProduct:
                 """Adds `steps` rows of B to the vector of sums at `at`, of which `count` lanes lie inside."""
                 mask = first_lanes(count, lanes)
                 b = []
+                for u in range(0, steps, share):
+                    row = p + u if share == 1 else p + u + tirx.truncmod(tirx.truncdiv(at, index(lanes)), index(share))
+                    self._ask(s, row, col + at, self.b.at(row + STREAMS, col + at), dense=narrow, distance=0)
                 for u in range(steps):
-                    s.evaluate(prefetch(self.b.buffer, self.b.at(p + STREAMS + u, col + at)))
                     value = load_masked(self.b.buffer, self.b.at(p + u, col + at), mask, dtype, lanes)
                     b.append(s.bind(f"b_{u}", value))
                 with s.loop("i", self.m) as i:
@@ -236,17 +243,36 @@ class SkinnyProduct:
                     held = tirx.BufferLoad(chain[u], [index(0)])
                     s.store(chain[u], 0, fma(one, factor, held, fused=self.plan.fused))
 
+        short = both(_is(self.b.col_stride, self.k), _is(minimum(self.k, PAGE * 8 // self._bits), self.k))
         with s.loop("p", turns) as turn:
             for u in range(chains):
                 p = s.bind("p", turn * whole + u * lanes)
-                for column in columns:
-                    ahead = p + AHEAD * 8 // int(tvm_ffi.dtype(self.b.dtype).bits)
-                    s.evaluate(prefetch(self.b.buffer, self.b.at(ahead, column)))
+                for column in columns if u % self._vectors_of_line == 0 else ():
+                    ahead = self.b.at(p + AHEAD * 8 // self._bits, column)
+                    self._ask(s, p, column, ahead, dense=short, distance=0)
                 update(p, u, first_lanes(lanes, lanes))
         for u in range(chains):
             with s.when(rest > u * lanes):
                 update(turns * whole + u * lanes, u, first_lanes(rest - u * lanes, lanes))
         return [[_added([tirx.BufferLoad(total, [index(0)]) for total in chain]) for chain in row] for row in totals]
+
+    @property
+    def _bits(self) -> int:
+        return int(tvm_ffi.dtype(self.b.dtype).bits)
+
+    @property
+    def _vectors_of_line(self) -> int:
+        return max(1, LINE * 8 // (self._bits * self.plan.lanes))
+
+    def _ask(
+        self, s: Statements, row: tirx.Expr, col: tirx.Expr, near: tirx.Expr, *, dense: tirx.Expr, distance: tirx.Expr | int
+    ) -> None:
+        """Asks for later elements of B: pages in turn where B is read in the order of the memory, else what is ``near``."""
+        if constant(dense) == 0:
+            s.evaluate(prefetch(self.b.buffer, near))
+            return
+        far = later(s, s.bind("here", self.b.at(row, col)), self._bits, distance)
+        s.evaluate(prefetch(self.b.buffer, far if constant(dense) == 1 else tirx.Select(dense, far, near)))
 
     def _emit_store(self, s: Statements, value: tirx.Expr, row: tirx.Expr, col: tirx.Expr, count: tirx.Expr) -> None:
         site = Site(row=row, col=s.bind("first_col", col), lanes=self.plan.lanes, count=s.bind("count", count))
@@ -271,6 +297,12 @@ def sums_of_lanes(s: Statements, vectors: list[tirx.Expr]) -> tirx.Expr:
             s.bind("folded", shuffle(pair, low) + shuffle(pair, high)) for pair in zip(vectors[::2], vectors[1::2], strict=True)
         ]
     return vectors[0]
+
+
+def _is(a: tirx.Expr | int, b: tirx.Expr | int) -> tirx.Expr:
+    """Whether two numbers are equal: known, or a condition."""
+    x, y = constant(a), constant(b)
+    return condition(x == y) if x is not None and y is not None else tirx.EQ(as_index(a), as_index(b))
 
 
 def _added(values: list[tirx.Expr]) -> tirx.Expr:
