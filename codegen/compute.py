@@ -348,8 +348,7 @@ class ComputeEmitter:
     # -- scatter -----------------------------------------------------------------------------------------------------
 
     def _scatter_point(self, s: Statements, variables: Variables) -> None:
-        at = self.context.evaluator(s, variables)
-        self._scattered(s, at, variables, None)
+        self._scattered(s, self.context.evaluator(s, variables), variables, None)
 
     def _scatter_lanes(self, s: Statements, variables: Variables) -> None:
         assert self.compute.vector is not None
