@@ -177,7 +177,9 @@ class _Product:
         with s.loop("stack", stacks) as at:
             first = s.bind("first", at * stack)
             rows = s.bind("stack_rows", minimum(stack, height - first))
-            row_blocks, mc = _balanced(s, "row", rows, plan.mc, plan.mr)
+            # All of B passes by once for each block of rows: where nobody packs it, that is from far away.
+            tallest = plan.mc if self.packed is None else plan.mc * 5 // 4 // plan.mr * plan.mr
+            row_blocks, mc = _balanced(s, "row", rows, tallest, plan.mr)
             blocks = _Blocks(
                 row=s.bind("stack_row", row + first), height=rows, col=col, width=width, rows=row_blocks, mc=mc,
                 cols=col_blocks, nc=nc, depths=depth_blocks, kc=kc,
