@@ -121,18 +121,24 @@ class Evaluator:
 
     def rounds(self, expr: Expr, dtype: DType) -> bool:
         """Whether there is a cheaper way to a value of which only what is left of it in ``dtype`` counts: :meth:`value_in`."""
-        if dtype.name != "bf16" or self.lanes is None or not (isinstance(expr, Op) and expr.op == "exp"):
+        exponential, _ = _exponential(expr)
+        if dtype.name != "bf16" or self.lanes is None or exponential is None:
             return False
         like = literal(0, computed(expr.dtype), self.lanes.count)
-        return self.varies(expr) and functions.fraction(like) is not None
+        return self.varies(exponential) and functions.fraction(like) is not None
 
     def value_in(self, expr: Expr, dtype: DType) -> tirx.Expr:
         """The value where only what is left of it in ``dtype`` counts; rounded already where :meth:`rounds`."""
-        if not self.rounds(expr, dtype) or not isinstance(expr, Op):
+        exponential, condition = _exponential(expr)
+        if not self.rounds(expr, dtype) or exponential is None:
             return self.value(expr)
         if expr not in self._rounded:
-            value = functions.exp_bf16(self.vector(expr.args[0]), self.bind)
+            value = functions.exp_bf16(self.vector(exponential.args[0]), self.bind)
             assert value is not None
+            if condition is not None:
+                lanes = lanes_of(value)
+                chosen = self.value(condition)
+                value = tirx.Select(broadcast(chosen, lanes, lanes_of(chosen)), value, literal(0, "float32", lanes))
             self._rounded[expr] = self.bind(value)
         return self._rounded[expr]
 
@@ -338,6 +344,17 @@ class Evaluator:
                 buffers[name] = self.statements.allocate("lanes", (lanes,), str(held), scope="local")
                 self.statements.store(buffers[name], tirx.Ramp(index(0), index(1), lanes), value)
         return buffers
+
+
+def _exponential(expr: Expr) -> tuple[Op | None, Expr | None]:
+    """The exponential that an expression is, perhaps only where a condition holds, and else 0."""
+    match expr:
+        case Op(op="exp"):
+            return expr, None
+        case Select(condition=condition, then=Op(op="exp") as then, otherwise=Const(value=0.0)):
+            return then, condition
+        case _:
+            return None, None
 
 
 def _known(expr: Expr) -> float | None:

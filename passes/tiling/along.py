@@ -3,6 +3,8 @@
 ``S[e, f] = a[e] * S[e, f] + k[e] * v[f]`` followed by ``O[f] = Σ_e q[e] * S[e, f]`` visits every element of S twice; done
 together, an element that was just computed is still in a register when it is added up.
 
+A sum whose filter is the condition of what it adds up takes zeros instead: absent points change nothing.
+
 Requires: Computes that run one after the other. Guarantees: every element is computed and stored as before, before it is read.
 """
 
@@ -11,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ...ir.expr import Expr, Op, Rank, Read, rank, ranks_of, reads_of, substitute, transform
+from ...ir.expr import Const, Expr, Op, Rank, Read, Select, rank, ranks_of, reads_of, substitute, transform
 from ...ir.tile import Buffer, Compute, Fill, Node
 from . import contraction
 from .methods import choose
@@ -19,7 +21,7 @@ from .methods import choose
 
 def along(nodes: list[Node], reader: Compute, buffers: Mapping[str, Buffer]) -> list[Node] | None:
     """``nodes`` and then ``reader``, with the update of what it reads done along it; None where there is no such update."""
-    if reader.reduction is None or reader.filter is not None or reader.scatter or reader.within is not None:
+    if reader.reduction is None or reader.scatter or reader.within is not None:
         return None
     for at in range(len(nodes) - 1, -1, -1):
         update = nodes[at]
@@ -61,8 +63,9 @@ def _scaled_last(reader: Compute, buffers: Mapping[str, Buffer]) -> list[Node]:
 
 
 def _together(update: Compute, reader: Compute, buffers: Mapping[str, Buffer]) -> Compute | None:
-    conditions = (update.filter, update.condition, update.within)
-    if update.reduction is not None or update.scatter or update.along or any(c is not None for c in conditions):
+    if update.reduction is not None or update.scatter or update.along or update.filter is not None or update.within is not None:
+        return None
+    if (update.condition is None) != (reader.filter is None):
         return None
     held, dtype = buffers[update.target].dtype, update.value.dtype
     reads = {r for r in reads_of(reader.value) if r.tensor == update.target}
@@ -86,10 +89,18 @@ def _together(update: Compute, reader: Compute, buffers: Mapping[str, Buffer]) -
     if {n: substitute(e, ranks=names) for n, e in moved.items()} != extents:
         return None
     value = substitute(update.value, ranks=names)
+    if update.condition is not None:
+        # A sum leaves out the points where its summand is absent: zeros, which change nothing.
+        present = substitute(update.condition, ranks=names)
+        if present != reader.filter or reader.reduction != "+" or reader.value != read or not dtype.is_float:
+            return None
+        value = Select(condition=present, then=value, otherwise=Const(value=0.0, dtype=dtype), dtype=dtype)
+        reader = replace(reader, filter=None)
     inner = replace(
         update,
         indices=read.indices,
         value=value,
+        condition=None,
         ranks=tuple(r for r in reader.ranks),
     )
     # The method is what suits both at once.

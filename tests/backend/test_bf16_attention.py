@@ -139,7 +139,7 @@ def test_products_are_done_between_rows_of_vector_work() -> None:
     panels = PackedPanels(buffer=None, pitch=0, flag=None)  # type: ignore[arg-type]
     plan = Overlap.of(block, {id(p): panels for p in products})
     assert plan is not None
-    assert [plan.body[i].target for i in plan.hosts] == ["LGM", "BSN"]
+    assert [plan.body[i].target for i in plan.hosts] == ["LGM", "LSD"]
     assert (plan.first.target, plan.last.target) == ("BQK", "RSAV")
     changed = replace(block, body=tuple(_reading_the_result(n) for n in block.body))
     assert Overlap.of(changed, {id(p): panels for p in packed_before(changed)}) is None

@@ -24,3 +24,19 @@ def test_coordinates_far_apart() -> None:
     text = "kernel f(X: f32[N]) -> (Y: f32[N]) { Y[j] = X[j] where j + 5000000000 > 5000000007 }"
     found = agrees(text, X=normal(40))[0]
     assert np.count_nonzero(found) == 32
+
+
+def test_a_sum_beside_the_masked_values_that_it_adds_up() -> None:
+    """Values outside of the mask are absent whatever they would be: infinite, or no number."""
+    text = """kernel f(X: f32[M, N], V: f32[N, F]) -> (O: f32[M, F]) {
+        G[i]    = X[i, j] :: max(j) where j <= i
+        S[i, j] = exp(X[i, j] - G[i]) where j <= i
+        D[i]    = S[i, j]
+        A[i, j] = S[i, j] / D[i]
+        O[i, f] = A[i, j] * V[j, f]
+    }"""
+    x = normal(70, 300)
+    x[np.triu_indices(70, 1, 300)] = np.inf
+    x[3, 7:9], x[10, 200] = np.nan, -np.inf
+    found = agrees(text, X=x, V=normal(300, 20, seed=1))[0]
+    assert np.isfinite(found).all()
