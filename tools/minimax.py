@@ -95,6 +95,11 @@ def exp_tail(r: mp.mpf) -> mp.mpf:
     return (mp.expm1(r) - r) / r**2
 
 
+def exp_slope(r: mp.mpf) -> mp.mpf:
+    """q with e^r = 1 + r·q(r)."""
+    return mp.expm1(r) / r
+
+
 def exp2_tail(r: mp.mpf) -> mp.mpf:
     """q with 2^r = 1 + r·q(r)."""
     return mp.expm1(r * mp.ln(2)) / r
@@ -153,9 +158,10 @@ def fits(double: bool) -> tuple[Fit, ...]:
     def table(name: str, target: Real, weight: Real, low: float, high: float, degrees: tuple[int, int]) -> Fit:
         return Fit(table=name, f=target, weight=weight, low=low, high=high, degree=degrees[double], double=double)
 
-    pieces = () if double else erf_pieces()
+    step = Fit(table="EXP_STEP", f=exp_slope, weight=lambda r: r, low=-0.0109, high=0.0109, degree=1)  # over ln2/64
+    single = () if double else (*erf_pieces(), step)
     return (
-        *pieces,
+        *single,
         table("EXP", exp_tail, lambda x: x * x / mp.expm1(x), -r, r, (4, 9)),
         table("EXP2", exp2_tail, lambda x: x / mp.power(2, x), -s, s, (5, 11)),
         table("LOG", log_tail, lambda x: x * x / mp.log1p(x), -f, f, (8, 18)),

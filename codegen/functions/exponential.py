@@ -26,6 +26,7 @@ from .lanes import (
     from_bits,
     horner,
     integer,
+    looked_up,
     magnitude,
     number,
     scaled,
@@ -54,6 +55,10 @@ EXP = {
         2.505582312197432e-08,
     ),
 }
+
+EXP_STEP = (1.0000149011611938, 0.5000049471855164)  # e^r = 1 + r * polynomial within 5.43e-08, |r| <= ln2/64
+POWERS = tuple(2.0 ** (j / 32) for j in range(32))
+"""What is left of 2^n between whole n."""
 
 EXP2 = {
     "float32": (  # 2^r = 1 + r * polynomial within 3.63e-09
@@ -151,12 +156,36 @@ def _bounded(x: tirx.Expr, limits: Range) -> tirx.Expr:
 
 def exp(x: tirx.Expr, bind: Bind) -> tirx.Expr:
     """e^x. exp(-inf) = 0, exp(inf) = inf, NaN stays; subnormal results are correct."""
-    limits = EXP_RANGE[format_of(x).name]
-    x = bind(_bounded(x, limits))
+    x = bind(_bounded(x, EXP_RANGE[format_of(x).name]))
+    by_table = _by_table(x, bind)
+    return _by_polynomial(x, bind) if by_table is None else by_table
+
+
+def _by_polynomial(x: tirx.Expr, bind: Bind) -> tirx.Expr:
+    """e^x of bounded x."""
     shifted, n = nearest(x, LOG2E, bind)
     r = remainder(x, n, bind)
     p = bind(fma(fma(horner(EXP[format_of(x).name], r), r, number(1.0, x)), r, number(1.0, x)))
-    return _scale(p, shifted, n, x, limits, bind)
+    return _scale(p, shifted, n, x, EXP_RANGE[format_of(x).name], bind)
+
+
+def _by_table(x: tirx.Expr, bind: Bind) -> tirx.Expr | None:
+    """e^x of bounded x, None where no instruction reads the table: 4 of 14 instructions less, within 1.8 ulp.
+
+    x = (n + j/32)*ln2 + r, e^x = 2^n * 2^(j/32) * e^r (Tang, ACM TOMS 15(2), 1989). The number nearest to x/ln2 in steps of
+    1/32 has j in the low bits of its mantissa, and the scaling takes its floor.
+    """
+    if format_of(x).name != "float32" or scaled(x, x) is None:
+        return None
+    shifter = number(format_of(x).shifter / len(POWERS), x)
+    shifted = bind(fma(x, number(LOG2E, x), shifter))
+    power = looked_up(POWERS, bits(shifted))
+    if power is None:
+        return None
+    n = bind(shifted - shifter)
+    r = remainder(x, n, bind)
+    power = bind(power)
+    return scaled(fma(power, horner(EXP_STEP, r) * r, power), n)
 
 
 def exp_bf16(x: tirx.Expr, bind: Bind) -> tirx.Expr | None:
@@ -198,6 +227,7 @@ def expm1_near(t: tirx.Expr, bind: Bind) -> tirx.Expr:
 def sigmoid(x: tirx.Expr, bind: Bind) -> tirx.Expr:
     """1 / (1 + e^-x), written with e^-|x| so that neither end overflows and small results keep their accuracy."""
     x = bind(x)
-    z = bind(exp(-magnitude(x), bind))
+    argument = bind(_bounded(-magnitude(x), EXP_RANGE[format_of(x).name]))
+    z = bind(_by_polynomial(argument, bind))  # what follows adds to the error
     one = number(1.0, x)
     return tirx.Select(x < number(0.0, x), z, one) / (one + z)

@@ -155,9 +155,11 @@ def fraction(t: tirx.Expr) -> tirx.Expr | None:
 
 
 def looked_up(table: Sequence[float], place: tirx.Expr) -> tirx.Expr | None:
-    """The float32 of a table of 16 that the low four bits of each lane of `place` name; None where the machine has no such
-    instruction for this many lanes (`vpermps`)."""
-    if lanes_of(place) != len(table) or "avx512f" not in _FEATURES.get() or not str(place.ty.dtype).startswith("int32"):
+    """The float32 of a table of 16 or 32 that the low bits of each lane of `place` name; None where the machine has no such
+    instruction for this many lanes (`vpermps`, `vpermt2ps`)."""
+    if lanes_of(place) != 16 or "avx512f" not in _FEATURES.get() or not str(place.ty.dtype).startswith("int32"):
         return None
-    held = shuffle([tirx.FloatImm("float32", value) for value in table], range(len(table)))
-    return pure("llvm.x86.avx512.permvar.sf.512", held, place)
+    halves = [shuffle([tirx.FloatImm("float32", v) for v in table[k : k + 16]], range(16)) for k in range(0, len(table), 16)]
+    if len(halves) == 1:
+        return pure("llvm.x86.avx512.permvar.sf.512", *halves, place)
+    return pure("llvm.x86.avx512.vpermi2var.ps.512", halves[0], place, halves[1])

@@ -93,17 +93,18 @@ def test_float32_within_4_ulp_over_the_whole_range(name, lanes, elementwise):
     assert error[worst] <= 3, f"{name}({x[worst]!r}) = {got[worst]!r}: {error[worst]:.2f} ulp"
 
 
-@pytest.mark.parametrize("name", ["erf", "tanh", "sigmoid"])
+@pytest.mark.parametrize("name", ["erf", "tanh", "sigmoid", "exp"])
 def test_float32_within_4_ulp_with_the_instructions_of_the_host(name, elementwise):
     pieces = [sign * 17 / 64 * (n + 0.5) + s for sign in (1, -1) for n in range(16) for s in np.arange(-9, 10) * 1e-7]
     x = np.concatenate([patterns(10007), np.linspace(-12, 12, 300_000, dtype=np.float32), *near(BORDERS)])
+    x = np.concatenate([x, np.linspace(-110, 90, 300_000, dtype=np.float32)])
     x = np.concatenate([x, np.array(pieces, np.float32), np.array([INF, -INF, NAN, 0.0, -0.0], np.float32)])
     got = elementwise(functions.REAL[name], features=host_target().features)(x)
     error = ulps(got, REFERENCE[name](x.astype(np.float64)), np.float32)
     worst = error.argmax()
     assert error[worst] <= 3, f"{name}({x[worst]!r}) = {got[worst]!r}: {error[worst]:.2f} ulp"
-    assert not np.any(np.abs(got) > 1)
-    if name != "sigmoid":
+    assert name == "exp" or not np.any(np.abs(got) > 1)
+    if name in ("erf", "tanh"):
         np.testing.assert_array_equal(np.signbit(got[~np.isnan(x)]), np.signbit(x[~np.isnan(x)]))
 
 
@@ -121,7 +122,12 @@ def test_the_scaling_instruction_of_avx512_gives_the_same_bits(name, dtype, lane
         for features in (frozenset(), host_target().features)
     ]
     assert "vscalef" not in runs[0].assembly and "vscalef" in runs[1].assembly
-    np.testing.assert_array_equal(*(run(x) for run in runs))
+    one, other = (run(x) for run in runs)
+    if (name, dtype, lanes) == ("exp", "float32", 16):  # it is made from a table
+        np.testing.assert_array_equal(np.isnan(one), np.isnan(other))
+        np.testing.assert_array_max_ulp(one[~np.isnan(one)], other[~np.isnan(one)], 4)
+        return
+    np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.slow
