@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 
 import tvm
-from tvm import tirx
 
 from ..ir.target import Target
 from ..ir.tile import TileProgram
@@ -21,7 +20,7 @@ from .pipeline import NAME
 class Built:
     """A compiled kernel: the loaded module, and its text on every level."""
 
-    functions: dict[str, tirx.PrimFunc] = field(repr=False)
+    lowered: tvm.IRModule = field(repr=False)
     module: object = field(repr=False)
     machine: Machine
 
@@ -30,7 +29,7 @@ class Built:
         """The texts ``tir``, ``llvm`` and ``asm``."""
         module = self.module
         return {
-            "tir": "\n".join(function.script() for function in self.functions.values()),
+            "tir": "\n".join(function.script() for function in self.lowered.functions.values()),
             "llvm": module.inspect_source("ll"),  # type: ignore[attr-defined]
             "asm": module.inspect_source("asm"),  # type: ignore[attr-defined]
         }
@@ -49,7 +48,7 @@ def build(program: TileProgram, target: Target, *, threads: int | None = None) -
     """Compiles a tile program for a CPU target; ``threads`` is how many workers it plans for (default: its cores)."""
     launcher_object()  # is compiled meanwhile
     machine = Machine(target=target, threads=threads or target.cores)
-    functions = lower(program, machine)
+    lowered = lower(program, machine)
     with machine.tvm():
-        executable = tvm.compile(tvm.IRModule(functions), target=machine.tvm(), tir_pipeline=NAME)
-    return Built(functions=functions, module=executable.mod, machine=machine)
+        executable = tvm.compile(lowered, target=machine.tvm(), tir_pipeline=NAME)
+    return Built(lowered=lowered, module=executable.mod, machine=machine)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import tvm
 from tvm import tirx
 from tvm.tirx.stmt import ForKind
 
@@ -23,7 +24,6 @@ from ..ir.tile import (
     MatrixProduct,
     Method,
     Node,
-    Prepacked,
     Scope,
     TileProgram,
     When,
@@ -54,19 +54,25 @@ SLACK = 32
 """Rows that may be read beyond a tile's last: more than any register tile has."""
 
 
-def lower(program: TileProgram, machine: Machine) -> dict[str, tirx.PrimFunc]:
-    """The primitive functions of a tile program by name, for one machine: ``main``, and one that packs each constant."""
+def lower(program: TileProgram, machine: Machine) -> tvm.IRModule:
+    """The primitive functions of a tile program, for one machine: ``main``, and for each constant one that packs it."""
     with using(machine.target.features):
-        functions = {"main": _Lowering(program, machine).function()}
-        for name, form in zip(packers(len(program.prepacked)), program.prepacked, strict=True):
-            dtype = program.by_name[form.parameter].dtype
-            functions[name] = Packer(form=form, machine=machine, dtype=dtype).function(name)
-    return functions
+        made = [
+            Packer(
+                form=form, machine=machine, dtype=program.by_name[form.parameter].dtype, symbol=tvm.ir.GlobalVar(f"fill_{i}")
+            )
+            for i, form in enumerate(program.prepacked)
+        ]  # fmt: skip
+        functions: dict[str | tvm.ir.GlobalVar, tirx.PrimFunc] = {"main": _Lowering(program, machine, made).function()}
+        for name, packer in zip(packers(len(made)), made, strict=True):
+            functions |= {name: packer.function(name), packer.symbol: packer.filler()}
+    return tvm.IRModule(functions)
 
 
 class _Lowering:
-    def __init__(self, program: TileProgram, machine: Machine) -> None:
+    def __init__(self, program: TileProgram, machine: Machine, made: list[Packer]) -> None:
         self.program = program
+        self.made = made
         self.machine = machine
         self.statements = Statements()
         self.sizes: dict[str, tirx.Expr] = {}
@@ -96,7 +102,7 @@ class _Lowering:
         for let in self.program.derived:
             self.sizes[let.name] = s.bind(let.name, as_index(self._size(let.value, {})))
         arguments = [self._argument(b) for b in self.program.buffers if b.scope in (Scope.INPUT, Scope.OUTPUT)]
-        arguments += [self._form(form) for form in self.program.prepacked]
+        arguments += [self._form(packer) for packer in self.made]
         for tensor, number in zip(scalars, numbers, strict=True):
             held = computed(tensor.value)
             value = number if str(number.ty.dtype) == held else tirx.Cast(held, number)
@@ -140,13 +146,13 @@ class _Lowering:
         )
         return found.declared
 
-    def _form(self, form: Prepacked) -> tirx.Buffer:
+    def _form(self, packer: Packer) -> tirx.Buffer:
         """The argument of a constant's packed form, of which there is one when this has run, if products need it."""
-        s, source = self.statements, self.views[form.parameter]
+        s, form = self.statements, packer.form
         needed: tirx.Expr | bool = False
         for node, serial in _reading(self.program.body, form.name, serial=False):
             needed = either(needed, self._contraction(node, {}, serial=serial).many_rows(s))
-        found = Form.declare(s, Packer(form=form, machine=self.machine, dtype=source.dtype), source, needed)
+        found = Form.declare(s, packer, self.views[form.parameter], needed)
         self.forms[form.name] = found.packed
         return found.declared
 

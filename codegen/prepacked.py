@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tvm import tirx
-from tvm.ir import PointerType, PrimType
+from tvm.ir import Call, GlobalVar, PointerType, PrimType
 from tvm.tirx.stmt import ForKind
 
 from ..ir.tile import Prepacked
 from ..ir.types import DType
 from .argument import FAR, Argument
-from .element import computed
+from .element import argument, computed
 from .machine import Machine
 from .microkernels.operand import Operand
 from .microkernels.packing import PackedMatrix, emit_pack_columns
@@ -32,32 +32,51 @@ _TOGETHER = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packer:
-    """Packs one constant for one machine. ``dtype`` is the type of its elements."""
+    """Packs one constant for one machine. ``dtype`` is the type of its elements, ``symbol`` names the filler."""
 
     form: Prepacked
     machine: Machine
     dtype: DType
+    symbol: GlobalVar
 
     @property
     def held(self) -> str:
         """The type in which packed elements are read."""
         return "uint32" if self.form.layout.words else computed(self.dtype)
 
+    def filler(self) -> tirx.PrimFunc:
+        """What the exported function and the kernel call: it takes the addresses of the constant and of the packed form, the
+        constant's first stride, k and n."""
+        s = Statements()
+        source, target = (tirx.Var(name, PointerType(PrimType("uint8"), "global")) for name in ("source", "target"))
+        stride, k, n = (tirx.Var(name, "int64") for name in ("stride", "k", "n"))
+        held = argument(self.dtype)
+        elements = tirx.decl_buffer((index(FAR),), held, name="elements", data_alignment=max(1, self.dtype.bits // 8))
+        s.add(tirx.DeclBuffer(elements, data=source))
+        matrix = Operand(buffer=elements, row_stride=stride, col_stride=1)
+        packed = self.view(s, _declared(s, "packed", self.held, target), k, n)
+        self._emit(s, matrix.transposed() if self.form.transposed else matrix, packed, k=k, n=n)
+        s.add(tirx.Return(tirx.IntImm("int32", 0)))
+        function = tirx.PrimFunc([source, target, stride, k, n], s.finish(), ret_type=PrimType("int32"))
+        return function.with_attr({"tirx.noalias": True, "s_tir": True})
+
     def function(self, name: str) -> tirx.PrimFunc:
-        """A function of the constant, of two dimensions, and of the bytes to be filled."""
+        """The exported function: of the constant, of two dimensions, and of the bytes to be filled."""
         s = Statements()
         source = Argument.declare(s, self.form.parameter, self.dtype, 2)
         target = _bytes("target")
         k, n = reversed(source.extents) if self.form.transposed else source.extents
-        packed = _declared(s, "packed", self.held, target.data)
-        self.emit(s, self.operand(source.flat, source.typed, source.strides), self.view(s, packed, k, n), k=k, n=n)
+        self.call(s, source.flat, source.strides[0], target.data, k=k, n=n)
         function = tirx.PrimFunc([source.declared, target], s.finish())
         return function.with_attr({"global_symbol": name, "tirx.noalias": True, "s_tir": True})
 
-    def operand(self, flat: tirx.Buffer, typed: tirx.Buffer | None, strides: tuple[tirx.Expr, ...]) -> Operand:
-        """The constant as the matrix B[k, n]."""
-        found = Operand(buffer=flat if typed is None else typed, row_stride=strides[0], col_stride=strides[1])
-        return found.transposed() if self.form.transposed else found
+    def call(
+        self, s: Statements, source: tirx.Buffer, stride: tirx.Expr, target: tirx.Expr, *, k: tirx.Expr, n: tirx.Expr
+    ) -> None:
+        """Calls the filler."""
+        at = PointerType(PrimType("uint8"), "global")
+        memory = [tirx.call_intrin(at, "tirx.reinterpret", address) for address in (source.data, target)]
+        s.evaluate(Call(self.symbol, [*memory, stride, k, n], ret_ty=PrimType("int32")))
 
     def elements(self, k: tirx.Expr, n: tirx.Expr) -> tirx.Expr:
         """Elements of the packed form."""
@@ -76,7 +95,7 @@ class Packer:
         noted = s.bind("noted", ceil_div(n, layout.columns) * pitch)
         return PackedWords(words=buffer, start=index(0), pitch=pitch, notes=notes, noted=noted, ahead=ahead)
 
-    def emit(self, s: Statements, b: Operand, target: PackedMatrix | PackedWords, *, k: tirx.Expr, n: tirx.Expr) -> None:
+    def _emit(self, s: Statements, b: Operand, target: PackedMatrix | PackedWords, *, k: tirx.Expr, n: tirx.Expr) -> None:
         """Fills the packed form in a parallel loop."""
         match target:
             case PackedMatrix():
@@ -135,8 +154,7 @@ class Form:
         own = tirx.decl_buffer((size,), held, name=f"{declared.name}_own", layout=None)
         s.add(tirx.AllocBuffer(own))
         with s.when(missing):
-            operand = packer.operand(source.flat, source.typed, source.strides)
-            packer.emit(s, operand, packer.view(s, own, k, n), k=k, n=n)
+            packer.call(s, source.flat, source.strides[0], own.data, k=k, n=n)
         pointer = PointerType(PrimType(held), "global")
         chosen = tirx.Var(f"{declared.name}_at", pointer)
         given = tirx.call_intrin(pointer, "tirx.reinterpret", declared.data)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..ir.diagnostics import EinfallError, error
+from ..ir.layouts import packers
 from ..ir.target import Target
 from ..runtime.artifact import Artifact, tool_versions
 from ..runtime.calling import Code
@@ -81,7 +82,7 @@ def build(
     elif artifact is not None:
         code = artifact.load_code()
     else:
-        main, *pack = (built.module[name] for name in built.functions)  # type: ignore[index]
+        main, *pack = (built.module[name] for name in ("main", *packers(len(packed))))  # type: ignore[index]
         code = Code(function=main, packers=tuple(pack))
     compiled = Compiled(
         signature=signature,
