@@ -8,27 +8,30 @@ from pathlib import Path
 
 import tvm
 
+from ..ir.machine import Machine
 from ..ir.target import Target
 from ..ir.tile import TileProgram
+from ..ir.tile_printer import tile_to_source
 from .launcher import launcher_object
 from .lower import lower
-from .machine import Machine
 from .pipeline import NAME
+from .tvm_target import to_tvm
 
 
 @dataclass(kw_only=True)
 class Built:
     """A compiled kernel: the loaded module, and its text on every level."""
 
+    program: TileProgram = field(repr=False)
     lowered: tvm.IRModule = field(repr=False)
     module: object = field(repr=False)
-    machine: Machine
 
     @cached_property
     def sources(self) -> dict[str, str]:
-        """The texts ``tir``, ``llvm`` and ``asm``."""
+        """The texts ``tile``, ``tir``, ``llvm`` and ``asm``."""
         module = self.module
         return {
+            "tile": tile_to_source(self.program),
             "tir": "\n".join(function.script() for function in self.lowered.functions.values()),
             "llvm": module.inspect_source("ll"),  # type: ignore[attr-defined]
             "asm": module.inspect_source("asm"),  # type: ignore[attr-defined]
@@ -44,11 +47,10 @@ class Built:
         self.module.export_library(str(path), addons=addons)  # type: ignore[attr-defined]
 
 
-def build(program: TileProgram, target: Target, *, threads: int | None = None) -> Built:
-    """Compiles a tile program for a CPU target; ``threads`` is how many workers it plans for (default: its cores)."""
+def build(program: TileProgram, target: Target) -> Built:
+    """Compiles a tile program for a CPU target."""
     launcher_object()  # is compiled meanwhile
-    machine = Machine(target=target, threads=threads or target.cores)
-    lowered = lower(program, machine)
-    with machine.tvm():
-        executable = tvm.compile(lowered, target=machine.tvm(), tir_pipeline=NAME)
-    return Built(lowered=lowered, module=executable.mod, machine=machine)
+    chosen, lowered = to_tvm(target), lower(program, Machine(target=target))
+    with chosen:
+        executable = tvm.compile(lowered, target=chosen, tir_pipeline=NAME)
+    return Built(program=program, lowered=lowered, module=executable.mod)

@@ -373,7 +373,8 @@ class ComputeEmitter:
             value = convert(inner.value(compute.value), computed(self.target.dtype))
             value = broadcast(value, count, lanes_of(value))
             acc = Accumulator.start(s, compute.reduction, self.target.dtype, count)
-            old = _load(self.target, position, lanes)
+            view, mask = self.target, None if lanes is None else lanes.mask
+            old = load_scalar(view, position, None) if lanes is None else load_vector(view, position, count, mask)
             acc.take(s, old, where=None)
             acc.take(s, value, where=None)
             self._put(s, position, acc.result(), lanes)
@@ -443,7 +444,3 @@ class ComputeEmitter:
             s.add(store_scalar(self.target, position, value))
         else:
             s.add(store_vector(self.target, position, value, lanes.count, lanes.mask))
-
-
-def _load(view: View, position: tirx.Expr, lanes: Lanes | None) -> tirx.Expr:
-    return load_scalar(view, position, None) if lanes is None else load_vector(view, position, lanes.count, lanes.mask)

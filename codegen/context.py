@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
-from ..ir.expr import Const, Expr, Op, Size
+from ..ir.expr import Expr
 from .expressions import Evaluator, Lanes
-from .microkernels.statements import Statements, constant
+from .microkernels.statements import Statements
 from .views import View
 
 Variables = dict[str, tirx.Expr]
@@ -37,19 +37,3 @@ class Context:
         """An evaluator at a point or a vector of points; ``values`` are known values beside the scalar parameters."""
         known = {**self.scalars, **(values or {})}
         return Evaluator(s, self.views, self.sizes, variables, lanes, known, fused=self.fused)
-
-    def bound(self, extent: Expr) -> int | None:
-        """An upper bound of an extent that is known when the code is made."""
-        match extent:
-            case Const(value=value):
-                return int(value)
-            case Size(name=name):
-                known = constant(self.sizes[name])
-                return self.bound(self.lets[name]) if known is None and name in self.lets else known
-            case Op(op="min", args=args):
-                return min((b for b in map(self.bound, args) if b is not None), default=None)
-            case Op(op="max", args=args):
-                bounds = [self.bound(a) for a in args]
-                return None if None in bounds else max(b for b in bounds if b is not None)
-            case _:
-                return None

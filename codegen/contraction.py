@@ -9,8 +9,10 @@ from tvm import tirx
 from tvm.tirx.stmt import ForKind
 
 from ..ir.expr import Expr, Op, Read, ranks_of, reads_of, walk
-from ..ir.index import affine_in
+from ..ir.index import affine_in, upper_bound
+from ..ir.machine import Machine
 from ..ir.microkernels import BY_NAME, FMA, MicroKernel, few_rows
+from ..ir.plans import DotPlan, GemmPlan
 from ..ir.tile import SUM, Compute, MatrixProduct
 from ..ir.types import DType
 from .arithmetic import convert, lanes_of, literal
@@ -18,16 +20,14 @@ from .context import Context, Variables
 from .element import computed, stored
 from .expressions import Evaluator, Lanes
 from .functions import REAL
-from .machine import Machine
 from .microkernels.byte_rows import MOST_ROWS, emit_byte_rows
-from .microkernels.dot import DotPlan, emit_dot, plan_dot
+from .microkernels.dot import emit_dot
 from .microkernels.dot_inside import PackedPanels, Pieces, emit_dot_inside, pack_panels
 from .microkernels.gemm import emit_gemm, pack_right
 from .microkernels.gemv import emit_skinny, is_skinny
 from .microkernels.operand import Epilogue, Formula, Operand, Site
 from .microkernels.packing import PackedMatrix
 from .microkernels.panels import PackedWords, PanelProduct
-from .microkernels.plan import GemmPlan, plan_gemm
 from .microkernels.statements import Statements, as_index, both, ceil_div, constant, index, maximum, minimum, negation, round_up
 from .microkernels.tiles import Tiles
 from .microkernels.vnni import ByteDots
@@ -271,7 +271,7 @@ class ContractionEmitter:
             s.add(
                 emit_dot(
                     kernel=_panel_product(kernel, dtype), a=a, b=b, c=c, raw=_raw(product.left.dtype), m=m, n=n, k=k,
-                    accumulate=accumulate, plan=self._dot_plan(kernel), parallel=parallel, epilogue=epilogue,
+                    accumulate=accumulate, plan=self._dot_plan(), parallel=parallel, epilogue=epilogue,
                     packed=ahead,
                 )
             )  # fmt: skip
@@ -284,26 +284,18 @@ class ContractionEmitter:
         return as_index(self.context.evaluator(s, variables).value(self.compute.extent(rank)))
 
     def _static(self, rank: str | None) -> int | None:
-        return 1 if rank is None else self.context.bound(self.compute.extent(rank))
+        return 1 if rank is None else upper_bound(self.compute.extent(rank), self.context.lets)
 
     def _blocking(self) -> GemmPlan | DotPlan:
-        kernel = BY_NAME.get(self.product.kernel)
-        return self._plan() if kernel is None else self._dot_plan(kernel)
+        return self._plan() if self.product.kernel == FMA else self._dot_plan()
 
-    def _dot_plan(self, kernel: MicroKernel) -> DotPlan:
-        p = self.product
-        return plan_dot(
-            bits=p.left.dtype.bits, l2_bytes=self.machine.l2_bytes, threads=self.machine.threads,
-            n=self._static(p.columns), k=self._static(p.inner),
-        )  # fmt: skip
+    def _dot_plan(self) -> DotPlan:
+        assert self.product.dot_plan is not None
+        return self.product.dot_plan
 
     def _plan(self) -> GemmPlan:
-        """The blocking. Inside a tile the rows are a tile's: the paths for few rows would only cost compile time."""
-        p = self.product
-        held = computed(self.compute.accumulator)
-        plan = plan_gemm(self.machine, held, self._static(p.rows), self._static(p.columns), self._static(p.inner))
-        rows = self._static(p.rows)
-        return replace(plan, skinny=0) if self.serial and (rows is None or rows > plan.skinny) else plan
+        assert self.product.plan is not None
+        return self.product.plan
 
     def _operand(
         self, s: Statements, expr: Expr, variables: Variables, row: str | None, column: str | None, first: tirx.Expr

@@ -15,6 +15,7 @@ from tvm.tirx.stmt import ForKind
 from ..ir.cascade import Cascade, Role
 from ..ir.expr import Expr, Read, sizes_of
 from ..ir.layouts import packers
+from ..ir.machine import Machine
 from ..ir.microkernels import FMA
 from ..ir.tile import (
     Buffer,
@@ -40,7 +41,6 @@ from .contraction import ContractionEmitter
 from .element import computed, stored
 from .expressions import Evaluator
 from .functions.lanes import using
-from .machine import Machine
 from .microkernels.dot_inside import PackedPanels
 from .microkernels.packing import PackedMatrix
 from .microkernels.panels import PackedWords

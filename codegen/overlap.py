@@ -20,13 +20,13 @@ from dataclasses import dataclass, replace
 from tvm import tirx
 
 from ..ir.expr import Expr, op, reads_of
+from ..ir.microkernels import PANEL
 from ..ir.tile import Compute, Loop, Method, Node, When, walk
 from .compute import ComputeEmitter
 from .context import Context, Variables
 from .contraction import ContractionEmitter
 from .microkernels.dot_inside import PackedPanels, Pieces
 from .microkernels.statements import Statements, both, constant, index, maximum, minimum
-from .microkernels.words import PANEL
 from .views import View
 
 Body = Callable[[Statements, Variables], None]

@@ -13,17 +13,18 @@ from tvm import tirx
 from tvm.ir import Call, GlobalVar, PointerType, PrimType
 from tvm.tirx.stmt import ForKind
 
+from ..ir.machine import Machine
+from ..ir.microkernels import PANEL
+from ..ir.plans import plan_gemm
 from ..ir.tile import Prepacked
 from ..ir.types import DType
 from .argument import FAR, Argument
 from .element import argument, computed
-from .machine import Machine
 from .microkernels.operand import Operand
 from .microkernels.packing import PackedMatrix, emit_pack_columns
 from .microkernels.panels import PackedWords
-from .microkernels.plan import plan_gemm
 from .microkernels.statements import Statements, both, ceil_div, index, maximum, minimum, negation, round_up
-from .microkernels.words import PANEL, Lines, emit_pack_panel
+from .microkernels.words import Lines, emit_pack_panel
 from .views import View
 
 _TOGETHER = 8

@@ -15,13 +15,12 @@ from tvm.tirx.stmt import ForKind
 
 from ..ir.expr import Const, Expr
 from ..ir.index import affine_in
+from ..ir.machine import Machine
 from ..ir.tile import Compute, Window
 from .compute import ComputeEmitter
 from .context import Context, Variables
-from .machine import Machine
 from .microkernels.gemm import emit_gemm
 from .microkernels.operand import Operand
-from .microkernels.plan import plan_window
 from .microkernels.statements import Statements, as_index, both, ceil_div, constant, index, negation
 from .microkernels.vector import first_lanes, load_masked, splat
 from .microkernels.window import Axis, WindowOperand
@@ -76,7 +75,8 @@ class WindowEmitter:
         weights, result = self.context.views[window.weights.tensor], self.context.views[self.compute.target]
         c = self._matrix(s, result, self.compute.indices, variables)
         a = self._matrix(s, weights, window.weights.indices, variables)
-        plan = plan_window(self.machine, _DTYPE, taps, constant(width))
+        plan = window.plan
+        assert plan is not None
         if constant(depth) is not None and constant(rows) is not None:
             # Rows at a known distance, and no tile that goes beyond them: they are read where they lie.
             a = replace(a, row_stride=depth, slack=plan.mr)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("einfall")
 
-_TEXTS = ("tir", "llvm", "asm")
+_TEXTS = ("tile", "tir", "llvm", "asm")
 
 
 def build(

@@ -160,6 +160,20 @@ def constant_value(expr: Expr, lets: Mapping[str, Expr] | None = None) -> int | 
     return _constant(_normaliser(lets).polynomial(expr))
 
 
+def upper_bound(expr: Expr, lets: Mapping[str, Expr]) -> int | None:
+    """A number that an integer expression over sizes never exceeds, or None."""
+    match expr:
+        case Size(name=name):
+            return upper_bound(lets[name], lets) if name in lets else None
+        case Op(op="min", args=args):
+            return min((b for a in args if (b := upper_bound(a, lets)) is not None), default=None)
+        case Op(op="max", args=args):
+            bounds = [upper_bound(a, lets) for a in args]
+            return None if None in bounds else max(b for b in bounds if b is not None)
+        case _:
+            return constant_value(expr, lets)
+
+
 def expand_lets(expr: Expr, lets: Mapping[str, Expr]) -> Expr:
     """``expr`` with the sizes of ``lets`` replaced by their (non-circular) definitions, down to free sizes."""
     if isinstance(expr, Size):

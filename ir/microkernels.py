@@ -21,7 +21,7 @@ FEW_ROWS = 16
 FEWER_ROWS = 4
 """The same where matrix tiles multiply a constant, which is packed ahead of time."""
 
-_WORDS, _LINES = 16, 32
+WORDS, PANEL = 16, 32
 """Words of k in a step of the dot-product kernels, and lines of one of their panels (codegen/microkernels/words.py)."""
 
 
@@ -105,7 +105,7 @@ def panels(target: Target, kernel: str, right: DType, accumulator: DType) -> Pan
     Multiply-adds take one of the type of the sums only: a narrower one would be held at twice its size.
     """
     if kernel in BY_NAME:
-        return PanelLayout(columns=_LINES, steps=_WORDS * 32 // right.bits, bits=right.bits, notes=right.is_float)
+        return PanelLayout(columns=PANEL, steps=WORDS * 32 // right.bits, bits=right.bits, notes=right.is_float)
     if right != accumulator or right.name not in ("f32", "f64"):
         return None
     return PanelLayout(columns=panel_columns(target, right.bits), steps=_lanes(target, right.bits), bits=right.bits)

@@ -15,6 +15,7 @@ from .cascade import Cascade, Let, Origin, RankExtent
 from .expr import Expr, Read, ranks_of, reads_of
 from .layouts import PanelLayout
 from .microkernels import FMA, packs_before
+from .plans import DotPlan, GemmPlan
 from .types import DType
 
 
@@ -65,6 +66,7 @@ class MatrixProduct:
     ``epilogue``: what is stored in the place of the finished sum, a scalar read of :data:`SUM`. It is evaluated on the
     registers that hold the sums; of its Compute's target it may read the element that it is about to write. ``kernel`` is the
     name of the micro-kernel (:mod:`.microkernels`), ``packed`` that of the :class:`Prepacked` form of the right operand.
+    Knobs: ``plan`` has the sizes of blocks and register tiles on multiply-adds, ``dot_plan`` those on the micro-kernel.
     """
 
     rows: str | None
@@ -76,6 +78,8 @@ class MatrixProduct:
     epilogue: Expr | None = None
     kernel: str = FMA
     packed: str | None = None
+    plan: GemmPlan | None = None
+    dot_plan: DotPlan | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +90,7 @@ class Window:
     its last dimensions, ``channel`` (None: there is none) and then ``taps``. The columns of C are the points of ``columns``,
     the last dimensions of the target. B has the elements of ``image`` that the taps meet there; those outside are 0, as the
     filter of the Compute tells. All other output ranks are a batch. ``otherwise`` is the method for calls to which none of
-    this applies: arguments with gaps between their rows, and weights that are not finite.
+    this applies: arguments with gaps between their rows, and weights that are not finite. ``plan`` has its knobs.
     """
 
     rows: str
@@ -96,6 +100,7 @@ class Window:
     weights: Read
     image: Read
     otherwise: Method
+    plan: GemmPlan | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

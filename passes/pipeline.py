@@ -15,6 +15,7 @@ from .simplification.heads import in_groups
 from .simplification.normalize import normalize
 from .simplification.simplify import simplify
 from .tiling.fetching import fetching
+from .tiling.plans import planned
 from .tiling.prepack import prepacked
 from .tiling.streaming import streaming
 
@@ -55,4 +56,4 @@ def lower(cascade: Cascade, *, target: Target | None = None, online: bool = True
 
 def _finished(program: TileProgram, target: Target) -> TileProgram:
     """What is decided for the chosen form only."""
-    return prepacked(fetching(streaming(program, target), target), target)
+    return planned(prepacked(fetching(streaming(program, target), target), target), target)

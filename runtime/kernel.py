@@ -166,7 +166,7 @@ class Kernel:
         return value_of(memory, values, "workspace")
 
     def source(self, kind: str = "cascade") -> str:
-        """The text of one stage of compilation, such as "cascade", "tir", "llvm", "asm". Raises EinfallError E1020."""
+        """The text of one stage of compilation, such as "cascade", "tile", "tir", "llvm", "asm". Raises EinfallError E1020."""
         found = self._compiled.sources.get(kind)
         if found is None:
             known = ", ".join(self._compiled.sources)

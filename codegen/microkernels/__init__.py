@@ -2,6 +2,5 @@
 
 from .gemm import emit_gemm
 from .operand import Epilogue, Operand, Site
-from .plan import CpuFacts, GemmPlan, plan_gemm
 
-__all__ = ["CpuFacts", "Epilogue", "GemmPlan", "Operand", "Site", "emit_gemm", "plan_gemm"]
+__all__ = ["Epilogue", "Operand", "Site", "emit_gemm"]

@@ -11,46 +11,15 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
+from ...ir.microkernels import PANEL
+from ...ir.plans import DotPlan
 from .fma import emit_store_vector
 from .operand import Epilogue, Formula, Operand, Site
 from .panels import PackedWords, PanelProduct, Panels
 from .statements import Statements, both, ceil_div, constant, index, maximum, minimum, negation
 from .tasks import emit_grid
 from .vector import fma, load_aligned, splat
-from .words import CHUNK, LINES, PANEL, Lines, emit_pack_panel, reinterpreted
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DotPlan:
-    """Knobs of one product, in elements; none of them changes a bit of the result."""
-
-    kc: int
-    """Depth of a block of B."""
-    nc: int
-    """Columns of a block of B (kc × nc): it stays in L2 while A's panels stream past."""
-    packed: int
-    """Bytes that the packed rows of A may take; more rows are done in turns."""
-    threads: int
-    """Tasks that the result is cut into when the product runs in parallel."""
-    mr: int = PANEL
-    """Rows of a block of sums."""
-
-
-def plan_dot(*, bits: int, l2_bytes: int, threads: int, n: int | None = None, k: int | None = None) -> DotPlan:
-    """The plan for operands of `bits` bits an element; `n` and `k` are upper bounds of the sizes where these are known.
-
-    A block of B takes half of L2; its depth is such that at least four panels fit, because a panel of A is read from beyond
-    L2 once for each block. Packed A may be eight times L2: it is read in long ascending streams.
-    """
-    step = LINES * 32 // bits
-    bytes_of = bits // 8
-    kc = max(step, l2_bytes // 2 // (4 * PANEL * bytes_of) // step * step)
-    if k is not None:
-        kc = min(kc, -(-max(k, 1) // step) * step)
-    nc = max(PANEL, l2_bytes // 2 // (kc * bytes_of) // PANEL * PANEL)
-    if n is not None:
-        nc = min(nc, -(-max(n, 1) // PANEL) * PANEL)
-    return DotPlan(kc=kc, nc=nc, packed=8 * l2_bytes, threads=threads)
+from .words import CHUNK, LINES, Lines, emit_pack_panel, reinterpreted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
+from ...ir.microkernels import PANEL
 from .dot import Block
 from .operand import Epilogue, Formula, Operand
 from .panels import PanelProduct, Panels
 from .statements import Statements, both, ceil_div, constant, index, minimum
 from .tiles import Tiles
 from .vector import splat
-from .words import CHUNK, LINES, PANEL, Lines, emit_pack_panel, first_elements, load_bits, noted, smallest_of
+from .words import CHUNK, LINES, Lines, emit_pack_panel, first_elements, load_bits, noted, smallest_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from tvm import tirx
 
+from ...ir.plans import GemmPlan
 from .fma import Place, emit_prefetch_tile, emit_rank_one_updates, emit_store_tile
 from .gemv import emit_skinny
 from .operand import Epilogue, Formula, Operand
@@ -31,7 +32,6 @@ from .packing import (
     rows_in_place,
     rows_size,
 )
-from .plan import GemmPlan
 from .statements import Statements, both, ceil_div, condition, constant, index, maximum, minimum, negation, round_up
 from .tasks import emit_grid
 from .window import WindowOperand

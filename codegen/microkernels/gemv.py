@@ -14,10 +14,10 @@ from functools import partial
 import tvm_ffi
 from tvm import tirx
 
+from ...ir.plans import GemmPlan
 from .ahead import LINE, later
 from .fma import emit_store_vector
 from .operand import Epilogue, Formula, Operand, Site, load
-from .plan import GemmPlan
 from .statements import Statements, as_index, both, ceil_div, condition, constant, index, maximum, minimum, negation, round_up
 from .tasks import emit_strips
 from .vector import (

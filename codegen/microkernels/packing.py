@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
+from ...ir.plans import GemmPlan
 from .operand import Formula, Operand, Site, load
-from .plan import GemmPlan
 from .statements import Statements, ceil_div, condition, constant, index, minimum, round_up
 from .vector import load_aligned, prefetch, shuffle
 from .window import WindowOperand

@@ -7,8 +7,9 @@ from typing import Protocol
 
 from tvm import tirx
 
+from ...ir.microkernels import PANEL
 from .statements import Statements, index
-from .words import CHUNK, LINES, PANEL, reinterpreted
+from .words import CHUNK, LINES, reinterpreted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 
 from tvm import tirx
 
+from ...ir.microkernels import PANEL
 from .panels import Panels
 from .statements import Statements, index
 from .vector import load_aligned, splat
-from .words import CHUNK, LINES, PANEL, reinterpreted
+from .words import CHUNK, LINES, reinterpreted
 
 _ROWS = 8
 """Rows that are summed side by side: 16 sums, 2 vectors of B and a word of A fit the registers and hide the latency."""

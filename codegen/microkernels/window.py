@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
-from .plan import GemmPlan
+from ...ir.plans import GemmPlan
 from .statements import Statements, as_index, both, ceil_div, index, negation
 from .vector import first_lanes, load_masked, load_scalar, splat, zeros
 

@@ -13,15 +13,14 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
+from ...ir.microkernels import WORDS
 from .operand import Formula, Operand, Site, strided_lanes
 from .statements import Statements, ceil_div, constant, index, minimum
 from .vector import first_lanes, lane_type, shuffle, splat, zeros
 
-LINES = 16
+LINES = WORDS
 """Lines of a chunk, and words of one of its rows."""
 CHUNK = LINES * LINES
-PANEL = 2 * LINES
-"""Lines of a panel."""
 
 _SMALLEST_NORMAL = 0x0080  # of bfloat16
 _MAGNITUDE = 0x7FFF

@@ -40,11 +40,11 @@ def register(commands: Subparsers) -> None:
         "source",
         _source,
         help="print a kernel at one stage of its compilation",
-        examples="einfall source attention.ecs --kind tir\neinfall source attention.ecs --kind asm --target cpu:haswell",
+        examples="einfall source attention.ecs --kind tile\neinfall source attention.ecs --kind asm --target cpu:haswell",
         json=False,
     )
     source.add_argument("file", type=Path, metavar="FILE")
-    source.add_argument("--kind", default="cascade", metavar="KIND", help="cascade, tir, llvm or asm (default: cascade)")
+    source.add_argument("--kind", default="cascade", metavar="KIND", help="cascade, tile, tir, llvm or asm (default: cascade)")
     add_kernel(source)
     add_target(source)
 

@@ -60,7 +60,7 @@ class Along:
 
 
 def rows_of_block(target: Target, kernel: str = FMA) -> int:
-    """Rows of a block: whole register tiles (as codegen/microkernels/plan.py cuts them) whose scores take a third of L1, or a
+    """Rows of a block: whole register tiles (as ir/plans.py cuts them) whose scores take a third of L1, or a
     block of matrix tiles."""
     if kernel != FMA:
         return TILE_ROWS

@@ -13,11 +13,12 @@ import tvm
 from tvm import tirx
 
 from einfall.codegen import pipeline
-from einfall.codegen.microkernels.dot import DotPlan, emit_dot, plan_dot
+from einfall.codegen.microkernels.dot import emit_dot
 from einfall.codegen.microkernels.operand import Epilogue, Operand, Site
 from einfall.codegen.microkernels.statements import Statements
 from einfall.codegen.microkernels.tiles import Tiles
 from einfall.compiler.host import host_target
+from einfall.ir.plans import DotPlan, plan_dot
 from einfall.runtime.tiles import request_tiles
 
 ROW, COL, ANY = "row", "col", "any"  # which direction of a matrix is known to be contiguous

@@ -14,8 +14,9 @@ import tvm
 from tvm import tirx
 
 from einfall.codegen import pipeline
-from einfall.codegen.microkernels import Epilogue, GemmPlan, Operand, Site, emit_gemm, plan_gemm
+from einfall.codegen.microkernels import Epilogue, Operand, Site, emit_gemm
 from einfall.codegen.microkernels.statements import Statements
+from einfall.ir.plans import GemmPlan, plan_gemm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

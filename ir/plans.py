@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from ...ir.microkernels import FEW_ROWS
+from .microkernels import FEW_ROWS, PANEL, WORDS
 
 BYTES = {"float32": 4, "float64": 8}
 
@@ -71,6 +71,22 @@ class GemmPlan:
         return self.nv * self.lanes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DotPlan:
+    """Knobs of one product, in elements; none of them changes a bit of the result."""
+
+    kc: int
+    """Depth of a block of B."""
+    nc: int
+    """Columns of a block of B (kc × nc): it stays in L2 while A's panels stream past."""
+    packed: int
+    """Bytes that the packed rows of A may take; more rows are done in turns."""
+    threads: int
+    """Tasks that the result is cut into when the product runs in parallel."""
+    mr: int = PANEL
+    """Rows of a block of sums."""
+
+
 def plan_gemm(facts: CpuFacts, dtype: str, m: int | None = None, n: int | None = None, k: int | None = None) -> GemmPlan:
     """The plan for C[m, n] = A[m, k] · B[k, n] accumulated in `dtype` ("float32" or "float64"); None is a size known
     at run time; others are upper bounds.
@@ -122,6 +138,23 @@ def plan_window(facts: CpuFacts, dtype: str, taps: int, n: int | None = None) ->
     plan = plan_gemm(facts, dtype)
     deep = plan.kc if n is None or n > plan.nr else 4 * plan.kc
     return replace(plan, kc=max(taps, _down(deep, taps)), unit=taps, skinny=0)
+
+
+def plan_dot(*, bits: int, l2_bytes: int, threads: int, n: int | None = None, k: int | None = None) -> DotPlan:
+    """The plan for operands of `bits` bits an element; `n` and `k` are upper bounds of the sizes where these are known.
+
+    A block of B takes half of L2; its depth is such that at least four panels fit, because a panel of A is read from beyond
+    L2 once for each block. Packed A may be eight times L2: it is read in long ascending streams.
+    """
+    step = WORDS * 32 // bits
+    bytes_of = bits // 8
+    kc = max(step, l2_bytes // 2 // (4 * PANEL * bytes_of) // step * step)
+    if k is not None:
+        kc = min(kc, -(-max(k, 1) // step) * step)
+    nc = max(PANEL, l2_bytes // 2 // (kc * bytes_of) // PANEL * PANEL)
+    if n is not None:
+        nc = min(nc, -(-max(n, 1) // PANEL) * PANEL)
+    return DotPlan(kc=kc, nc=nc, packed=8 * l2_bytes, threads=threads)
 
 
 def _down(value: int, multiple: int) -> int:

@@ -1,13 +1,10 @@
-"""A target as the code generator needs it: the facts that plans are made from, and TVM's own record of it."""
+"""A CPU as plans and code generation need it: its facts, with what is assumed where the description has none."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from tvm.target import Target as TvmTarget
-
-from ..ir.target import Target
-from .tvm_target import to_tvm
+from .target import Target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +12,10 @@ class Machine:
     """Facts of one CPU. Caches are bytes for each core; ``threads`` is how many workers share one kernel."""
 
     target: Target
-    threads: int
+
+    @property
+    def threads(self) -> int:
+        return self.target.cores
 
     @property
     def vector_bits(self) -> int:
@@ -36,7 +36,3 @@ class Machine:
     @property
     def l2_bytes(self) -> int:
         return self.target.l2 or 256 * 1024
-
-    def tvm(self) -> TvmTarget:
-        """TVM's target, for this many workers."""
-        return to_tvm(replace(self.target, cores=self.threads))

@@ -1,0 +1,74 @@
+"""Puts the sizes of blocks and register tiles into the products of a tile program (``ir/plans.py`` has the model).
+
+Requires: a finished program; changing an extent afterwards would make the plan one for another product. Guarantees: every
+contraction and every window has a plan for the target.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ...ir.expr import Const, Expr
+from ...ir.index import upper_bound
+from ...ir.machine import Machine
+from ...ir.microkernels import FMA
+from ...ir.plans import plan_dot, plan_gemm, plan_window
+from ...ir.target import Target
+from ...ir.tile import Compute, Loop, MatrixProduct, Method, Node, TileProgram, When, Window
+
+
+def planned(program: TileProgram, target: Target) -> TileProgram:
+    """``program`` with plans."""
+    lets = {let.name: let.value for let in (*program.cascade.lets, *program.derived)}
+    plans = _Plans(Machine(target=target), lets)
+    return replace(program, body=plans.nodes(program.body, serial=False))
+
+
+class _Plans:
+    def __init__(self, machine: Machine, lets: Mapping[str, Expr]) -> None:
+        self.machine, self.lets = machine, lets
+
+    def nodes(self, nodes: tuple[Node, ...], *, serial: bool) -> tuple[Node, ...]:
+        """``serial`` tells whether a parallel loop is around."""
+        return tuple(self._node(node, serial=serial) for node in nodes)
+
+    def _node(self, node: Node, *, serial: bool) -> Node:
+        match node:
+            case Loop(body=body, parallel=parallel):
+                return replace(node, body=self.nodes(body, serial=serial or parallel))
+            case When(body=body):
+                return replace(node, body=self.nodes(body, serial=serial))
+            case Compute(method=Method.CONTRACTION, product=MatrixProduct() as product):
+                return replace(node, product=self._product(node, product, serial=serial))
+            case Compute(method=Method.WINDOW, window=Window() as window):
+                return replace(node, window=self._window(node, window))
+            case _:
+                return node
+
+    def _product(self, compute: Compute, product: MatrixProduct, *, serial: bool) -> MatrixProduct:
+        rows, columns, inner = (self._most(compute, r) for r in (product.rows, product.columns, product.inner))
+        plan = dots = None
+        if compute.accumulator.is_float:
+            dtype = "float64" if compute.accumulator.bits == 64 else "float32"
+            plan = plan_gemm(self.machine, dtype, rows, columns, inner)
+            if serial and (rows is None or rows > plan.skinny):
+                plan = replace(plan, skinny=0)  # a tile has its rows: the ways for a few would only cost compile time
+        if product.kernel != FMA:
+            machine = self.machine
+            dots = plan_dot(
+                bits=product.left.dtype.bits, l2_bytes=machine.l2_bytes, threads=machine.threads, n=columns, k=inner
+            )
+        return replace(product, plan=plan, dot_plan=dots)
+
+    def _window(self, compute: Compute, window: Window) -> Window:
+        sides = [compute.extent(t) for t in window.taps]
+        taps = math.prod(int(side.value) for side in sides if isinstance(side, Const))
+        widths = [upper_bound(compute.extent(r), self.lets) for r in window.columns]
+        known = [w for w in widths if w is not None]
+        width = math.prod(known) if len(known) == len(widths) else None
+        return replace(window, plan=plan_window(self.machine, "float32", taps, width))
+
+    def _most(self, compute: Compute, rank: str | None) -> int | None:
+        return 1 if rank is None else upper_bound(compute.extent(rank), self.lets)
