@@ -55,7 +55,7 @@ def store(view: View, at: tirx.Expr, value: tirx.Expr, lanes: int) -> tirx.Stmt:
 
 
 def to_line(s: Statements, at: Evaluator, compute: Compute, extent: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr | None]:
-    """The elements of a row before the first line that begins in it, 0 where the row is not streamed; whether it is.
+    """The elements of a row before the first place for an aligned vector, 0 where the row is not streamed; whether it is.
 
     ``at`` is the first vector of the row. Rows of a few vectors, and elements that lie across lines, keep common stores.
     """
@@ -66,7 +66,9 @@ def to_line(s: Statements, at: Evaluator, compute: Compute, extent: tirx.Expr) -
     if at.lane_step(compute.target, compute.indices) != 1:
         return index(0), None
     first = tirx.BufferLoad(view.flat, [at.first_lane().offset(compute.target, compute.indices)])
-    distance = s.bind("distance", tirx.call_extern(INDEX, _DISTANCE, tirx.address_of(first)))
+    to_border = tirx.call_extern(INDEX, _DISTANCE, tirx.address_of(first))
+    # A shorter vector need not begin a line, and one masked vector is all that comes before.
+    distance = s.bind("distance", tirx.truncmod(to_border, index(_bytes(held, lanes.count))))
     size = index(_bytes(held, 1))
     chosen = tirx.And(extent >= index(_FEWEST * lanes.count), tirx.EQ(tirx.truncmod(distance, size), index(0)))
     wanted = at.condition(compute.streams)

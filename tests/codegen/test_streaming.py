@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import einfall
+from einfall.compiler.host import host_target
 
 SCALE = """kernel scale(X: {type}[M, N]) -> (Y: {type}[M, N]) {{
     Y[m, n] = X[m, n] * 2.0
@@ -38,6 +39,18 @@ def test_every_alignment_gives_the_same_values(name: str, dtype: type, sizes: di
         np.testing.assert_array_equal(y, x * dtype(2))
         y[:] = 7
         np.testing.assert_array_equal(memory, np.full_like(memory, 7))
+
+
+@x86
+@pytest.mark.skipif("avx2" not in host_target().features, reason="needs AVX2")
+def test_vectors_shorter_than_a_line() -> None:
+    kernel = einfall.compile(SCALE.format(type="f32"), target={"cpu": "haswell"})
+    x = np.random.default_rng(3).standard_normal((ROWS, COLUMNS)).astype(np.float32)
+    for offset in (0, 1, 7, 8, 11, 15):
+        y, _ = placed((ROWS, COLUMNS), np.float32, offset, COLUMNS + 3)
+        y[:] = 7
+        kernel(x, out=y)
+        np.testing.assert_array_equal(y, x * 2)
 
 
 @x86
