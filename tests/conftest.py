@@ -26,6 +26,7 @@ EVERY = {
     "codegen/test_dot.py": 5,
     "codegen/test_gemm.py": 5,
     "codegen/test_kernels.py": 3,
+    "ir/test_tile_printer.py": 8,
     "passes/test_along.py": 2,
     "passes/test_epilogue.py": 5,
     "passes/test_groups.py": 5,
