@@ -101,9 +101,11 @@ def _say_once(message: str) -> None:
     _log.warning(message)
 
 
-def from_artifact(artifact: Artifact, machine: Target, again: Callable[[], Cascade] | None = None) -> Compiled:
+def from_artifact(
+    artifact: Artifact, machine: Target, again: Callable[[], Cascade] | None = None, *, online: bool = True
+) -> Compiled:
     """A saved or cached kernel for use on ``machine``. ``again`` gives its cascade where the compiler is at hand: what
-    the artifact does not hold (such as the assembly text) is then made when it is asked for.
+    the artifact does not hold (such as the assembly text) is then made when it is asked for, ``online`` as the kernel was.
     """
     sources: dict[str, str | Callable[[], str]] = dict(artifact.sources)
     if again is not None:
@@ -112,7 +114,7 @@ def from_artifact(artifact: Artifact, machine: Target, again: Callable[[], Casca
         def rebuild() -> Built:
             from ..passes.pipeline import lower
 
-            return _generate(lower(again(), target=machine).program, machine)
+            return _generate(lower(again(), target=machine, online=online).program, machine)
 
         sources |= {kind: _text(rebuild, kind) for kind in _TEXTS if kind not in sources}
     runs = artifact.arch == host_target().arch and artifact.features <= host_target().features

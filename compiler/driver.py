@@ -129,7 +129,7 @@ def _find_or_build(
     use_disk = options.cache and disk.enabled()
     found = disk.lookup(text_key) if use_disk else None
     if found is not None:
-        compiled = from_artifact(found, goal, lambda: _cascade(program, kernel, sizes))
+        compiled = from_artifact(found, goal, lambda: _cascade(program, kernel, sizes), online=options.online)
     else:
         with reporting_defects(f"compiling {program.file}"), without_collection():
             cascade = _cascade(program, kernel, sizes)
@@ -164,7 +164,7 @@ def _from_cascade(
     found = disk.lookup_canonical(canonical_key) if use_disk else None
     if found is not None:
         disk.link(text_key, canonical_key)
-        return from_artifact(found, goal, lambda: cascade)
+        return from_artifact(found, goal, lambda: cascade, online=options.online)
     compiled, artifact = build(cascade, text, fixed, goal, options, link=use_disk)
     if artifact is not None:
         disk.store(canonical_key, artifact)
