@@ -177,3 +177,12 @@ def test_two_processes_at_once(folder: Path) -> None:
     assert [p.communicate(timeout=300)[0].strip() for p in processes] == ["6.0", "6.0"]
     assert len(entries(folder)) == 1
     assert not [p for p in folder.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.slow
+def test_a_kernel_from_the_cache_shows_its_own_form(folder: Path) -> None:
+    path = Path(__file__).parents[2] / "examples/attention/attention.ecs"
+    sizes = {"H": 16, "P": 2048, "M": 2048, "E": 64, "F": 64}
+    one, written = (fresh(path.read_text("utf-8"), online=online, **sizes).source("tile") for online in (True, False))
+    assert one != written
+    assert fresh(path.read_text("utf-8"), online=False, **sizes).source("tile") == written
