@@ -71,7 +71,7 @@ def _calls() -> list[Latency]:
     add = ef.compile(ADD, threads=1)
     a, b, c = (np.ones((4, 4), np.float32) for _ in range(3))
     add(a, b)
-    bare = add._compiled.function
+    bare = add._compiled.code.function
     tensors = [tvm_ffi.from_dlpack(x) for x in (a, b, c)]
     calls: dict[str, Callable[[], object]] = {
         "bare": lambda: bare(*tensors, 4, 4),
