@@ -131,7 +131,7 @@ def test_examples(path: Path) -> None:
 
 
 @given(programs())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_random_programs(text: str) -> None:
     assert_faithful(text)
 

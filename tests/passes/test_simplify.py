@@ -393,7 +393,7 @@ def disguised(draw: st.DrawFn) -> str:
     return f"{HEAD}(Z: f32[M, N]) {{\n" + "\n".join(f"    {line}" for line in body) + "\n}\n"
 
 
-@settings(max_examples=80, **SETTINGS)
+@settings(max_examples=40, **SETTINGS)
 @given(disguised(), st.integers(0, 3), st.integers(0, 3), st.integers(0, 9), st.booleans())
 def test_disguised_programs_compute_what_they_did(text, m, n, seed, odd) -> None:
     try:

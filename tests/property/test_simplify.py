@@ -55,7 +55,7 @@ def check(program: Program, sizes: dict[str, int], seed: int, special: float, *,
             np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
-@settings(max_examples=100, **SETTINGS)
+@settings(max_examples=50, **SETTINGS)
 @given(*RANDOM)
 def test_random_programs_compute_what_they_did(program, sizes, seed, special, fixed):
     check(program, sizes, seed, special, fixed=fixed)
