@@ -26,7 +26,8 @@ EVERY = {
     "codegen/test_dot.py": 5,
     "codegen/test_gemm.py": 7,
     "codegen/test_kernels.py": 3,
-    "docs/test_language_reference.py": 2,
+    "docs/test_language_reference.py::test_compiles_to_what_the_page_says": 2,
+    "docs/test_language_reference.py::test_passes_its_checks": 2,
     "ir/test_tile_printer.py": 8,
     "passes/test_along.py": 2,
     "passes/test_epilogue.py": 5,
@@ -36,7 +37,7 @@ EVERY = {
     "passes/test_split.py": 3,
     "passes/test_unified.py": 3,
 }
-"""Of the cases of each parametrised test in a file, one in so many is fast."""
+"""Of the cases of each parametrised test in a file, or of one of its tests, one in so many is fast."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -44,11 +45,11 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """Marks the other cases slow."""
     seen: Counter[str] = Counter()
     for item in items:
-        folder, name = item.path.parent.name, item.path.name
-        every = EVERY.get(f"{folder}/{name}")
+        file = f"{item.path.parent.name}/{item.path.name}"
+        test = item.nodeid.partition("[")[0]
+        every = EVERY.get(f"{file}::{test.rpartition('::')[2]}", EVERY.get(file))
         if every is None or not hasattr(item, "callspec"):
             continue
-        test = item.nodeid.partition("[")[0]
         if seen[test] % every:
             item.add_marker(pytest.mark.slow)
         seen[test] += 1
