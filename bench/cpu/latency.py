@@ -46,7 +46,7 @@ def latencies() -> list[Latency]:
         Latency(what="the same in a new process, with all imports", seconds=first),
         Latency(what="compile attention, from the cache", seconds=loaded, goal=0.05),
         Latency(what="the same in a new process, with all imports", seconds=again),
-        *_calls(),
+        *call_latencies(),
     ]
 
 
@@ -60,7 +60,7 @@ def _in_process(code: str, *, repeat: int, cache: str) -> float:
     return min(float(run.stdout.split()[-1]) for run in runs)
 
 
-def _calls() -> list[Latency]:
+def call_latencies(rounds: int = ROUNDS) -> list[Latency]:
     """One call above the bare call of the compiled function, three 4 by 4 tensors; PyTorch's own for comparison."""
     import numpy as np
     import tvm_ffi
@@ -82,7 +82,7 @@ def _calls() -> list[Latency]:
         x, y, z = map(torch.from_numpy, (a, b, c))
         calls |= {"PyTorch tensors, with out=": lambda: add(x, y, out=z), "torch.add": lambda: torch.add(x, y, out=z)}
     least = dict.fromkeys(calls, float("inf"))
-    for _ in range(ROUNDS):  # interleaved, so that a busy moment meets them all
+    for _ in range(rounds):  # interleaved, so that a busy moment meets them all
         for name, call in calls.items():
             start = time.perf_counter()
             for _ in range(CALLS):

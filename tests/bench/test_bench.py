@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -34,6 +35,14 @@ def test_a_workload_is_measured_and_written(tmp_path: Path) -> None:
     assert row["seconds"]["numpy"]["median"] > 0
     assert row["difference"]["numpy"] < 1e-6
     assert "| sigmoid" in page.read_text("utf-8")
+
+
+@pytest.mark.usefixtures("modules")
+def test_calls_are_timed_beside_the_bare_function() -> None:
+    latency = importlib.import_module("cpu.latency")
+    found = {each.what: each.seconds for each in latency.call_latencies(rounds=3)}
+    assert any("NumPy arrays" in what for what in found)
+    assert all(abs(seconds) < 1 for seconds in found.values())
 
 
 def test_a_name_that_no_workload_has() -> None:
