@@ -20,7 +20,7 @@ from .context import Context, Variables
 from .element import computed, stored
 from .expressions import Evaluator, Lanes
 from .functions import REAL
-from .microkernels.byte_rows import MOST_ROWS, emit_byte_rows
+from .microkernels.byte_rows import MOST_ROWS, emit_byte_rows, reads_as_they_lie
 from .microkernels.dot import emit_dot
 from .microkernels.dot_inside import PackedPanels, Pieces, emit_dot_inside, pack_panels
 from .microkernels.gemm import emit_gemm, pack_right
@@ -28,7 +28,19 @@ from .microkernels.gemv import emit_skinny, is_skinny
 from .microkernels.operand import Epilogue, Formula, Operand, Site
 from .microkernels.packing import PackedMatrix
 from .microkernels.panels import PackedWords, PanelProduct
-from .microkernels.statements import Statements, as_index, both, ceil_div, constant, index, maximum, minimum, negation, round_up
+from .microkernels.statements import (
+    Statements,
+    as_index,
+    both,
+    ceil_div,
+    constant,
+    either,
+    index,
+    maximum,
+    minimum,
+    negation,
+    round_up,
+)
 from .microkernels.tiles import Tiles
 from .microkernels.vnni import ByteDots
 from .microkernels.words import reinterpreted
@@ -121,12 +133,12 @@ class ContractionEmitter:
             return True
         m = as_index(self.context.evaluator(s, {}).value(extent))
         b = self._raw_operand(s, product.right, {}, product.inner, product.columns, index(0))
-        if self.compute.accumulator.is_float and product.kernel in BY_NAME:
-            return m > few_rows(product.kernel)
         if self.compute.accumulator.is_float:
-            return negation(is_skinny(m, b, constant(self._extent(s, product.inner, {})), self._plan()))
-        along = isinstance(product.left, Read) and moves_along(product.left, product.inner)
-        return m > MOST_ROWS if along and b.columns_contiguous and self._reads_bytes() else True
+            many = negation(is_skinny(m, b, constant(self._extent(s, product.inner, {})), self._plan()))
+            return either(many, m > few_rows(product.kernel)) if product.kernel in BY_NAME else many
+        anywhere = {name: index(0) for name in ranks_of(product.left)}
+        a = self._raw_operand(s, product.left, anywhere, product.rows, product.inner, index(0))
+        return m > MOST_ROWS if self._reads_bytes() and reads_as_they_lie(a, b) else True
 
     def _reads_bytes(self) -> bool:
         """Whether the machine multiplies bytes as they lie."""

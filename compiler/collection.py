@@ -7,6 +7,7 @@ would go over all of them, and over everything else in the process, again and ag
 from __future__ import annotations
 
 import gc
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,3 +33,16 @@ def without_collection() -> Iterator[None]:
             _inside -= 1
             if _inside == 0 and _was_enabled:
                 gc.enable()
+
+
+def _in_child_of_fork() -> None:
+    """The threads that were compiling stayed in the parent, and may have held the lock."""
+    global _lock, _inside
+    _lock = threading.Lock()
+    if _inside and _was_enabled:
+        gc.enable()
+    _inside = 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child_of_fork)

@@ -146,7 +146,8 @@ class Kernel:
     def workspace_bytes(self, **sizes: int) -> int:
         """Bytes of scratch memory of one call: its workspace and the tiles of all its threads.
 
-        The blocks of operands that matrix products pack, some tens of MB in each thread for large ones, come on top.
+        The blocks of operands that matrix products pack, some tens of MB in each thread for large ones, come on top; so does,
+        for each constant that is not bound, its packed form, which the calling thread keeps (``explain()`` has its size).
         Raises EinfallError E1001, E1005, E1012.
         """
         signature = self._compiled.signature

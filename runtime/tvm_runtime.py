@@ -53,15 +53,15 @@ def tvm_ffi() -> ModuleType:
     """The bindings, with TVM's runtime library loaded. Raises ImportError, or OSError, where they are broken or missing."""
     with importing_tvm():
         import tvm_ffi
-    if "tvm" not in sys.modules:
-        package = importlib.util.find_spec("tvm")
-        if package is None:
-            raise ModuleNotFoundError("No module named 'tvm'", name="tvm")
-        named = os.environ.get("TVM_LIBRARY_PATH")
-        folders = [Path(folder) / "lib" for folder in package.submodule_search_locations or ()]
-        places = [Path(named), *folders] if named else folders
-        # Kept by the loader, so that `import tvm` finds the same library later.
-        tvm_ffi.libinfo.load_lib_ctypes("tvm", "tvm_runtime", "RTLD_GLOBAL", extra_lib_paths=places)
+    package = importlib.util.find_spec("tvm")
+    if package is None:
+        raise ModuleNotFoundError("No module named 'tvm'", name="tvm")
+    named = os.environ.get("TVM_LIBRARY_PATH")
+    places = [Path(named)] if named else []
+    for folder in map(Path, package.submodule_search_locations or ()):
+        places += [folder / "lib", folder.parent.parent / "build/lib", folder.parent.parent / "lib"]
+    # The loader keeps it, so that `import tvm` finds the same library, before, after or meanwhile in another thread.
+    tvm_ffi.libinfo.load_lib_ctypes("tvm", "tvm_runtime", "RTLD_GLOBAL", extra_lib_paths=places)
     bindings: ModuleType = tvm_ffi
     return bindings
 

@@ -32,6 +32,11 @@ _STREAMS = 8
 _BYTES = 4 * LINES
 
 
+def reads_as_they_lie(a: Operand | Formula, b: Operand | Formula) -> bool:
+    """Whether both operands lie in memory as this form takes them: contiguous along k."""
+    return isinstance(a, Operand) and isinstance(b, Operand) and a.rows_contiguous and b.columns_contiguous
+
+
 def emit_byte_rows(
     s: Statements,
     *,
@@ -52,8 +57,9 @@ def emit_byte_rows(
 
     Gives the condition that it does not come to it.
     """
-    if isinstance(a, Formula) or isinstance(b, Formula) or not (a.rows_contiguous and b.columns_contiguous):
+    if not reads_as_they_lie(a, b):
         return True
+    assert isinstance(a, Operand) and isinstance(b, Operand)
     rows = constant(m)
     if rows is not None and rows > MOST_ROWS:
         return True

@@ -72,7 +72,7 @@ def rows_of_block(target: Target, kernel: str = FMA) -> int:
 
 
 def deepest_panel(target: Target, bits: int, kernel: str = FMA) -> int:
-    """The depth to which a panel of a right operand of elements of ``bits`` bits is packed in one piece (as in plan.py)."""
+    """The depth to which a panel of a right operand of elements of ``bits`` bits is packed in one piece (as in ir/plans.py)."""
     if kernel != FMA:
         return TILE_DEPTH
     return 2 * (target.l1d or 32 * 1024) // 3 // (panel_columns(target, bits) * bits // 8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -217,3 +218,32 @@ def test_out_may_not_be_the_constant() -> None:
     w, x = drawn("f32", (20, 20), 1), drawn("f32", (20, 20), 2)
     with pytest.raises(EinfallError, match="E1017"):
         found.bind(W=w)(x, out=w)
+
+
+FUSED = """kernel fused(X: bf16[B, M, K], const W: bf16[K, N]) -> (Z: f32[B, M, N]) {
+    A[b, m, n] = X[b, m, k] * W[k, n]
+    S[b, n]    = A[b, m, n] * A[b, m, n]
+    Z[b, m, n] = A[b, m, n] / sqrt(S[b, n] + 1)
+}"""
+SKEWED = "kernel skewed(X: i8[M + K, K], const W: i8[N, K]) -> (Y: i32[M, N]) {\n Y[m, n] = X[m + k, k] * W[n, k]\n}"
+
+
+@pytest.mark.parametrize("m", [1, 3, 4, 5, 20])
+def test_a_tile_of_few_rows_finds_the_constant_packed(m):
+    """Inside a loop over tiles the way for few rows is not there: whoever has not bound W packs it for any of them."""
+    kernel, random = einfall.compile(FUSED), np.random.default_rng(m)
+    x, w = (random.standard_normal(shape).astype(ml_dtypes.bfloat16) for shape in ((2, m, 70), (70, 65)))
+    product = x.astype(np.float64) @ w.astype(np.float64)
+    wanted = product / np.sqrt((product**2).sum(1, keepdims=True) + 1)
+    assert np.abs(kernel(X=x, W=w) - wanted).max() < 1e-5
+    assert np.array_equal(kernel(X=x, W=w), kernel.bind(W=w)(X=x))
+
+
+@pytest.mark.parametrize("m", [1, 4, 8, 9])
+def test_rows_that_do_not_lie_as_they_are_read(m):
+    kernel, random = einfall.compile(SKEWED), np.random.default_rng(m)
+    x, w = random.integers(-99, 99, (m + 70, 70), np.int8), random.integers(-99, 99, (65, 70), np.int8)
+    rows = np.stack([x[np.arange(70) + i, np.arange(70)] for i in range(m)]).astype(np.int32)
+    wanted = rows @ w.T.astype(np.int32)
+    assert np.array_equal(kernel(X=x, W=w), wanted)
+    assert np.array_equal(kernel.bind(W=w)(X=x), wanted)
