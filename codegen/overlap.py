@@ -101,20 +101,12 @@ def _is_host(compute: Compute, height: Expr | None) -> bool:
 
 
 def _written(nodes: Collection[Node]) -> set[str]:
-    computes = [n for n in walk(tuple(nodes)) if isinstance(n, Compute)]
-    return {n.target for c in computes for n in (c, *c.along)}
+    return {name for n in walk(tuple(nodes)) if isinstance(n, Compute) for name in n.targets}
 
 
 def _touched(nodes: Collection[Node]) -> set[str]:
     """What is read."""
-    found: set[str] = set()
-    for node in walk(tuple(nodes)):
-        for each in (node, *node.along) if isinstance(node, Compute) else ():
-            product = each.product
-            more = () if product is None else (product.left, product.right, product.epilogue)
-            parts = (each.value, each.filter, each.condition, each.within, *each.indices, *more)
-            found |= {r.tensor for e in parts if e is not None for r in reads_of(e)}
-    return found
+    return {r.tensor for n in walk(tuple(nodes)) if isinstance(n, Compute) for r in n.reads()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,8 @@ reduction filters its points with an explicit predicate. What is left implicit i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from .cascade import Cascade, Let, Origin, RankExtent
@@ -149,6 +149,21 @@ class Compute:
     def output_ranks(self) -> tuple[str, ...]:
         return tuple(r.name for r in self.ranks if r.name not in self.reduced)
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """All that is written, ``along`` included."""
+        return (self.target, *(inner.target for inner in self.along))
+
+    def reads(self) -> tuple[Read, ...]:
+        """All reads of tensors, those of ``along`` included."""
+        found: list[Read] = []
+        for each in (self, *self.along):
+            product = each.product
+            more = () if product is None else (product.left, product.right, product.epilogue)
+            parts = (each.value, each.filter, each.condition, each.within, *each.indices, *more)
+            found += (r for e in parts if e is not None for r in reads_of(e) if r.tensor != SUM)
+        return tuple(found)
+
     def extent(self, rank: str) -> Expr:
         """The extent of ``rank``. Raises KeyError for a rank that is not iterated here."""
         for r in self.ranks:
@@ -241,6 +256,21 @@ class Decision:
     subject: str
     chosen: str
     because: str
+
+
+def map_computes(nodes: tuple[Node, ...], rule: Callable[[Compute], Compute]) -> tuple[Node, ...]:
+    """The nodes with every Compute replaced by what ``rule`` makes of it, in the order of the program."""
+
+    def mapped(node: Node) -> Node:
+        match node:
+            case Compute():
+                return rule(node)
+            case Loop(body=body) | When(body=body):
+                return replace(node, body=map_computes(body, rule))
+            case _:
+                return node
+
+    return tuple(map(mapped, nodes))
 
 
 def walk(nodes: tuple[Node, ...]) -> Iterator[Node]:

@@ -23,7 +23,7 @@ from ...ir.expr import Expr, Op, Rank, Read, integer, op, rank, ranks_of, reads_
 from ...ir.index import at_most
 from ...ir.microkernels import FMA, panel_columns
 from ...ir.target import Target
-from ...ir.tile import Buffer, Compute, Loop, Method, Node, Scope, When, walk
+from ...ir.tile import Buffer, Compute, Loop, Method, Node, Scope, When, map_computes, walk
 from .factors import factor_of, is_sum, scaled_by_readers
 from .methods import choose
 from .placement import Local
@@ -198,7 +198,7 @@ class _Blocking:
         known: dict[tuple[Expr, Expr], str] = {}
         (blocks,) = loop.body
         assert isinstance(blocks, Loop)
-        changed = {name for n in walk(loop.body) for name in _written(n)}
+        changed = {name for n in walk(loop.body) if isinstance(n, Compute) for name in n.targets}
 
         def taken(compute: Compute) -> Compute:
             product = compute.product
@@ -221,17 +221,7 @@ class _Blocking:
             read = Read(tensor=known[key], indices=(row, rank(product.inner)), dtype=value.dtype)
             return replace(compute, product=replace(product, left=read, epilogue=epilogue))
 
-        def rebuilt(node: Node) -> Node:
-            match node:
-                case Compute():
-                    return taken(node)
-                case When() | Loop():
-                    return replace(node, body=tuple(rebuilt(n) for n in node.body))
-                case _:
-                    return node
-
-        made = rebuilt(loop)
-        assert isinstance(made, Loop)
+        made = replace(loop, body=map_computes(loop.body, taken))
         return before, scaled_by_readers(made, self._own())
 
     def _is_fixed(self, compute: Compute, loop: str, block: str, changed: set[str]) -> bool:
@@ -322,29 +312,13 @@ def _whole(height: Expr) -> Expr:
 
 def _accesses(compute: Compute) -> Iterator[tuple[str, tuple[Expr, ...]]]:
     """Every tensor that a Compute touches, and where."""
-    for each in (compute, *compute.along):
-        yield each.target, each.indices
-        product = each.product
-        more = () if product is None else (product.left, product.right, product.epilogue)
-        for e in (each.value, each.filter, each.condition, each.within, *each.indices, *more):
-            if e is not None:
-                yield from ((r.tensor, r.indices) for r in reads_of(e))
+    yield from ((each.target, each.indices) for each in (compute, *compute.along))
+    yield from ((r.tensor, r.indices) for r in compute.reads())
 
 
 def _read(compute: Compute) -> set[str]:
     """What a Compute reads that it does not itself write along the way."""
-    made = {inner.target for inner in compute.along}
-    found: set[str] = set()
-    for each in (compute, *compute.along):
-        product = each.product
-        more = () if product is None else (product.left, product.right, product.epilogue)
-        parts = (each.value, each.filter, each.condition, each.within, *each.indices, *more)
-        found |= {r.tensor for e in parts if e is not None for r in reads_of(e)}
-    return found - made
-
-
-def _written(node: Node) -> set[str]:
-    return {node.target, *(inner.target for inner in node.along)} if isinstance(node, Compute) else set()
+    return {r.tensor for r in compute.reads()} - {inner.target for inner in compute.along}
 
 
 def _touched(node: Node) -> set[str]:

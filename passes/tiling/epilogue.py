@@ -22,7 +22,7 @@ from ..analysis.presence import zero_of
 def absorb(nodes: tuple[Node, ...], buffers: dict[str, Buffer], private: Iterable[str]) -> tuple[Node, ...]:
     """``nodes`` with element-wise readers of products made epilogues, wherever the product's result is one of ``private``."""
     for name in private:
-        readers = [n for n in walk(nodes) if isinstance(n, Compute) and any(r.tensor == name for r in _reads(n))]
+        readers = [n for n in walk(nodes) if isinstance(n, Compute) and any(r.tensor == name for r in n.reads())]
         if len(readers) == 1:
             nodes = _in_list(nodes, name, readers[0], buffers)
     return nodes
@@ -33,8 +33,8 @@ def unused(nodes: tuple[Node, ...], names: Iterable[str]) -> set[str]:
     used: set[str] = set()
     for node in walk(nodes):
         match node:
-            case Compute(target=target):
-                used |= {target, *(inner.target for inner in node.along), *(r.tensor for r in _reads(node))}
+            case Compute():
+                used |= {*node.targets, *(r.tensor for r in node.reads())}
             case Fill(target=target):
                 used.add(target)
             case When(condition=condition):
@@ -77,22 +77,13 @@ def _in_list(nodes: tuple[Node, ...], name: str, reader: Compute, buffers: dict[
 def _independent(moved: list[Node], between: list[Node]) -> bool:
     """Whether ``moved`` may run after ``between``: nothing there writes what they read or write."""
     computes = [n for n in walk(tuple(moved)) if isinstance(n, Compute)]
-    touched = {r.tensor for n in computes for r in _reads(n)} | {n.target for n in computes}
+    touched = {r.tensor for n in computes for r in n.reads()} | {n.target for n in computes}
     touched |= {r.tensor for n in moved if isinstance(n, When) for r in reads_of(n.condition)}
     return not any(_writes(n, name) for n in walk(tuple(between)) for name in touched)
 
 
-def _reads(compute: Compute) -> tuple[Read, ...]:
-    own = (compute.value, compute.filter, compute.condition, compute.within, *compute.indices)
-    product = compute.product
-    more = () if product is None else (product.left, product.right, product.epilogue)
-    own += tuple(e for inner in compute.along for e in (inner.value, *inner.indices))
-    return tuple(r for e in (*own, *more) if e is not None for r in reads_of(e) if r.tensor != SUM)
-
-
 def _writes(node: Node, name: str) -> bool:
-    own = isinstance(node, Compute | Fill) and node.target == name
-    return own or (isinstance(node, Compute) and any(inner.target == name for inner in node.along))
+    return name in node.targets if isinstance(node, Compute) else isinstance(node, Fill) and node.target == name
 
 
 def _fused(product: Compute, reader: Compute, buffers: dict[str, Buffer]) -> Compute | None:
@@ -107,7 +98,7 @@ def _fused(product: Compute, reader: Compute, buffers: dict[str, Buffer]) -> Com
     renamed = _renaming(product, reader)
     if renamed is None or any(affine(i) is None or reads_of(i) for i in reader.indices):
         return None
-    if any(r.tensor == reader.target and r.indices != reader.indices for r in _reads(reader)):
+    if any(r.tensor == reader.target and r.indices != reader.indices for r in reader.reads()):
         return None
     names = {a: rank(b) for a, b in renamed.items()}
     held = buffers[product.target].dtype
@@ -155,7 +146,7 @@ def _value(product: Compute, held: DType, names: dict[str, Rank]) -> Expr:
 
 def _renaming(product: Compute, reader: Compute) -> dict[str, str] | None:
     """The reader's name of each output rank of the product, when it reads every element of it once, at its own point."""
-    places = {r.indices for r in _reads(reader) if r.tensor == product.target}
+    places = {r.indices for r in reader.reads() if r.tensor == product.target}
     if len(places) != 1:
         return None
     (place,) = places

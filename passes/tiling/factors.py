@@ -13,7 +13,7 @@ import numpy as np
 
 from ...ir.expr import Cast, Const, Expr, Op, Read, op, reads_of, transform
 from ...ir.microkernels import FMA
-from ...ir.tile import SUM, Compute, Loop, Node, When, walk
+from ...ir.tile import SUM, Compute, Loop, map_computes, walk
 from ...ir.types import DType
 
 _LEAST_FACTOR, _GREATEST_FACTOR = 2.0**-20, 2.0**20
@@ -49,7 +49,7 @@ def scaled_by_readers(loop: Loop, own: set[str]) -> Loop:
     """
     scales: dict[str, Const] = {}
     computes = [n for n in walk(loop.body) if isinstance(n, Compute)]
-    writers = Counter(each.target for compute in computes for each in (compute, *compute.along))
+    writers = Counter(name for compute in computes for name in compute.targets)
 
     def takes(compute: Compute) -> bool:
         return compute.target in own and writers[compute.target] == 1 and compute.accumulator.is_float
@@ -87,28 +87,20 @@ def scaled_by_readers(loop: Loop, own: set[str]) -> Loop:
             along=tuple(read_by(inner) for inner in compute.along),
         )
 
-    def rebuilt(node: Node) -> Node:
-        match node:
-            case Compute():
-                made = read_by(node)
-                product = made.product
-                if product is None or product.kernel == FMA or not takes(made):
-                    return made
-                found = factor_of(product.epilogue, made.accumulator)
-                if found is None or not is_sum(found[2]) or found[1].value <= 0:
-                    return made
-                kind, factor, _ = found
-                number = float(factor.value) if kind == "mul" else 1.0 / float(factor.value)
-                scales[made.target] = Const(value=float(np.float32(number)), dtype=made.accumulator)
-                return replace(made, product=replace(product, epilogue=None))
-            case When() | Loop():
-                return replace(node, body=tuple(rebuilt(n) for n in node.body))
-            case _:
-                return node
+    def rebuilt(compute: Compute) -> Compute:
+        made = read_by(compute)
+        product = made.product
+        if product is None or product.kernel == FMA or not takes(made):
+            return made
+        found = factor_of(product.epilogue, made.accumulator)
+        if found is None or not is_sum(found[2]) or found[1].value <= 0:
+            return made
+        kind, factor, _ = found
+        number = float(factor.value) if kind == "mul" else 1.0 / float(factor.value)
+        scales[made.target] = Const(value=float(np.float32(number)), dtype=made.accumulator)
+        return replace(made, product=replace(product, epilogue=None))
 
-    made = rebuilt(loop)
-    assert isinstance(made, Loop)
-    return made
+    return replace(loop, body=map_computes(loop.body, rebuilt))
 
 
 def _number(factor: Expr) -> float | None:

@@ -16,7 +16,7 @@ from ...ir.index import equal
 from ...ir.microkernels import FMA, few_rows, panels
 from ...ir.printer import expr_to_source
 from ...ir.target import Target
-from ...ir.tile import Compute, Decision, Loop, MatrixProduct, Method, Node, Prepacked, TileProgram, When
+from ...ir.tile import Compute, Decision, MatrixProduct, Method, Prepacked, TileProgram, map_computes
 from .methods import lane_step
 
 
@@ -25,7 +25,7 @@ def prepacked(program: TileProgram, target: Target) -> TileProgram:
     if target.kind != "cpu":
         return program
     found = _Found(program, target)
-    body = found.nodes(program.body)
+    body = map_computes(program.body, found.marked)
     if not found.forms:
         return program
     decisions = tuple(
@@ -48,18 +48,13 @@ class _Found:
     forms: dict[str, Prepacked] = field(default_factory=dict)
     readers: dict[str, list[str]] = field(default_factory=dict)
 
-    def nodes(self, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
-        return tuple(map(self._node, nodes))
-
-    def _node(self, node: Node) -> Node:
-        match node:
-            case Loop(body=body) | When(body=body):
-                return replace(node, body=self.nodes(body))
-            case Compute(method=Method.CONTRACTION, product=MatrixProduct() as product):
-                form = self._form(node, product)
-                return node if form is None else replace(node, product=replace(product, packed=form))
-            case _:
-                return node
+    def marked(self, compute: Compute) -> Compute:
+        """A Compute whose product names the packed form of its right operand, where it has one."""
+        product = compute.product
+        if product is None or compute.method is not Method.CONTRACTION:
+            return compute
+        form = self._form(compute, product)
+        return compute if form is None else replace(compute, product=replace(product, packed=form))
 
     def _form(self, compute: Compute, product: MatrixProduct) -> str | None:
         """The name of the packed form of a product's right operand; None where it is read as it lies."""

@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial, reduce
 
-from ...ir.expr import Const, Expr, integer, op, ranks_of, reads_of
+from ...ir.expr import Const, Expr, integer, op, ranks_of
 from ...ir.index import affine_in, simplify
 from ...ir.target import Target
-from ...ir.tile import Buffer, Compute, Decision, Loop, Method, Node, Scope, TileProgram, When, walk
+from ...ir.tile import Buffer, Compute, Decision, Method, Scope, TileProgram, map_computes, walk
 from ..analysis.presence import TRUE
 
 LEAST_BYTES = 8 << 20
@@ -33,10 +33,10 @@ def streaming(program: TileProgram, target: Target) -> TileProgram:
     results = {b.name: b for b in program.buffers if b.scope is Scope.OUTPUT}
     for node in walk(program.body):
         if isinstance(node, Compute):
-            for name in _reads(node):
-                results.pop(name, None)
+            for read in node.reads():
+                results.pop(read.tensor, None)
     conditions = {name: c for name, b in results.items() if (c := _condition(b, least)) is not None}
-    marked = _marked(program.body, conditions)
+    marked = map_computes(program.body, lambda compute: _mark(compute, conditions))
     if marked == program.body:
         return program
     names = dict.fromkeys(n.target for n in walk(marked) if isinstance(n, Compute) and n.streams is not None)
@@ -69,27 +69,10 @@ def _condition(buffer: Buffer, least: int) -> Expr | None:
     return reduce(partial(op, "and"), unknown) if unknown else TRUE
 
 
-def _reads(compute: Compute) -> set[str]:
-    values = [compute.value, compute.filter, compute.condition, compute.within, *compute.indices]
-    if compute.product is not None:
-        values += [compute.product.left, compute.product.right, compute.product.epilogue]
-        values += [factor for _, factor in compute.product.scale]
-    read = {r.tensor for v in values if v is not None for r in reads_of(v)}
-    return read.union(*(_reads(inner) for inner in compute.along))
-
-
-def _marked(nodes: tuple[Node, ...], conditions: dict[str, Expr]) -> tuple[Node, ...]:
-    return tuple(_mark(node, conditions) for node in nodes)
-
-
-def _mark(node: Node, conditions: dict[str, Expr]) -> Node:
-    match node:
-        case Loop(body=body) | When(body=body):
-            return replace(node, body=_marked(body, conditions))
-        case Compute() if node.target in conditions and _writes_rows(node):
-            return replace(node, streams=conditions[node.target])
-        case _:
-            return node
+def _mark(compute: Compute, conditions: dict[str, Expr]) -> Compute:
+    if compute.target not in conditions or not _writes_rows(compute):
+        return compute
+    return replace(compute, streams=conditions[compute.target])
 
 
 def _writes_rows(compute: Compute) -> bool:
