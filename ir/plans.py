@@ -134,10 +134,12 @@ def plan_window(facts: CpuFacts, dtype: str, taps: int, n: int | None = None) ->
     """The plan for a product whose steps come in groups of ``taps``, which no block of the depth may part.
 
     Where all columns fit one panel, A is read once, in rows of kc elements: long ones are what the hardware asks for ahead.
+    A block of C has one panel of columns: it is multiplied by all rows while it lies in L1, where it was packed.
     """
     plan = plan_gemm(facts, dtype)
-    deep = plan.kc if n is None or n > plan.nr else 4 * plan.kc
-    return replace(plan, kc=max(taps, _down(deep, taps)), unit=taps, skinny=0)
+    deep = max(taps, _down(plan.kc if n is None or n > plan.nr else 4 * plan.kc, taps))
+    mc = max(plan.mr, _down(facts.l2_bytes // 4 // (max(plan.nr, plan.kc) * BYTES[dtype]), plan.mr))
+    return replace(plan, kc=deep, nc=plan.nr, mc=mc, unit=taps, skinny=0)
 
 
 def plan_dot(*, bits: int, l2_bytes: int, threads: int, n: int | None = None, k: int | None = None) -> DotPlan:

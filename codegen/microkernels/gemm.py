@@ -144,16 +144,20 @@ class _Product:
     def emit_tasks(self, s: Statements, m: tirx.Expr, n: tirx.Expr, *, parallel: bool) -> None:
         """All of C, in one piece or as a parallel loop over a grid of rectangles.
 
-        Vectors are multiplied, single elements packed. What is packed already is read, at a tenth of that.
+        Vectors are multiplied, single elements packed. What is packed already is read, at a tenth of that, and so are the
+        weights of a window. Images have few columns: theirs are cut by vectors, not by panels.
         """
         plan = self.plan
+        windowed = isinstance(self.b, WindowOperand)
 
         def rectangle(row: tirx.Expr, height: tirx.Expr, col: tirx.Expr, width: tirx.Expr) -> None:
             self.emit(s, row=row, height=height, col=col, width=width)
 
         threads = plan.threads if parallel else 1
-        packing = (plan.lanes, plan.lanes if self.packed is None else max(1, plan.lanes // 10))
-        emit_grid(s, rectangle, m=m, n=n, threads=threads, units=(plan.mr, plan.nr), packing=packing)
+        read = max(1, plan.lanes // 10)
+        packing = (read if windowed else plan.lanes, plan.lanes if self.packed is None else read)
+        units = (plan.mr, plan.lanes if windowed else plan.nr)
+        emit_grid(s, rectangle, m=m, n=n, threads=threads, units=units, packing=packing)
 
     def emit(self, s: Statements, *, row: tirx.Expr, height: tirx.Expr, col: tirx.Expr, width: tirx.Expr) -> None:
         """The `height` × `width` elements of C from (row, col) on, neither of them negative."""
@@ -256,13 +260,25 @@ class _Product:
         with s.loop("col_tile", ceil_div(block.cols, plan.nr)) as jr:
             width = s.bind("tile_cols", block.cols - jr * plan.nr)
             base = s.bind("b_base", block.columns.base(jr))
-            for vectors, chosen in _shares(s, width, self.ragged_cols, plan.nr, plan.lanes):
+            for vectors, chosen in self._widths(s, width):
                 with s.when(chosen), s.loop("row_tile", ceil_div(block.rows, plan.mr)) as ir:
                     height = s.bind("tile_rows", block.rows - ir * plan.mr)
                     a_base = s.bind("a_base", block.packed.base(ir))
                     for rows, inside in _shares(s, height, self.ragged_rows, plan.mr, 1):
                         with s.when(inside):
                             self._emit_tile(s, block, ir, jr, (height, width), (a_base, base), rows, vectors)
+
+    def _widths(self, s: Statements, left: tirx.Expr) -> list[tuple[int, tirx.Expr | bool]]:
+        """How many vectors wide the tiles are, and when."""
+        plan = self.plan
+        if not isinstance(self.b, WindowOperand):
+            return _shares(s, left, self.ragged_cols, plan.nr, plan.lanes)
+        widths = [plan.nv >> i for i in range(plan.nv.bit_length())]  # 4, 2, 1: a third would only be more code
+        least = [s.bind("least", left > width // 2 * plan.lanes) for width in widths]
+        return [
+            (w, both(here, negation(least[i - 1]) if i else True))
+            for i, (w, here) in enumerate(zip(widths, least, strict=True))
+        ]
 
     def _emit_tile(
         self,
