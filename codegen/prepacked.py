@@ -81,8 +81,7 @@ class Packer:
 
     def elements(self, k: tirx.Expr, n: tirx.Expr) -> tirx.Expr:
         """Elements of the packed form."""
-        panels = ceil_div(n, self.form.layout.columns)
-        return panels * (self._panel(k) + (1 if self.form.layout.notes else 0))
+        return ceil_div(n, self.form.layout.columns) * (self._panel(k) + self.form.layout.noted)
 
     def view(
         self, s: Statements, buffer: tirx.Buffer, k: tirx.Expr, n: tirx.Expr, ahead: tirx.Expr | bool = False
@@ -132,8 +131,7 @@ class Packer:
 
     def _panel(self, k: tirx.Expr) -> tirx.Expr:
         """Elements of a panel, as they are held."""
-        layout = self.form.layout
-        return self._height(k) * (layout.columns * layout.bits // 32 if layout.words else layout.columns)
+        return self._height(k) * self.form.layout.width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,9 +149,7 @@ class Form:
         k, n = reversed(source.extents) if form.transposed else source.extents
         ahead = s.bind("ahead", declared.shape[0] > 1)
         missing = s.bind("missing", both(negation(ahead), needed))
-        size = s.bind("size", tirx.Select(missing, packer.elements(k, n), index(1)))
-        own = tirx.decl_buffer((size,), held, name=f"{declared.name}_own", layout=None)
-        s.add(tirx.AllocBuffer(own))
+        own = s.reserve(f"{declared.name}_own", tirx.Select(missing, packer.elements(k, n), index(1)), held)
         with s.when(missing):
             packer.call(s, source.flat, source.strides[0], own.data, k=k, n=n)
         pointer = PointerType(PrimType(held), "global")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from .expr import Expr, integer, op
 from .index import simplify
+from .sizes import evaluate
 
 
 def packers(count: int) -> tuple[str, ...]:
@@ -33,15 +34,27 @@ class PanelLayout:
         """Whether neighbours along k share a 32-bit word, as the dot-product kernels read them."""
         return self.bits < 32
 
+    @property
+    def held(self) -> int:
+        """Bits of an element as it is read."""
+        return 32 if self.words else self.bits
+
+    @property
+    def width(self) -> int:
+        """Elements, as they are read, of a panel for each step of k."""
+        return self.columns * self.bits // self.held
+
+    @property
+    def noted(self) -> int:
+        """Elements, as they are read, that a panel has beside them."""
+        return int(self.notes)
+
     def size(self, k: int, n: int) -> int:
         """Bytes of the whole operand."""
-        panel = self.columns * self.bits // 8 * self.steps * max(-(-k // self.steps), 1)
-        return -(-n // self.columns) * (panel + (4 if self.notes else 0))
+        return evaluate(self.size_over(integer(k), integer(n)), {})
 
     def size_over(self, k: Expr, n: Expr) -> Expr:
         """The same over the sizes of a program."""
-        turns = op("max", op("ceildiv", k, integer(self.steps)), integer(1))
-        panel = op("mul", integer(self.columns * self.bits // 8 * self.steps), turns)
-        if self.notes:
-            panel = op("add", panel, integer(4))
-        return simplify(op("mul", op("ceildiv", n, integer(self.columns)), panel))
+        height = op("mul", op("max", op("ceildiv", k, integer(self.steps)), integer(1)), integer(self.steps))
+        panel = op("add", op("mul", height, integer(self.width)), integer(self.noted))
+        return simplify(op("mul", op("mul", op("ceildiv", n, integer(self.columns)), panel), integer(self.held // 8)))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .layouts import PanelLayout
 from .target import Target
 from .types import DType
 
@@ -92,24 +91,3 @@ def choose(target: Target, left: DType, right: DType, accumulator: DType) -> Mic
 def few_rows(kernel: str) -> int:
     """Rows up to which a product on a micro-kernel has no use for a right operand that was packed ahead of time."""
     return FEWER_ROWS if kernel in BY_NAME and "amx-tile" in BY_NAME[kernel].features else FEW_ROWS
-
-
-def panel_columns(target: Target, bits: int) -> int:
-    """Columns of the register tile of multiply-adds for elements of ``bits`` bits: four vectors where there are registers."""
-    return (4 if target.vector_registers >= 32 else 2) * _lanes(target, bits)
-
-
-def panels(target: Target, kernel: str, right: DType, accumulator: DType) -> PanelLayout | None:
-    """The layout in which a micro-kernel takes a right operand that was packed ahead of time; None where it takes none.
-
-    Multiply-adds take one of the type of the sums only: a narrower one would be held at twice its size.
-    """
-    if kernel in BY_NAME:
-        return PanelLayout(columns=PANEL, steps=WORDS * 32 // right.bits, bits=right.bits, notes=right.is_float)
-    if right != accumulator or right.name not in ("f32", "f64"):
-        return None
-    return PanelLayout(columns=panel_columns(target, right.bits), steps=_lanes(target, right.bits), bits=right.bits)
-
-
-def _lanes(target: Target, bits: int) -> int:
-    return max(1, max(128, target.vector_bits) // bits)

@@ -10,7 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from .microkernels import FEW_ROWS, PANEL, WORDS
+from .layouts import PanelLayout
+from .machine import Machine
+from .microkernels import BY_NAME, FEW_ROWS, PANEL, WORDS
+from .target import Target
+from .types import DType
 
 BYTES = {"float32": 4, "float64": 8}
 
@@ -157,6 +161,24 @@ def plan_dot(*, bits: int, l2_bytes: int, threads: int, n: int | None = None, k:
     if n is not None:
         nc = min(nc, -(-max(n, 1) // PANEL) * PANEL)
     return DotPlan(kc=kc, nc=nc, packed=8 * l2_bytes, threads=threads)
+
+
+def panels(target: Target, kernel: str, right: DType, accumulator: DType) -> PanelLayout | None:
+    """The layout in which a micro-kernel takes a right operand that was packed ahead of time; None where it takes none.
+
+    Multiply-adds take one of the type of the sums only: a narrower one would be held at twice its size.
+    """
+    if kernel in BY_NAME:
+        return PanelLayout(columns=PANEL, steps=WORDS * 32 // right.bits, bits=right.bits, notes=right.is_float)
+    if right != accumulator or right.name not in ("f32", "f64"):
+        return None
+    plan = plan_gemm(Machine(target=target), summed(right))
+    return PanelLayout(columns=plan.nr, steps=plan.lanes, bits=right.bits)
+
+
+def summed(accumulator: DType) -> str:
+    """The type in which multiply-adds sum up floats that are accumulated in another."""
+    return "float64" if accumulator.bits == 64 else "float32"
 
 
 def _down(value: int, multiple: int) -> int:

@@ -8,6 +8,7 @@ borders of tasks and blocks fall, so that results are bitwise the same for every
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from tvm import tirx
 
@@ -52,14 +53,10 @@ class DotProduct:
 
         Packing a line costs as much as multiplying it by about 64 others, reading one that is packed already as much as by 8.
         """
-
-        def rectangle(row: tirx.Expr, height: tirx.Expr, col: tirx.Expr, width: tirx.Expr) -> None:
-            self.emit(s, row=row, height=height, col=col, width=width)
-
         threads = self.plan.threads if parallel else 1
         emit_grid(
             s,
-            rectangle,
+            partial(self.emit, s),
             m=self.m,
             n=self.n,
             threads=threads,
@@ -80,11 +77,11 @@ class DotProduct:
         depth_blocks = index(1) if single else s.bind("depth_blocks", ceil_div(steps, plan.kc // step))
         block_steps = s.bind("block_steps", ceil_div(steps, depth_blocks))
         across = plan.nc // PANEL
-        packed_a = self._allocate(s, "packed_a", share * pitch, "uint32")
+        packed_a = s.reserve("packed_a", maximum(share * pitch, 1), "uint32")
         packed_b = None if self.packed else s.allocate("packed_b", (plan.nc * (plan.kc // step) * LINES,), "uint32")
         kept = index(1) if single else tirx.Select(depth_blocks > 1, share * across, index(1))
-        sums = self._allocate(s, "sums", kept * (PANEL * PANEL), self.kernel.dtype)
-        a_flags = self._allocate(s, "a_flags", share, "int32") if self.subnormals else None
+        sums = s.reserve("sums", maximum(kept * (PANEL * PANEL), 1), self.kernel.dtype)
+        a_flags = s.reserve("a_flags", maximum(share, 1), "int32") if self.subnormals else None
         b_flags = s.allocate("b_flags", (across,), "int32") if self.subnormals and packed_b is not None else None
         self.kernel.configure(s)
         with s.loop("turn", turns) as turn:
@@ -145,11 +142,6 @@ class DotProduct:
     def _kept(self, depth_blocks: tirx.Expr, block: tirx.Expr) -> tirx.Expr:
         """Where a block of sums waits for the next block of the depth; with one block of it all use the same place."""
         return tirx.Select(depth_blocks > 1, block * (PANEL * PANEL), index(0))
-
-    def _allocate(self, s: Statements, name: str, size: tirx.Expr, dtype: str) -> tirx.Buffer:
-        buffer = tirx.decl_buffer((s.bind("size", maximum(size, 1)),), dtype, name=name)
-        s.add(tirx.AllocBuffer(buffer))
-        return buffer
 
 
 def _flagged(a: tirx.Buffer | None, row: tirx.Expr, b: tirx.Buffer | None, col: tirx.Expr) -> bool | tirx.Expr:

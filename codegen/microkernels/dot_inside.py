@@ -53,6 +53,77 @@ def pack_panels(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Inside:
+    """C[m, n] = epilogue(A[m, k] · B[k, n]), B packed.
+
+    `left` is A, where its chunks can be loaded as they lie, or where a panel of it is packed to. `sums` is C's memory, where
+    whole blocks may be stored to it.
+    """
+
+    kernel: PanelProduct
+    lines: Lines
+    left: Operand | tirx.Buffer
+    b: PackedPanels
+    c: Operand
+    n: tirx.Expr
+    k: tirx.Expr
+    epilogue: Epilogue | None
+    sums: tirx.Buffer
+
+    @staticmethod
+    def of(
+        s: Statements, *, kernel: PanelProduct, a: Operand | Formula, b: PackedPanels, c: Operand, raw: str, n: tirx.Expr,
+        k: tirx.Expr, deepest: int, epilogue: Epilogue | None,
+    ) -> _Inside:  # fmt: skip
+        """`deepest` bounds k."""
+        lines = Lines(source=a, raw=raw)
+        left: Operand | tirx.Buffer | None = _in_place(a, lines)
+        if left is None:
+            left = s.allocate("packed_left", (max(1, -(-deepest // lines.step)) * 2 * CHUNK,), "uint32")
+        direct = epilogue is None and _takes_blocks(c)
+        sums = c.buffer if direct else s.allocate("sums", (PANEL * PANEL,), kernel.dtype)
+        return _Inside(kernel=kernel, lines=lines, left=left, b=b, c=c, n=n, k=k, epilogue=epilogue, sums=sums)
+
+    @property
+    def direct(self) -> bool:
+        """Whether sums go to C at once."""
+        return self.sums is self.c.buffer
+
+    def look(self, s: Statements, row: tirx.Expr, rows: tirx.Expr, flag: tirx.Buffer) -> tirx.Expr:
+        """Makes a panel of A ready; gives the condition that it or B holds subnormal numbers. `flag` tells it of A."""
+        if isinstance(self.left, Operand):
+            _clear_beyond(s, self.left, row, self.k, self.lines.step)
+            _note_subnormal(s, self.left, row, rows, self.k, self.lines, flag)
+        else:
+            emit_pack_panel(
+                s, lines=self.lines, target=self.left, at=index(0), first=row, inside=rows, start=index(0), depth=self.k,
+                transposed=False, subnormal=flag, flag=index(0),
+            )  # fmt: skip
+        return tirx.BufferLoad(flag, [index(0)]) | tirx.BufferLoad(self.b.flag, [index(0)])
+
+    def block(self, s: Statements, row: tirx.Expr, rows: tirx.Expr, jr: tirx.Expr) -> Block:
+        """The panel of A that is ready times panel `jr` of B."""
+        col = s.bind("col", jr * PANEL)
+        here = isinstance(self.left, Operand)
+        panels = Panels(
+            a=self.left.buffer if here else self.left,
+            a_at=s.bind("a_at", self.left.at(row, 0)) if here else index(0),
+            a_pitch=constant(self.left.row_stride) if here else None,
+            b=self.b.buffer,
+            b_at=s.bind("b_at", jr * self.b.pitch),
+            sums=self.sums,
+            sums_at=s.bind("sums_at", self.c.at(row, col)) if self.direct else index(0),
+            sums_pitch=(constant(self.c.row_stride) or PANEL) if self.direct else PANEL,
+            chunks=s.bind("chunks", ceil_div(self.k, self.lines.step)),
+            more=False,
+        )
+        return Block(
+            kernel=self.kernel, panels=panels, c=self.c, accumulate=False, epilogue=self.epilogue, row=row, col=col,
+            rows=rows, cols=s.bind("cols", self.n - col),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pieces:
     """C[m, n] = epilogue(A[m, k] · B[k, n]) for at most 32 rows, in `count` pieces of four products of tiles each, to be done
     one after the other between other work: matrix tiles and vectors are computed side by side.
@@ -62,16 +133,9 @@ class Pieces:
     """
 
     kernel: Tiles
-    a: Operand
-    b: PackedPanels
-    c: Operand
-    raw: str
+    inside: _Inside
     m: tirx.Expr
-    n: tirx.Expr
-    k: tirx.Expr
     most: tuple[int, int]
-    epilogue: Epilogue | None
-    sums: tirx.Buffer
 
     @staticmethod
     def of(
@@ -79,72 +143,54 @@ class Pieces:
         n: tirx.Expr, k: tirx.Expr, most: tuple[int, int], epilogue: Epilogue | None,
     ) -> Pieces | None:  # fmt: skip
         """None where A must be packed."""
-        if not isinstance(kernel, Tiles) or not isinstance(a, Operand) or _in_place(a, Lines(source=a, raw=raw)) is None:
+        if not isinstance(kernel, Tiles) or _in_place(a, Lines(source=a, raw=raw)) is None:
             return None
-        direct = epilogue is None and _takes_blocks(c)
-        sums = c.buffer if direct else s.allocate("sums", (PANEL * PANEL,), kernel.dtype)
-        return Pieces(kernel=kernel, a=a, b=b, c=c, raw=raw, m=m, n=n, k=k, most=most, epilogue=epilogue, sums=sums)
+        inside = _Inside.of(s, kernel=kernel, a=a, b=b, c=c, raw=raw, n=n, k=k, deepest=most[1], epilogue=epilogue)
+        return Pieces(kernel=kernel, inside=inside, m=m, most=most)
 
     @property
-    def _direct(self) -> bool:
-        return self.sums is self.c.buffer
-
-    @property
-    def _lines(self) -> Lines:
-        return Lines(source=self.a, raw=self.raw)
+    def _step(self) -> int:
+        return self.inside.lines.step
 
     @property
     def _steps(self) -> int:
-        return max(1, -(-self.most[1] // self._lines.step))
+        return max(1, -(-self.most[1] // self._step))
 
     @property
     def count(self) -> int:
         """Sums that do not go to C at once are stored by the piece after their last."""
-        return -(-self.most[0] // PANEL) * self._steps + (0 if self._direct else 1)
+        return -(-self.most[0] // PANEL) * self._steps + (0 if self.inside.direct else 1)
 
     def look(self, s: Statements, special: tirx.Buffer) -> None:
         """Makes A ready; element 0 of `special` becomes 1 where an operand has subnormal numbers, else 0."""
-        _clear_beyond(s, self.a, index(0), self.k, self._lines.step)
-        _note_subnormal(s, self.a, index(0), minimum(self.m, PANEL), self.k, self._lines, special)
-        s.store(special, 0, tirx.BufferLoad(special, [index(0)]) | tirx.BufferLoad(self.b.flag, [index(0)]))
+        s.store(special, 0, self.inside.look(s, index(0), minimum(self.m, PANEL), special))
 
     def emit(self, s: Statements, piece: tirx.Expr) -> None:
         """One piece."""
         jr = s.bind("col_panel", tirx.truncdiv(piece, index(self._steps)))
         step = s.bind("step", tirx.truncmod(piece, index(self._steps)))
-        if not self._direct:
-            with s.when(both(step == 0, both(jr > 0, (jr - 1) * PANEL < self.n))):
+        if not self.inside.direct:
+            with s.when(both(step == 0, both(jr > 0, (jr - 1) * PANEL < self.inside.n))):
                 self._block(s, s.bind("before", jr - 1)).store(s)
-        with s.when(jr * PANEL < self.n):
+        with s.when(jr * PANEL < self.inside.n):
             panels = self._block(s, jr).panels
             with s.when(step == 0):
                 self.kernel.clear(s)
-            with s.when(step * self._lines.step < self.k):
+            with s.when(step * self._step < self.inside.k):
                 self.kernel.multiply(s, panels, step)
             with s.when(step == self._steps - 1):
                 self.kernel.keep(s, panels)
 
     def emit_all(self, s: Statements) -> None:
         """All of it by multiply-adds, which take subnormal numbers for what they are."""
-        with s.loop("col_panel", ceil_div(self.n, PANEL)) as jr:
+        with s.loop("col_panel", ceil_div(self.inside.n, PANEL)) as jr:
             block = self._block(s, jr)
             block.multiply_add(s)
-            if not self._direct:
+            if not self.inside.direct:
                 block.store(s)
 
     def _block(self, s: Statements, jr: tirx.Expr) -> Block:
-        col = s.bind("col", jr * PANEL)
-        panels = Panels(
-            a=self.a.buffer, a_at=s.bind("a_at", self.a.at(0, 0)), a_pitch=constant(self.a.row_stride), b=self.b.buffer,
-            b_at=s.bind("b_at", jr * self.b.pitch), sums=self.sums,
-            sums_at=s.bind("sums_at", self.c.at(0, col)) if self._direct else index(0),
-            sums_pitch=(constant(self.c.row_stride) or PANEL) if self._direct else PANEL,
-            chunks=s.bind("chunks", ceil_div(self.k, self._lines.step)), more=False,
-        )  # fmt: skip
-        return Block(
-            kernel=self.kernel, panels=panels, c=self.c, accumulate=False, epilogue=self.epilogue, row=index(0), col=col,
-            rows=self.m, cols=s.bind("cols", self.n - col),
-        )  # fmt: skip
+        return self.inside.block(s, index(0), self.m, jr)
 
 
 def emit_dot_inside(
@@ -162,59 +208,27 @@ def emit_dot_inside(
     epilogue: Epilogue | None,
 ) -> None:
     """C[m, n] = epilogue(A[m, k] · B[k, n]) for bf16 operands whose sums are f32; `deepest` bounds k."""
-    lines = Lines(source=a, raw=raw)
-    place = _in_place(a, lines)
     flag = s.allocate("left_flag", (1,), "int32")
-    packed = s.allocate("packed_left", (max(1, -(-deepest // lines.step)) * 2 * CHUNK,), "uint32") if place is None else None
-    direct = epilogue is None and _takes_blocks(c)
-    sums = c.buffer if direct else s.allocate("sums", (PANEL * PANEL,), kernel.dtype)
-    chunks = s.bind("chunks", ceil_div(k, lines.step))
+    product = _Inside.of(s, kernel=kernel, a=a, b=b, c=c, raw=raw, n=n, k=k, deepest=deepest, epilogue=epilogue)
     kernel.configure(s)
     with s.loop("row_panel", ceil_div(m, PANEL)) as ir:
         row = s.bind("row", ir * PANEL)
         rows = s.bind("rows", minimum(m - row, PANEL))
-        if place is None or not isinstance(a, Operand):
-            assert packed is not None
-            emit_pack_panel(
-                s, lines=lines, target=packed, at=index(0), first=row, inside=rows, start=index(0), depth=k, transposed=False,
-                subnormal=flag, flag=index(0),
-            )  # fmt: skip
-        else:
-            _clear_beyond(s, a, row, k, lines.step)
-            _note_subnormal(s, a, row, rows, k, lines, flag)
-        special = (tirx.BufferLoad(flag, [index(0)]) | tirx.BufferLoad(b.flag, [index(0)])) > tirx.IntImm("int32", 0)
-        left = packed if packed is not None else place
-        assert left is not None
+        special = product.look(s, row, rows, flag) > tirx.IntImm("int32", 0)
         with s.loop("col_panel", ceil_div(n, PANEL)) as jr:
-            col = s.bind("col", jr * PANEL)
-            panels = Panels(
-                a=left,
-                a_at=index(0) if packed is not None or not isinstance(a, Operand) else s.bind("a_at", a.at(row, 0)),
-                a_pitch=None if packed is not None or not isinstance(a, Operand) else constant(a.row_stride),
-                b=b.buffer,
-                b_at=s.bind("b_at", jr * b.pitch),
-                sums=sums,
-                sums_at=s.bind("sums_at", c.at(row, col)) if direct else index(0),
-                sums_pitch=(constant(c.row_stride) or PANEL) if direct else PANEL,
-                chunks=chunks,
-                more=False,
-            )
-            block = Block(
-                kernel=kernel, panels=panels, c=c, accumulate=False, epilogue=epilogue, row=row, col=col, rows=rows,
-                cols=s.bind("cols", n - col),
-            )  # fmt: skip
+            block = product.block(s, row, rows, jr)
             block.emit(s, special, whole=True)
-            if not direct:
+            if not product.direct:
                 block.store(s)
     kernel.release(s)
 
 
-def _in_place(a: Operand | Formula, lines: Lines) -> tirx.Buffer | None:
-    """The memory of A where its chunks can be loaded from it, None where A must be packed."""
+def _in_place(a: Operand | Formula, lines: Lines) -> Operand | None:
+    """A where its chunks can be loaded as they lie, None where it must be packed."""
     if isinstance(a, Formula) or not a.rows_contiguous or a.slack < PANEL:
         return None
     pitch = constant(a.row_stride)
-    return a.buffer if pitch is not None and pitch % lines.step == 0 else None
+    return a if pitch is not None and pitch % lines.step == 0 else None
 
 
 def _takes_blocks(c: Operand) -> bool:

@@ -11,6 +11,7 @@ threads.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from tvm import tirx
 
@@ -90,7 +91,7 @@ def pack_right(
 ) -> PackedMatrix:
     """All of B[k, n] packed, for products that share it. It must fit one block: `plan.shallow` and n at most `plan.nc`."""
     k, n = s.bind("k", k), s.bind("n", n)
-    target = _allocate(s, "packed_right", columns_size(round_up(n, plan.nr), plan), dtype)
+    target = s.reserve("packed_right", columns_size(round_up(n, plan.nr), plan), dtype)
     emit_pack_columns(
         s, b=b, target=target, base=index(0), start=index(0), depth=k, col=index(0), cols=n, plan=plan, dtype=dtype,
         height=row_pitch(plan),
@@ -149,15 +150,11 @@ class _Product:
         """
         plan = self.plan
         windowed = isinstance(self.b, WindowOperand)
-
-        def rectangle(row: tirx.Expr, height: tirx.Expr, col: tirx.Expr, width: tirx.Expr) -> None:
-            self.emit(s, row=row, height=height, col=col, width=width)
-
         threads = plan.threads if parallel else 1
         read = max(1, plan.lanes // 10)
         packing = (read if windowed else plan.lanes, plan.lanes if self.packed is None else read)
         units = (plan.mr, plan.lanes if windowed else plan.nr)
-        emit_grid(s, rectangle, m=m, n=n, threads=threads, units=units, packing=packing)
+        emit_grid(s, partial(self.emit, s), m=m, n=n, threads=threads, units=units, packing=packing)
 
     def emit(self, s: Statements, *, row: tirx.Expr, height: tirx.Expr, col: tirx.Expr, width: tirx.Expr) -> None:
         """The `height` × `width` elements of C from (row, col) on, neither of them negative."""
@@ -203,9 +200,9 @@ class _Product:
         group = s.bind("group", minimum(depths, DOWN)) if at_once else index(1)
         b_count = _choose(blocks.rows > 1, depths, group)
         in_place = rows_in_place(self.a, blocks.row, index(0), plan, self.dtype) is not None
-        packed_a = None if in_place else _allocate(s, "packed_a", a_count * a_size + plan.lanes, self.dtype)
-        packed_b = None if self.packed is not None else _allocate(s, "packed_b", b_count * b_size, self.dtype)
-        partial = self._partial(s, blocks)
+        packed_a = None if in_place else s.reserve("packed_a", a_count * a_size + plan.lanes, self.dtype)
+        packed_b = None if self.packed is not None else s.reserve("packed_b", b_count * b_size, self.dtype)
+        waiting = self._partial(s, blocks)
         with (
             s.loop("col_block", blocks.cols) as jc,
             s.loop("row_block", blocks.rows) as ic,
@@ -249,7 +246,7 @@ class _Product:
                     )  # fmt: skip
                 packed = packed_rows(packed_a, a_at, plan)
             block = _Block(
-                row=row, rows=rows, col=col, cols=cols, depth=depth, packed=packed, columns=columns, partial=partial,
+                row=row, rows=rows, col=col, cols=cols, depth=depth, packed=packed, columns=columns, partial=waiting,
                 first=condition(pc == 0), last=condition(pc == depths - 1), pitch=blocks.nc,
             )  # fmt: skip
             self._emit_tiles(s, block)
@@ -337,7 +334,7 @@ class _Product:
             return None
         assert not self.accumulate
         several = _choose(blocks.depths > 1, index(1), index(0))
-        buffer = _allocate(s, "partial", maximum(several * blocks.mc * blocks.nc, 1), self.dtype)
+        buffer = s.reserve("partial", maximum(several * blocks.mc * blocks.nc, 1), self.dtype)
         return Operand(buffer=buffer, row_stride=blocks.nc, col_stride=1)
 
 
@@ -372,13 +369,6 @@ class _Block:
     first: tirx.Expr
     last: tirx.Expr
     pitch: tirx.Expr
-
-
-def _allocate(s: Statements, name: str, size: tirx.Expr, dtype: str) -> tirx.Buffer:
-    """A buffer in the thread's pool, of a size known when it is needed."""
-    buffer = tirx.decl_buffer((s.bind("size", size),), dtype, name=name, layout=None)
-    s.add(tirx.AllocBuffer(buffer))
-    return buffer
 
 
 def _shares(s: Statements, left: tirx.Expr, ragged: int | None, whole: int, unit: int) -> list[tuple[int, tirx.Expr | bool]]:

@@ -125,8 +125,7 @@ class SkinnyProduct:
         if isinstance(a, Operand) and a.dtype == self.dtype and (a.rows_contiguous or self.b.rows_contiguous):
             return a
         pitch = s.bind("pitch", round_up(maximum(self.k, 1), lanes))
-        buffer = tirx.decl_buffer((s.bind("size", maximum(self.m, 1) * pitch),), self.dtype, name="left", layout=None)
-        s.add(tirx.AllocBuffer(buffer))
+        buffer = s.reserve("left", maximum(self.m, 1) * pitch, self.dtype)
         with s.loop("i", self.m) as i, s.loop("chunk", ceil_div(self.k, lanes)) as chunk:
             step = s.bind("step", chunk * lanes)
             site = Site(row=i, col=step, lanes=lanes, count=s.bind("count", self.k - step))

@@ -171,16 +171,7 @@ def emit_pack_columns(
     nr, nv, lanes = plan.nr, plan.nv, plan.lanes
     if isinstance(b, WindowOperand):
         b.emit_pack(
-            s,
-            target=target,
-            base=base,
-            start=start,
-            depth=depth,
-            col=col,
-            cols=cols,
-            plan=plan,
-            dtype=dtype,
-            height=row_pitch(plan),
+            s, target=target, base=base, start=start, depth=depth, col=col, cols=cols, plan=plan, dtype=dtype, height=height
         )
         return
     if b.columns_contiguous and not b.rows_contiguous:

@@ -138,6 +138,12 @@ class Statements:
         self.add(tirx.AllocBuffer(buffer, on_stack))
         return buffer
 
+    def reserve(self, name: str, size: tirx.Expr, dtype: str) -> tirx.Buffer:
+        """A buffer in the thread's pool, of a size known when it is needed."""
+        buffer = tirx.decl_buffer((self.bind("size", size),), dtype, name=name, layout=None)
+        self.add(tirx.AllocBuffer(buffer))
+        return buffer
+
     def store(self, buffer: tirx.Buffer, at: tirx.Expr | int, value: tirx.Expr) -> None:
         self.add(tirx.BufferStore(buffer, value, [as_index(at) if isinstance(at, int) else at]))
 

@@ -6,6 +6,7 @@ Who computes an element never changes how it is computed, so the cut may depend 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from tvm import tirx
 from tvm.tirx.stmt import ForKind
@@ -13,9 +14,15 @@ from tvm.tirx.stmt import ForKind
 from .statements import Statements, ceil_div, constant, index, maximum, minimum, round_up
 
 
+class Rectangle(Protocol):
+    """Emits the ``height`` × ``width`` elements of a result from (``row``, ``col``) on."""
+
+    def __call__(self, *, row: tirx.Expr, height: tirx.Expr, col: tirx.Expr, width: tirx.Expr) -> None: ...
+
+
 def emit_grid(
     s: Statements,
-    body: Callable[[tirx.Expr, tirx.Expr, tirx.Expr, tirx.Expr], None],
+    body: Rectangle,
     *,
     m: tirx.Expr,
     n: tirx.Expr,
@@ -23,13 +30,13 @@ def emit_grid(
     units: tuple[int, int],
     packing: tuple[int, int],
 ) -> None:
-    """All m × n elements: ``body(row, height, col, width)`` once, or in a parallel loop of ``threads`` tasks.
+    """All m × n elements: ``body`` once, or in a parallel loop of ``threads`` tasks.
 
     Of all grids of so many tasks the one whose largest task costs least: x rows and y columns, multiples of ``units``, cost
     x · y multiplications for each step of k, and the packing of x and of y elements, each as much as ``packing`` of them.
     """
     if threads == 1:
-        body(index(0), m, index(0), n)
+        body(row=index(0), height=m, col=index(0), width=n)
         return
     rows, cols = _cut(s, m, n, threads, units, packing)
     across = s.bind("across", maximum(ceil_div(n, cols), 1))
@@ -37,7 +44,8 @@ def emit_grid(
         row = s.bind("row", tirx.truncdiv(task, across) * rows)
         col = s.bind("col", tirx.truncmod(task, across) * cols)
         with s.when(row < m):
-            body(row, s.bind("height", minimum(rows, m - row)), col, s.bind("width", minimum(cols, n - col)))
+            height, width = s.bind("height", minimum(rows, m - row)), s.bind("width", minimum(cols, n - col))
+            body(row=row, height=height, col=col, width=width)
 
 
 def _cut(

@@ -69,7 +69,7 @@ class WindowOperand:
         cols: tirx.Expr,
         plan: GemmPlan,
         dtype: str,
-        height: int,
+        height: tirx.Expr | int,
     ) -> None:
         """Writes rows start : start + depth, whole channels, of columns col : col + cols, as panels of nr columns."""
         dense = self._dense(s)

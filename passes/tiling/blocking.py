@@ -21,9 +21,12 @@ from dataclasses import dataclass, replace
 from ...ir.cascade import RankExtent
 from ...ir.expr import Expr, Op, Rank, Read, integer, op, rank, ranks_of, reads_of, transform
 from ...ir.index import at_most
-from ...ir.microkernels import FMA, panel_columns
+from ...ir.machine import Machine
+from ...ir.microkernels import FMA
+from ...ir.plans import plan_gemm, summed
 from ...ir.target import Target
 from ...ir.tile import Buffer, Compute, Loop, Method, Node, Scope, When, map_computes, walk
+from ...ir.types import DType
 from .factors import factor_of, is_sum, scaled_by_readers
 from .methods import choose
 from .placement import Local
@@ -60,22 +63,17 @@ class Along:
 
 
 def rows_of_block(target: Target, kernel: str = FMA) -> int:
-    """Rows of a block: whole register tiles (as ir/plans.py cuts them) whose scores take a third of L1, or a
-    block of matrix tiles."""
+    """Rows of a block: whole register tiles whose scores take a third of L1, or a block of matrix tiles."""
     if kernel != FMA:
         return TILE_ROWS
-    registers = max(16, target.vector_registers)
-    wide = 4 if registers >= 32 else 2
-    tile = max(1, (registers - wide - 1) // wide)
-    tile -= tile % 2 if tile > 2 else 0
-    return max(1, (target.l1d or 32 * 1024) // 3 // (4 * SCORES) // tile) * tile
+    machine = Machine(target=target)
+    tile = plan_gemm(machine, "float32").mr
+    return max(1, machine.l1_bytes // 3 // (4 * SCORES) // tile) * tile
 
 
-def deepest_panel(target: Target, bits: int, kernel: str = FMA) -> int:
-    """The depth to which a panel of a right operand of elements of ``bits`` bits is packed in one piece (as in ir/plans.py)."""
-    if kernel != FMA:
-        return TILE_DEPTH
-    return 2 * (target.l1d or 32 * 1024) // 3 // (panel_columns(target, bits) * bits // 8)
+def deepest_panel(target: Target, accumulator: DType, kernel: str = FMA) -> int:
+    """The depth to which a panel of a right operand is packed in one piece for sums in ``accumulator``, a floating type."""
+    return TILE_DEPTH if kernel != FMA else plan_gemm(Machine(target=target), summed(accumulator)).kc
 
 
 def blocked(

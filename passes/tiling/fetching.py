@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ...ir.expr import Const, Expr, Read, Select, integer, op, ranks_of, reads_of
-from ...ir.index import affine_in, simplify
+from ...ir.expr import Expr, Read, Select, integer, op, ranks_of, reads_of
+from ...ir.index import affine_in
 from ...ir.target import Target
-from ...ir.tile import Ahead, Buffer, Compute, Decision, Loop, Method, Node, Scope, TileProgram, When, walk
+from ...ir.tile import Ahead, Compute, Decision, Loop, Method, Node, Scope, TileProgram, When, walk
 from ..analysis.presence import TRUE
+from .large import all_of, at_least, elements
 
 
 def fetching(program: TileProgram, target: Target) -> TileProgram:
@@ -31,7 +32,7 @@ class _Fetching:
         self.inputs = {b.name: b for b in program.buffers if b.scope is Scope.INPUT and b.dtype.bits in (8, 16, 32, 64)}
         self.large: dict[str, Expr] = {}
         for name, buffer in self.inputs.items():
-            condition = _at_least(_elements(buffer), 8 * target.cores * target.l2 // buffer.dtype.bits)
+            condition = at_least(elements(buffer.shape), 8 * target.cores * target.l2 // buffer.dtype.bits)
             if condition is not None:
                 self.large[name] = condition
 
@@ -53,12 +54,13 @@ class _Fetching:
 
     def _nodes(self, nodes: tuple[Node, ...], around: frozenset[str]) -> tuple[Node, ...]:
         """The nodes of one body, with the variables of the loops around it."""
+        streams: dict[int, list[Read]] = {}
         readers: dict[str, list[int]] = {}
         for at, node in enumerate(nodes):
             if isinstance(node, Compute):
-                for read in _streamed(node, around):
-                    if read.tensor in self.large:
-                        readers.setdefault(read.tensor, []).append(at)
+                streams[at] = [read for read in _streamed(node, around) if read.tensor in self.large]
+                for read in streams[at]:
+                    readers.setdefault(read.tensor, []).append(at)
         made: list[Node] = []
         for at, node in enumerate(nodes):
             match node:
@@ -69,9 +71,9 @@ class _Fetching:
                     made.append(replace(node, body=self._nodes(body, around)))
                 case Compute():
                     asked: dict[str, Ahead] = {}
-                    for read in _streamed(node, around):
-                        places = readers.get(read.tensor, [at])
-                        if read.tensor in self.large and (ahead := self._ahead(node, read, at == places[-1], len(places) > 1)):
+                    for read in streams[at]:
+                        places = readers[read.tensor]
+                        if ahead := self._ahead(node, read, at == places[-1], len(places) > 1):
                             asked.setdefault(read.tensor, ahead)
                     made.append(replace(node, ahead=tuple(asked.values())))
                 case _:
@@ -86,7 +88,7 @@ class _Fetching:
         if not again:
             return Ahead(read=read, when=large, distance=nothing)
         limit = 8 * self.target.l2 // 2 // self.inputs[read.tensor].dtype.bits
-        leaves = _at_least(compute.extent(compute.vector), limit)
+        leaves = at_least(compute.extent(compute.vector), limit)
         if last:
             tile: Expr = integer(1)
             for r in compute.ranks:
@@ -94,9 +96,8 @@ class _Fetching:
             if leaves is not None:
                 tile = nothing if leaves == TRUE else Select(condition=leaves, then=nothing, otherwise=tile, dtype=tile.dtype)
             return Ahead(read=read, when=large, distance=tile)
-        if leaves is None:
-            return None
-        return Ahead(read=read, when=leaves if large == TRUE else op("and", large, leaves), distance=nothing)
+        both = all_of(large, leaves)
+        return None if both is None else Ahead(read=read, when=both, distance=nothing)
 
 
 def _streamed(compute: Compute, around: frozenset[str]) -> Iterator[Read]:
@@ -116,18 +117,3 @@ def _streamed(compute: Compute, around: frozenset[str]) -> Iterator[Read]:
             continue
         if own <= {name for i in read.indices for name in ranks_of(i)}:
             yield read
-
-
-def _elements(buffer: Buffer) -> Expr:
-    total: Expr = integer(1)
-    for extent in buffer.shape:
-        total = op("mul", total, extent)
-    return simplify(total)
-
-
-def _at_least(value: Expr, limit: int) -> Expr | None:
-    """Whether a size reaches a limit: TRUE, a condition, or None where it never does."""
-    value = simplify(value)
-    if isinstance(value, Const):
-        return TRUE if value.value >= limit else None
-    return op("ge", value, integer(limit))

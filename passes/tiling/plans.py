@@ -14,7 +14,7 @@ from ...ir.expr import Const, Expr
 from ...ir.index import upper_bound
 from ...ir.machine import Machine
 from ...ir.microkernels import FMA
-from ...ir.plans import plan_dot, plan_gemm, plan_window
+from ...ir.plans import plan_dot, plan_gemm, plan_window, summed
 from ...ir.target import Target
 from ...ir.tile import Compute, Loop, MatrixProduct, Method, Node, TileProgram, When, Window
 
@@ -51,8 +51,7 @@ class _Plans:
         rows, columns, inner = (self._most(compute, r) for r in (product.rows, product.columns, product.inner))
         plan = dots = None
         if compute.accumulator.is_float:
-            dtype = "float64" if compute.accumulator.bits == 64 else "float32"
-            plan = plan_gemm(self.machine, dtype, rows, columns, inner)
+            plan = plan_gemm(self.machine, summed(compute.accumulator), rows, columns, inner)
             if serial and (rows is None or rows > plan.skinny):
                 plan = replace(plan, skinny=0)  # a tile has its rows: the ways for a few would only cost compile time
         if product.kernel != FMA:

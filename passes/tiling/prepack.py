@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from ...ir.cascade import Role
 from ...ir.expr import Const, Expr, Rank, Read
 from ...ir.index import equal
-from ...ir.microkernels import FMA, few_rows, panels
+from ...ir.microkernels import FMA, few_rows
+from ...ir.plans import panels
 from ...ir.printer import expr_to_source
 from ...ir.target import Target
 from ...ir.tile import Compute, Decision, MatrixProduct, Method, Prepacked, TileProgram, map_computes

@@ -9,13 +9,13 @@ Compute of the kernel reads are marked.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial, reduce
 
-from ...ir.expr import Const, Expr, integer, op, ranks_of
-from ...ir.index import affine_in, simplify
+from ...ir.expr import Expr, integer, ranks_of
+from ...ir.index import affine_in
 from ...ir.target import Target
 from ...ir.tile import Buffer, Compute, Decision, Method, Scope, TileProgram, map_computes, walk
 from ..analysis.presence import TRUE
+from .large import all_of, at_least, elements
 
 LEAST_BYTES = 8 << 20
 """Of a result that is streamed, at least, and no less than twice the second-level caches. Copies on two Sapphire Rapids cores
@@ -56,17 +56,8 @@ def _condition(buffer: Buffer, least: int) -> Expr | None:
     """Whether a result has so many bytes and such long rows; None where it never has."""
     if not buffer.shape:
         return None
-    elements: Expr = integer(1)
-    for extent in buffer.shape:
-        elements = op("mul", elements, extent)
     needed = -(-least * 8 // buffer.dtype.bits)
-    unknown: list[Expr] = []
-    for value, limit in ((simplify(elements), needed), (simplify(buffer.shape[-1]), LEAST_ROW)):
-        if not isinstance(value, Const):
-            unknown.append(op("ge", value, integer(limit)))
-        elif value.value < limit:
-            return None
-    return reduce(partial(op, "and"), unknown) if unknown else TRUE
+    return all_of(at_least(elements(buffer.shape), needed), at_least(buffer.shape[-1], LEAST_ROW))
 
 
 def _mark(compute: Compute, conditions: dict[str, Expr]) -> Compute:

@@ -169,7 +169,7 @@ class Tiling:
         width, depth = (constant_value(einsum.extent(r), self.lets) for r in (product.columns, product.inner))
         if width is None or depth is None:
             return False
-        return max(width, depth) <= deepest_panel(self.target, einsum.accumulator.bits, kernel)
+        return max(width, depth) <= deepest_panel(self.target, einsum.accumulator, kernel)
 
     def _shared(self, whole: list[Independent], cut: Independent, most: Expr, least: int) -> Expr:
         """A size: at most ``most`` points of the cut rank, fewer where not every core of the target would have a tile."""

@@ -33,5 +33,24 @@ def agrees(text: str, *, sizes: dict[str, int] | None = None, **arguments: Array
     return found
 
 
+def attention_operands(p: int, m: int, e: int = 64, f: int = 64, h: int = 1, *, dtype: type = np.float32) -> dict[str, Array]:
+    """Queries, keys and values of attention."""
+    return {
+        "Q": normal(h, p, e, dtype=dtype),
+        "K": normal(h, m, e, seed=1, dtype=dtype),
+        "V": normal(h, m, f, seed=2, dtype=dtype),
+    }
+
+
+def spoilt_operands(dtype: type = np.float32) -> dict[str, Array]:
+    """Operands of attention with NaN and infinity in a row of each, in blocks and tiles of their own."""
+    arguments = attention_operands(70, 700, dtype=dtype)
+    arguments["Q"][0, 33, 5] = np.nan
+    arguments["K"][0, 650, 1] = np.inf
+    arguments["V"][0, 640, 7] = np.nan
+    arguments["V"][0, 3, 9] = np.inf
+    return arguments
+
+
 def normal(*shape: int, seed: int = 0, dtype: type = np.float32) -> Array:
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
