@@ -198,7 +198,7 @@ class Caller:
             arrays.append((name, family, value))
         if isinstance(home, TorchFamily):
             self.fast.learn_torch(home.torch, home.dtypes)  # the next call takes the short way
-        sizes, extents, scale = self.plan(shapes, given)
+        sizes, extents, scale, *_ = self.plan(shapes, given)
         if out is None:
             results, passed = self.allocate(home, extents)
         else:
@@ -229,7 +229,11 @@ class Caller:
             raise error("E1007", f"the size `{clash[0]}` is bound to {self.sizes[clash[0]]} already")
         found = resolve(self.signature, shapes, {**self.sizes, **given})
         elements = sum(prod(shape) for shape in (*shapes.values(), *found.shapes))
-        plan = (found.arguments, found.shapes, scale_of(_ELEMENT * elements + found.workspace))
+        stored = [(p.dtype, shapes[p.name]) for p in self.open if not p.is_scalar]
+        stored += [(r.dtype, shape) for r, shape in zip(self.signature.results, found.shapes, strict=True)]
+        sizes_in_bytes = tuple(prod(shape) * value_type(dtype).storage.itemsize for dtype, shape in stored)
+        scale = scale_of(_ELEMENT * elements + found.workspace)
+        plan = (found.arguments, found.shapes, scale, tuple(map(_strides, found.shapes)), sizes_in_bytes)
         # The short way cannot pass arrays without elements (see dltensor.py).
         if known and not any(0 in shape for shape in (*shapes.values(), *found.shapes)):
             if len(plans) >= _MOST_PLANS:
@@ -320,6 +324,11 @@ def bind_tensor(parameter: Parameter, value: object) -> BoundTensor:
 
 def _scalar(parameter: Parameter, value: object) -> int | float:
     return checked_scalar(parameter.name, parameter.dtype, value)
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of a compact array, in elements."""
+    return tuple(prod(shape[d + 1 :]) for d in range(len(shape)))
 
 
 def _same(value: object) -> object:

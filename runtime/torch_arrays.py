@@ -122,18 +122,6 @@ class TorchFamily(Family):
         return tensor
 
 
-def apart(a: _Tensor, b: _Tensor) -> bool:
-    """Whether two contiguous tensors share no memory."""
-    first, second = a.data_ptr(), b.data_ptr()
-    return first + a.nbytes <= second or second + b.nbytes <= first
-
-
-def outside(a: _Tensor, low: int, high: int) -> bool:
-    """Whether a contiguous tensor lies outside of a half-open range of addresses."""
-    first = a.data_ptr()
-    return first + a.nbytes <= low or high <= first
-
-
 def _dense_rows(tensor: _Tensor) -> bool:
     """Whether neighbours of the last dimension are adjacent in memory."""
     return tensor.ndim == 0 or tensor.stride()[-1] == 1 or tensor.shape[-1] <= 1

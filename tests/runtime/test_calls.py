@@ -240,6 +240,33 @@ def test_out_with_bound_arguments_takes_the_short_way(add: Kernel) -> None:
             bound(make(a), out=make(c[:2]))
 
 
+@pytest.mark.parametrize("where", ["input", "out"])
+def test_tensors_that_are_no_plain_memory_are_told_of_each_time(add: Kernel, where: str) -> None:
+    """The short way leaves it to the function to refuse them, which does so before it reads or writes."""
+    plain, other = torch.zeros(4, 8), torch.ones(4, 8)
+    add(plain, other, out=torch.empty(4, 8))
+    wrong = {
+        "E1009": [other.double(), other.int()],
+        "E1010": [other.to("meta")],
+        "E1011": [other.to_sparse(), other.to_sparse_csr(), other.to_mkldnn(), other.clone().requires_grad_()],
+    }
+    for code, tensors in wrong.items():
+        for tensor in tensors:
+            expected = "E1016" if where == "out" and tensor.requires_grad else code
+            for _ in range(2):
+                with pytest.raises(EinfallError) as failure:
+                    add(plain, tensor) if where == "input" else add(plain, other, out=tensor)
+                assert failure.value.code == expected, tensor
+
+
+def test_negated_views_are_read_as_what_they_show(add: Kernel) -> None:
+    negative = torch.tensor([[1 + 2j]]).conj().imag.as_strided((1, 1), (1, 1))
+    one = torch.ones(1, 1)
+    assert negative.is_neg() and negative.is_contiguous()
+    for _ in range(2):
+        assert add(negative, one).item() == -1
+
+
 def test_out_that_overlaps_a_bound_argument_is_refused(add: Kernel) -> None:
     memory = np.zeros(64, np.float32)
     b, over = memory[:32].reshape(4, 8), memory[16:48].reshape(4, 8)
