@@ -11,7 +11,7 @@ from tvm.tirx.stmt import ForKind
 from ..ir.expr import Expr, Op, Read, ranks_of, reads_of, walk
 from ..ir.index import affine_in, upper_bound
 from ..ir.machine import Machine
-from ..ir.microkernels import BY_NAME, FMA, MicroKernel, few_rows
+from ..ir.microkernels import BY_NAME, FMA, few_rows
 from ..ir.plans import DotPlan, GemmPlan
 from ..ir.tile import SUM, Compute, MatrixProduct
 from ..ir.types import DType
@@ -23,11 +23,12 @@ from .functions import REAL
 from .microkernels.byte_rows import MOST_ROWS, emit_byte_rows, reads_as_they_lie
 from .microkernels.dot import emit_dot
 from .microkernels.dot_inside import PackedPanels, Pieces, emit_dot_inside, pack_panels
+from .microkernels.families import byte_dots, panel_product
 from .microkernels.gemm import emit_gemm, pack_right
 from .microkernels.gemv import emit_skinny, is_skinny
 from .microkernels.operand import Epilogue, Formula, Operand, Site
 from .microkernels.packing import PackedMatrix
-from .microkernels.panels import PackedWords, PanelProduct
+from .microkernels.panels import PackedWords
 from .microkernels.statements import (
     Statements,
     as_index,
@@ -41,8 +42,6 @@ from .microkernels.statements import (
     negation,
     round_up,
 )
-from .microkernels.tiles import Tiles
-from .microkernels.vnni import ByteDots
 from .microkernels.words import reinterpreted
 from .views import View, broadcast, encode, is_matrix, moves_along
 
@@ -167,7 +166,7 @@ class ContractionEmitter:
         ranks = (product.rows, product.columns, product.inner)
         m, n, k = (s.bind("size", self._extent(s, each, self.variables)) for each in ranks)
         return Pieces.of(
-            s, kernel=_panel_product(kernel, computed(self.compute.accumulator)), b=self.packed,
+            s, kernel=panel_product(kernel, computed(self.compute.accumulator)), b=self.packed,
             a=self._raw_operand(s, product.left, self.variables, product.rows, product.inner, none),
             c=self._result(s, self.variables, none), raw=_raw(product.left.dtype), m=m, n=n, k=k, most=(columns, depth),
             epilogue=self._epilogue(self.variables, none),
@@ -251,7 +250,7 @@ class ContractionEmitter:
         m, n, k = (s.bind(name, size) for name, size in (("m", m), ("n", n), ("k", k)))
         if isinstance(self.packed, PackedPanels):
             emit_dot_inside(
-                s, kernel=_panel_product(kernel, dtype), a=self._raw_operand(s, sides[0][0], variables, *sides[0][1:]),
+                s, kernel=panel_product(kernel, dtype), a=self._raw_operand(s, sides[0][0], variables, *sides[0][1:]),
                 b=self.packed, c=c, raw=_raw(product.left.dtype), m=m, n=n, k=k, deepest=self._static(product.inner) or 0,
                 epilogue=epilogue,
             )  # fmt: skip
@@ -276,13 +275,13 @@ class ContractionEmitter:
             )  # fmt: skip
         elif self._reads_bytes():
             wide = emit_byte_rows(
-                s, kernel=ByteDots(signed=(kernel.left == "i8", kernel.right == "i8")), a=a, b=b, c=c, m=m, n=n, k=k,
+                s, kernel=byte_dots(kernel), a=a, b=b, c=c, m=m, n=n, k=k,
                 accumulate=accumulate, threads=self.machine.threads, epilogue=epilogue, parallel=parallel, unless=unless,
             )  # fmt: skip
         with s.when(wide):
             s.add(
                 emit_dot(
-                    kernel=_panel_product(kernel, dtype), a=a, b=b, c=c, raw=_raw(product.left.dtype), m=m, n=n, k=k,
+                    kernel=panel_product(kernel, dtype), a=a, b=b, c=c, raw=_raw(product.left.dtype), m=m, n=n, k=k,
                     accumulate=accumulate, plan=self._dot_plan(), parallel=parallel, epilogue=epilogue,
                     packed=ahead,
                 )
@@ -436,12 +435,6 @@ class ContractionEmitter:
         nodes = list(walk(value_of))
         heavy = any(isinstance(n, Op) and n.op in REAL and n.op != "sqrt" for n in nodes)
         return Epilogue(apply=apply, reads_result=bool(reads), light=not heavy and len(nodes) <= LIGHT)
-
-
-def _panel_product(kernel: MicroKernel, dtype: str) -> PanelProduct:
-    if kernel.instruction == "vpdpbusd":
-        return ByteDots(signed=(kernel.left == "i8", kernel.right == "i8"))
-    return Tiles(instruction=kernel.instruction, dtype=dtype)
 
 
 def _raw(dtype: DType) -> str:

@@ -16,9 +16,13 @@ from tvm.tirx.stmt import ForKind
 from ..ir.expr import Const, Expr
 from ..ir.index import affine_in
 from ..ir.machine import Machine
+from ..ir.microkernels import BY_NAME, FMA
 from ..ir.tile import Compute, Window
 from .compute import ComputeEmitter
 from .context import Context, Variables
+from .element import computed
+from .microkernels.dot import emit_dot
+from .microkernels.families import panel_product
 from .microkernels.gemm import emit_gemm
 from .microkernels.operand import Operand
 from .microkernels.statements import Statements, as_index, both, ceil_div, constant, index, negation
@@ -75,6 +79,24 @@ class WindowEmitter:
         weights, result = self.context.views[window.weights.tensor], self.context.views[self.compute.target]
         c = self._matrix(s, result, self.compute.indices, variables)
         a = self._matrix(s, weights, window.weights.indices, variables)
+        if window.kernel != FMA:
+            assert window.dot_plan is not None
+            s.add(
+                emit_dot(
+                    kernel=panel_product(BY_NAME[window.kernel], computed(self.compute.accumulator)),
+                    a=a,
+                    b=self._image(s, variables, columns, sides),
+                    c=c,
+                    raw="uint8",
+                    m=rows,
+                    n=width,
+                    k=depth,
+                    accumulate=False,
+                    plan=window.dot_plan,
+                    parallel=not self.serial,
+                )
+            )
+            return
         plan = window.plan
         assert plan is not None
         if constant(depth) is not None and constant(rows) is not None:

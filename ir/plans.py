@@ -181,6 +181,13 @@ def summed(accumulator: DType) -> str:
     return "float64" if accumulator.bits == 64 else "float32"
 
 
+def plan_dot_window(*, bits: int, l2_bytes: int, threads: int, n: int | None = None, k: int | None = None) -> DotPlan:
+    """The plan for a product whose B is a window's view of an image. A block of it takes an eighth of L2: it is packed where it
+    is used, and the weights that stream past it are seldom more than L2 holds."""
+    plan = plan_dot(bits=bits, l2_bytes=l2_bytes, threads=threads, n=n, k=k)
+    return replace(plan, nc=min(plan.nc, max(PANEL, _down(l2_bytes // 8 * 8 // (plan.kc * bits), PANEL))))
+
+
 def _down(value: int, multiple: int) -> int:
     return value // multiple * multiple
 

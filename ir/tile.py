@@ -90,7 +90,8 @@ class Window:
     its last dimensions, ``channel`` (None: there is none) and then ``taps``. The columns of C are the points of ``columns``,
     the last dimensions of the target. B has the elements of ``image`` that the taps meet there; those outside are 0, as the
     filter of the Compute tells. All other output ranks are a batch. ``otherwise`` is the method for calls to which none of
-    this applies: arguments with gaps between their rows, and weights that are not finite. ``plan`` has its knobs.
+    this applies: arguments with gaps between their rows, and weights that are not finite. ``kernel`` is the name of the
+    micro-kernel; ``plan`` has its knobs on multiply-adds, ``dot_plan`` those on others.
     """
 
     rows: str
@@ -100,7 +101,9 @@ class Window:
     weights: Read
     image: Read
     otherwise: Method
+    kernel: str = FMA
     plan: GemmPlan | None = None
+    dot_plan: DotPlan | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

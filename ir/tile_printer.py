@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from .cascade import Let, RankExtent
 from .expr import Const, Expr
 from .index import simplify
-from .microkernels import FMA
 from .plans import DotPlan, GemmPlan
 from .printer import expr_to_source, index_to_source
 from .tile import Buffer, Compute, Fill, Loop, MatrixProduct, Method, Node, Prepacked, Scope, TileProgram, When, Window
@@ -104,7 +103,9 @@ def _how(compute: Compute) -> Iterator[str]:
             yield from _product(product)
         case Compute(method=Method.WINDOW, window=Window() as window):
             depth = ", ".join(r for r in (window.channel, *window.taps) if r is not None)
-            yield f"by {FMA}: rows {window.rows}, columns {', '.join(window.columns)}, depth {depth}"
+            yield f"by {window.kernel}: rows {window.rows}, columns {', '.join(window.columns)}, depth {depth}"
+            if window.dot_plan is not None:
+                yield _dot_plan(window.dot_plan)
             if window.plan is not None:
                 yield _plan(window.plan)
         case Compute(method=Method.LANES, vector=vector):

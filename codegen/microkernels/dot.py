@@ -20,12 +20,14 @@ from .panels import PackedWords, PanelProduct, Panels
 from .statements import Statements, both, ceil_div, constant, index, maximum, minimum, negation
 from .tasks import emit_grid
 from .vector import fma, load_aligned, splat
+from .window import WindowOperand
+from .window_words import WindowLines, WindowPanels
 from .words import CHUNK, LINES, Lines, emit_pack_panel, reinterpreted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DotProduct:
-    """C[m, n] = epilogue((C +) A[m, k] · B[k, n]): `left` are A's rows as lines, `right` B's columns.
+    """C[m, n] = epilogue((C +) A[m, k] · B[k, n]): `left` are A's rows as lines, `right` B's columns, or a window's.
 
     Any size may be 0; k = 0 still writes C. The operands must not overlap C. Blocks with subnormal bf16 operands, which tiles
     take for zero, are computed with multiply-adds. `packed` is all of B, packed already.
@@ -33,7 +35,7 @@ class DotProduct:
 
     kernel: PanelProduct
     left: Lines
-    right: Lines
+    right: Lines | WindowLines
     c: Operand
     m: tirx.Expr
     n: tirx.Expr
@@ -52,17 +54,12 @@ class DotProduct:
         """All of C, in one piece or as a parallel loop over a grid of rectangles.
 
         Packing a line costs as much as multiplying it by about 64 others, reading one that is packed already as much as by 8.
+        A window's weights are few beside its columns, which are cut finer than a panel.
         """
         threads = self.plan.threads if parallel else 1
-        emit_grid(
-            s,
-            partial(self.emit, s),
-            m=self.m,
-            n=self.n,
-            threads=threads,
-            units=(PANEL, PANEL),
-            packing=(64, 64 if self.packed is None else 8),
-        )
+        across = LINES if isinstance(self.right, WindowLines) else PANEL
+        packing = (64, 64 if self.packed is None else 8)
+        emit_grid(s, partial(self.emit, s), m=self.m, n=self.n, threads=threads, units=(PANEL, across), packing=packing)
 
     def emit(self, s: Statements, *, row: tirx.Expr, height: tirx.Expr, col: tirx.Expr, width: tirx.Expr) -> None:
         """The `height` × `width` elements of C from (row, col) on, neither of them negative."""
@@ -83,6 +80,7 @@ class DotProduct:
         sums = s.reserve("sums", maximum(kept * (PANEL * PANEL), 1), self.kernel.dtype)
         a_flags = s.reserve("a_flags", maximum(share, 1), "int32") if self.subnormals else None
         b_flags = s.allocate("b_flags", (across,), "int32") if self.subnormals and packed_b is not None else None
+        right = self.right.prepared(s) if isinstance(self.right, WindowLines) else self.right
         self.kernel.configure(s)
         with s.loop("turn", turns) as turn:
             top = s.bind("top", turn * share)
@@ -106,11 +104,11 @@ class DotProduct:
                 else:
                     ready = PackedWords(words=packed_b, start=index(0), pitch=b_pitch, notes=b_flags, noted=index(0))
                     with s.loop("panel", ceil_div(cols, PANEL)) as panel:
-                        emit_pack_panel(
-                            s, lines=self.right, target=packed_b, at=s.bind("at", panel * b_pitch),
+                        _pack_right(
+                            s, right, target=packed_b, at=s.bind("at", panel * b_pitch),
                             first=s.bind("line", col + first_col + panel * PANEL),
                             inside=s.bind("inside", minimum(cols - panel * PANEL, PANEL)), start=start, depth=depth,
-                            transposed=True, subnormal=b_flags, flag=panel,
+                            flags=b_flags, panel=panel,
                         )  # fmt: skip
                 with s.loop("row_panel", rows) as ir, s.loop("col_panel", ceil_div(cols, PANEL)) as jr:
                     panels_of_block = Panels(
@@ -142,6 +140,29 @@ class DotProduct:
     def _kept(self, depth_blocks: tirx.Expr, block: tirx.Expr) -> tirx.Expr:
         """Where a block of sums waits for the next block of the depth; with one block of it all use the same place."""
         return tirx.Select(depth_blocks > 1, block * (PANEL * PANEL), index(0))
+
+
+def _pack_right(
+    s: Statements,
+    right: Lines | WindowPanels,
+    *,
+    target: tirx.Buffer,
+    at: tirx.Expr,
+    first: tirx.Expr,
+    inside: tirx.Expr,
+    start: tirx.Expr,
+    depth: tirx.Expr,
+    flags: tirx.Buffer | None,
+    panel: tirx.Expr,
+) -> None:
+    """Packs a panel of B, and notes in `flags` whether it has subnormal numbers."""
+    if isinstance(right, WindowPanels):
+        right.emit_pack(s, target=target, at=at, first=first, inside=inside, start=start, depth=depth)
+        return
+    emit_pack_panel(
+        s, lines=right, target=target, at=at, first=first, inside=inside, start=start, depth=depth, transposed=True,
+        subnormal=flags, flag=panel,
+    )  # fmt: skip
 
 
 def _flagged(a: tirx.Buffer | None, row: tirx.Expr, b: tirx.Buffer | None, col: tirx.Expr) -> bool | tirx.Expr:
@@ -243,7 +264,7 @@ def emit_dot(
     *,
     kernel: PanelProduct,
     a: Operand | Formula,
-    b: Operand | Formula,
+    b: Operand | Formula | WindowOperand,
     c: Operand,
     raw: str,
     m: tirx.Expr | int,
@@ -258,9 +279,10 @@ def emit_dot(
     """C[m, n] = epilogue(A[m, k] · B[k, n]), or epilogue(C + A · B) with `accumulate`, summed up in the kernel's type.
 
     `raw` is the unsigned type of an operand's element. A formula computes that type. `parallel` makes one parallel loop of
-    `plan.threads` tasks: it must not stand inside another. `packed` is all of B, packed already; C's rows are contiguous then.
+    `plan.threads` tasks: it must not stand inside another. `packed` is all of B, packed already; C's rows are contiguous then,
+    and also where B is a window's view of an image of bytes.
     """
-    if packed is None and c.columns_contiguous and not c.rows_contiguous:
+    if packed is None and c.columns_contiguous and not c.rows_contiguous and not isinstance(b, WindowOperand):
         a, b, c, m, n, kernel = b.transposed(), a.transposed(), c.transposed(), n, m, kernel.mirrored()
         epilogue = None if epilogue is None else epilogue.transposed()
     s = Statements()
@@ -268,7 +290,7 @@ def emit_dot(
     DotProduct(
         kernel=kernel,
         left=Lines(source=a, raw=raw, flip=kernel.flip),
-        right=Lines(source=b.transposed(), raw=raw),
+        right=WindowLines(window=b) if isinstance(b, WindowOperand) else Lines(source=b.transposed(), raw=raw),
         c=c,
         m=m,
         n=n,

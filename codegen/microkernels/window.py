@@ -72,7 +72,7 @@ class WindowOperand:
         height: tirx.Expr | int,
     ) -> None:
         """Writes rows start : start + depth, whole channels, of columns col : col + cols, as panels of nr columns."""
-        dense = self._dense(s)
+        dense = self.dense(s)
         first = s.bind("channel", tirx.truncdiv(start, index(self.unit)))
         channels = s.bind("channels", tirx.truncdiv(depth, index(self.unit)))
         lanes = plan.lanes
@@ -81,22 +81,15 @@ class WindowOperand:
             point = s.bind("point", col + at)
             count = s.bind("count", cols - at)
             held = s.bind("held", base + panel * (height * plan.nr) + v * lanes)
-            places = self._places(s, point, lanes)
-            steps = [_scaled(places, a.by_column, lanes) for a in self.axes]
+            places = self.places(s, point, lanes)
+            steps = self.steps(places, lanes)
             # The first lane's place; the others follow it where the image is as dense as the result.
-            origin = s.bind("origin", as_index(self.offset) + first * self.channel_stride + self._origin(s, point))
+            origin = s.bind("origin", as_index(self.offset) + first * self.channel_stride + self.origin(s, point))
             with s.loop("tap", self.unit) as tap:
-                moves = self._moves(s, tap)
-                mask = first_lanes(count, lanes)
-                shift: tirx.Expr = index(0)
-                far: tirx.Expr = splat(tirx.IntImm(_LANE, 0), lanes)
-                for axis, step, move in zip(self.axes, steps, moves, strict=True):
-                    position = step + splat(tirx.Cast(_LANE, move), lanes)
-                    inside = position < splat(tirx.Cast(_LANE, axis.extent), lanes)
-                    mask = tirx.And(mask, tirx.And(position >= splat(tirx.IntImm(_LANE, 0), lanes), inside))
-                    shift = shift + move * axis.stride
-                    far = far + step * splat(tirx.Cast(_LANE, axis.stride), lanes)
-                moved = s.bind("moved", shift)
+                moves = self.moves(s, tap)
+                mask = self.inside(steps, moves, count, lanes)
+                far = self.far(steps, lanes)
+                moved = s.bind("moved", self.shift(moves))
                 row = s.bind("row", held + tap * plan.nr)
                 with s.when(dense), s.loop("c", channels) as c:
                     source = s.bind("source", origin + moved + c * self.channel_stride)
@@ -114,7 +107,7 @@ class WindowOperand:
                         value = tirx.Select(mask, loaded, zeros(dtype, lanes))
                         s.store(target, _ramp(row + c * (self.unit * plan.nr), lanes), value)
 
-    def _dense(self, s: Statements) -> tirx.Expr | bool:
+    def dense(self, s: Statements) -> tirx.Expr | bool:
         """Whether one column to the right is one element to the right in the image, also at the end of every line."""
         found: tirx.Expr | bool = True
         wanted: tirx.Expr = index(1)
@@ -132,7 +125,7 @@ class WindowOperand:
                 total = total + axis.stride * axis.by_column[column]
         return total
 
-    def _places(self, s: Statements, point: tirx.Expr, lanes: int) -> list[tirx.Expr]:
+    def places(self, s: Statements, point: tirx.Expr, lanes: int) -> list[tirx.Expr]:
         """The coordinates of ``lanes`` columns from ``point`` on, by column rank."""
         rest: tirx.Expr = splat(tirx.Cast(_LANE, point), lanes)
         if lanes > 1:
@@ -145,7 +138,7 @@ class WindowOperand:
             rest = tirx.truncdiv(rest, width)
         return [s.share(rest), *found]
 
-    def _origin(self, s: Statements, point: tirx.Expr) -> tirx.Expr:
+    def origin(self, s: Statements, point: tirx.Expr) -> tirx.Expr:
         """How far the first lane's column moves the place in the image."""
         total: tirx.Expr = index(0)
         rest = point
@@ -157,7 +150,7 @@ class WindowOperand:
             total = total + here * self._distance(i)
         return total
 
-    def _moves(self, s: Statements, tap: tirx.Expr) -> list[tirx.Expr]:
+    def moves(self, s: Statements, tap: tirx.Expr) -> list[tirx.Expr]:
         """What a tap adds to the position along each axis."""
         places: list[tirx.Expr] = []
         rest = tap
@@ -174,6 +167,33 @@ class WindowOperand:
                 total = total + place * factor if factor else total
             moves.append(s.bind("move", total))
         return moves
+
+    def steps(self, places: Sequence[tirx.Expr], lanes: int) -> list[tirx.Expr]:
+        """What columns at ``places`` add to the position along each axis."""
+        return [_scaled(places, axis.by_column, lanes) for axis in self.axes]
+
+    def inside(self, steps: Sequence[tirx.Expr], moves: Sequence[tirx.Expr], count: tirx.Expr, lanes: int) -> tirx.Expr:
+        """The mask of the lanes below ``count`` whose columns meet an element of the image at a tap."""
+        mask = first_lanes(count, lanes)
+        for axis, step, move in zip(self.axes, steps, moves, strict=True):
+            position = step + splat(tirx.Cast(_LANE, move), lanes)
+            below = position < splat(tirx.Cast(_LANE, axis.extent), lanes)
+            mask = tirx.And(mask, tirx.And(position >= splat(tirx.IntImm(_LANE, 0), lanes), below))
+        return mask
+
+    def far(self, steps: Sequence[tirx.Expr], lanes: int) -> tirx.Expr:
+        """How far each lane's column moves the place in the image."""
+        total: tirx.Expr = splat(tirx.IntImm(_LANE, 0), lanes)
+        for axis, step in zip(self.axes, steps, strict=True):
+            total = total + step * splat(tirx.Cast(_LANE, axis.stride), lanes)
+        return total
+
+    def shift(self, moves: Sequence[tirx.Expr]) -> tirx.Expr:
+        """How far a tap moves the place in the image."""
+        total: tirx.Expr = index(0)
+        for axis, move in zip(self.axes, moves, strict=True):
+            total = total + move * axis.stride
+        return total
 
 
 def _scaled(places: Sequence[tirx.Expr], factors: Sequence[int], lanes: int) -> tirx.Expr:

@@ -14,7 +14,7 @@ from ...ir.expr import Const, Expr
 from ...ir.index import upper_bound
 from ...ir.machine import Machine
 from ...ir.microkernels import FMA
-from ...ir.plans import plan_dot, plan_gemm, plan_window, summed
+from ...ir.plans import plan_dot, plan_dot_window, plan_gemm, plan_window, summed
 from ...ir.target import Target
 from ...ir.tile import Compute, Loop, MatrixProduct, Method, Node, TileProgram, When, Window
 
@@ -62,12 +62,21 @@ class _Plans:
         return replace(product, plan=plan, dot_plan=dots)
 
     def _window(self, compute: Compute, window: Window) -> Window:
+        width = self._points(compute, window.columns)
         sides = [compute.extent(t) for t in window.taps]
         taps = math.prod(int(side.value) for side in sides if isinstance(side, Const))
-        widths = [upper_bound(compute.extent(r), self.lets) for r in window.columns]
+        if window.kernel == FMA:
+            return replace(window, plan=plan_window(self.machine, "float32", taps, width))
+        channels = self._most(compute, window.channel)
+        depth = None if channels is None else channels * taps
+        bits, machine = window.image.dtype.bits, self.machine
+        plan = plan_dot_window(bits=bits, l2_bytes=machine.l2_bytes, threads=machine.threads, n=width, k=depth)
+        return replace(window, dot_plan=plan)
+
+    def _points(self, compute: Compute, ranks: tuple[str, ...]) -> int | None:
+        widths = [upper_bound(compute.extent(r), self.lets) for r in ranks]
         known = [w for w in widths if w is not None]
-        width = math.prod(known) if len(known) == len(widths) else None
-        return replace(window, plan=plan_window(self.machine, "float32", taps, width))
+        return math.prod(known) if len(known) == len(widths) else None
 
     def _most(self, compute: Compute, rank: str | None) -> int | None:
         return 1 if rank is None else upper_bound(compute.extent(rank), self.lets)

@@ -195,7 +195,7 @@ def nodes_of(compute: Compute, around: Surroundings, *, own_tile: bool) -> tuple
     """
     buffers = around.buffers
     generic = choose(compute)
-    window = as_window(generic, buffers)
+    window = as_window(generic, buffers, around.target)
     if window is not None:
         return [window], []
     product = _product(compute, around)

@@ -14,7 +14,10 @@ from math import prod
 
 from ...ir.expr import Const, Expr, Op, Rank, Read, Select, ranks_of, reads_of
 from ...ir.index import affine_in
+from ...ir.microkernels import FMA, choose
+from ...ir.target import Target
 from ...ir.tile import Buffer, Compute, Method, Scope, Window
+from ...ir.types import F32, I32, DType
 from .contraction import factors
 from .tighten import conjuncts
 
@@ -22,12 +25,13 @@ _MOST_TAPS = 256
 """Points of a window up to which a block of the depth holds them all for some channels."""
 
 
-def as_window(compute: Compute, buffers: Mapping[str, Buffer]) -> Compute | None:
-    """``compute`` as a convolution on the matrix-product micro-kernel; None where it is none."""
+def as_window(compute: Compute, buffers: Mapping[str, Buffer], target: Target) -> Compute | None:
+    """``compute`` as a convolution on a micro-kernel of ``target`` for matrix products: of f32, or of bytes that are added up
+    in i32; None where it is none."""
     if compute.reduction != "+" or compute.scatter or compute.within is not None or compute.condition is not None:
         return None
-    target = buffers[compute.target]
-    if compute.accumulator.name != "f32" or target.dtype.name != "f32" or target.scope is Scope.TILE:
+    result, total = buffers[compute.target], compute.accumulator
+    if total not in (F32, I32) or result.dtype != total or result.scope is Scope.TILE:
         return None
     names = [i.name for i in compute.indices if isinstance(i, Rank)]
     if len(names) != len(compute.indices) or set(names) != set(compute.output_ranks):
@@ -39,13 +43,22 @@ def as_window(compute: Compute, buffers: Mapping[str, Buffer]) -> Compute | None
         if weights is None or image is None:
             return None
         found = _window(compute, names, weights, image, buffers[image.tensor].shape)
-        if found is not None:
-            return replace(compute, window=found, method=Method.WINDOW)
+        kernel = _kernel(weights, image, total, target)
+        if found is not None and kernel is not None:
+            return replace(compute, window=replace(found, kernel=kernel), method=Method.WINDOW)
     return None
 
 
+def _kernel(weights: Read, image: Read, total: DType, target: Target) -> str | None:
+    """The micro-kernel for elements of these types; None where there is none."""
+    if total == F32:
+        return FMA if weights.dtype == image.dtype == F32 else None
+    found = choose(target, weights.dtype, image.dtype, total)
+    return None if found is None else found.name
+
+
 def _read(factor: Expr) -> Read | None:
-    """The f32 tensor that a factor reads, perhaps within its bounds only."""
+    """The tensor that a factor reads, perhaps within its bounds only."""
     match factor:
         case Select(then=Read() as read, otherwise=Const(value=0)):
             pass
@@ -53,7 +66,7 @@ def _read(factor: Expr) -> Read | None:
             pass
         case _:
             return None
-    return read if read.dtype.name == "f32" and not any(reads_of(i) for i in read.indices) else None
+    return None if any(reads_of(i) for i in read.indices) else read
 
 
 def _window(compute: Compute, target: list[str], weights: Read, image: Read, extents: tuple[Expr, ...]) -> Window | None:
