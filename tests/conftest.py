@@ -14,6 +14,7 @@ import pytest
 EVERY = {
     "backend/test_bf16_attention.py": 8,
     "backend/test_blocks.py": 7,
+    "backend/test_byte_windows.py": 5,
     "backend/test_layouts.py": 5,
     "backend/test_masks.py": 8,
     "backend/test_microkernels.py": 10,
