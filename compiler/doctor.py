@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ..ir.diagnostics import EinfallError
 from ..ir.target import LEVELS, Roof, Target
 from ..runtime.threads import available_threads
 from ..runtime.tiles import request_tiles
@@ -151,7 +152,8 @@ def _compiler() -> Iterator[Check]:
 
             llvm = llvm_version()
     except Exception as problem:  # a broken installation fails in any way it likes; the report must come out
-        yield _check("compiler", "LLVM", f"TVM cannot be imported: {problem}", "kernels for CPUs", "missing")
+        reason = problem.diagnostics[0].message if isinstance(problem, EinfallError) else f"TVM cannot be imported: {problem}"
+        yield _check("compiler", "LLVM", reason, "kernels for CPUs", "missing")
     else:
         found = f"version {llvm}, inside TVM" if llvm else "TVM was built without"
         yield _check("compiler", "LLVM", found, "kernels for CPUs", "ok" if llvm else "missing")

@@ -7,6 +7,7 @@ and no pickles; names in the archive are never used as paths.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -24,7 +25,7 @@ from .calling import Code
 from .explanation import Explanation
 from .launcher import adopt
 from .signature import Json, Signature
-from .tvm_runtime import load_functions
+from .tvm_runtime import load_functions, without_tvm
 
 FORMAT = 3
 """The version of the file format. A reader refuses every other one."""
@@ -79,11 +80,13 @@ class Artifact:
 
     @staticmethod
     def from_bytes(content: bytes, where: str = "artifact") -> Artifact:
-        """Raises EinfallError E1104 for anything but a sound archive, E1105 for one of another version."""
+        """Raises EinfallError E1104 for anything but a sound archive, E1105 for one of another version, E1113 without TVM."""
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 manifest, members = _read_members(archive)
             return _from_manifest(manifest, members)
+        except EinfallError:
+            raise
         except _VersionError as failure:
             raise error("E1105", f"{where}: {failure}", help="compile the kernel again") from None
         except Exception as failure:  # a foreign file can fail in any way: zip, zlib, struct, JSON, Unicode …
@@ -216,6 +219,8 @@ def _from_manifest(manifest: dict[str, Json], members: Mapping[str, bytes]) -> A
             raise ValueError(f"{name} is not what the manifest says (its hash differs)")
     needed, here = versions.get("apache-tvm"), tool_versions("")["apache-tvm"]
     if needed != here:
+        if importlib.util.find_spec("tvm") is None:
+            raise without_tvm("No module named 'tvm'")
         raise _VersionError(f"it was compiled with TVM {needed}, here is TVM {here}")
     texts = {kind: members[name].decode() for kind, name in _TEXTS.items() if name in members}
     return Artifact(

@@ -15,8 +15,11 @@ from contextlib import contextmanager
 from functools import lru_cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from types import ModuleType
+
+from ..ir.diagnostics import EinfallError, error
 
 
 class _WithoutTorch(MetaPathFinder):
@@ -35,8 +38,33 @@ class _WithoutTorch(MetaPathFinder):
 def importing_tvm() -> Iterator[None]:
     """For imports of tvm and tvm_ffi: they do without PyTorch unless the process has imported it already.
 
-    Its tensors are taken by kernels all the same: `torch_arrays.py` reads them by itself.
+    Its tensors are taken by kernels all the same: `torch_arrays.py` reads them by itself. Raises EinfallError E1113 where TVM
+    is missing or broken.
     """
+    try:
+        with _without_torch():
+            yield
+    except (ImportError, OSError, RuntimeError) as failure:
+        if (getattr(failure, "name", None) or "").startswith("einfall"):
+            raise  # a mistake of ours
+        raise without_tvm(str(failure).strip().partition("\n")[0] or type(failure).__name__) from None
+
+
+def without_tvm(reason: str) -> EinfallError:
+    """What the user is told where TVM cannot be used."""
+    wanted = [need.partition(";")[0].strip() for need in _requirements() if need.startswith("apache-tvm")]
+    return error("E1113", f"TVM cannot be loaded: {reason}", help=f"pip install {' '.join(wanted or ['apache-tvm'])}")
+
+
+def _requirements() -> list[str]:
+    try:
+        return requires("einfall") or []
+    except PackageNotFoundError:
+        return []
+
+
+@contextmanager
+def _without_torch() -> Iterator[None]:
     if "torch" in sys.modules or sys.platform == "win32":  # there tvm_ffi wants to come after PyTorch
         yield
         return
@@ -50,18 +78,19 @@ def importing_tvm() -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def tvm_ffi() -> ModuleType:
-    """The bindings, with TVM's runtime library loaded. Raises ImportError, or OSError, where they are broken or missing."""
+    """The bindings, with TVM's runtime library loaded. Raises EinfallError E1113 where they are broken or missing."""
     with importing_tvm():
         import tvm_ffi
-    package = importlib.util.find_spec("tvm")
-    if package is None:
-        raise ModuleNotFoundError("No module named 'tvm'", name="tvm")
-    named = os.environ.get("TVM_LIBRARY_PATH")
-    places = [Path(named)] if named else []
-    for folder in map(Path, package.submodule_search_locations or ()):
-        places += [folder / "lib", folder.parent.parent / "build/lib", folder.parent.parent / "lib"]
-    # The loader keeps it, so that `import tvm` finds the same library, before, after or meanwhile in another thread.
-    tvm_ffi.libinfo.load_lib_ctypes("tvm", "tvm_runtime", "RTLD_GLOBAL", extra_lib_paths=places)
+
+        package = importlib.util.find_spec("tvm")
+        if package is None:
+            raise ModuleNotFoundError("No module named 'tvm'", name="tvm")
+        named = os.environ.get("TVM_LIBRARY_PATH")
+        places = [Path(named)] if named else []
+        for folder in map(Path, package.submodule_search_locations or ()):
+            places += [folder / "lib", folder.parent.parent / "build/lib", folder.parent.parent / "lib"]
+        # The loader keeps it, so that `import tvm` finds the same library, before, after or meanwhile in another thread.
+        tvm_ffi.libinfo.load_lib_ctypes("tvm", "tvm_runtime", "RTLD_GLOBAL", extra_lib_paths=places)
     bindings: ModuleType = tvm_ffi
     return bindings
 

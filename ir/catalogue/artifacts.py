@@ -107,4 +107,14 @@ KINDS: tuple[ErrorKind, ...] = (
         wrong="einfall run attention.ecs Q=q.txt",
         fixed="einfall run attention.ecs Q=q.npy K=k.npy V=v.npy",
     ),
+    ErrorKind(
+        code="E1113",
+        title="TVM is missing",
+        explanation=(
+            "Kernels are compiled by Apache TVM, and compiled ones run on its runtime library. It is not installed, or does "
+            "not load. `apache-tvm` and `apache-tvm-ffi` belong together: einfall pins the pair."
+        ),
+        wrong="pip uninstall apache-tvm; python app.py",
+        fixed="pip install --force-reinstall einfall; python app.py",
+    ),
 )

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import einfall as ef
+from einfall.runtime.tvm_runtime import importing_tvm
 
 SCALE = "kernel scale(X: f32[M]) -> (Y: f32[M]) { Y[m] = 2 * X[m] }"
 
@@ -58,3 +59,32 @@ assert torch.from_dlpack(tvm_ffi.from_dlpack(x)).tolist() == [1.0] * 5
 print("fine")
 """
     assert in_a_process_of_its_own(code).split("\n")[0] == "fine"
+
+
+@pytest.mark.parametrize("hidden", ["tvm", "tvm_ffi"])
+def test_without_tvm_the_user_is_told_what_to_install(saved, hidden):
+    code = f"""
+import sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == {hidden!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Hidden())
+import einfall as ef
+for make in (lambda: ef.load({str(saved)!r}), lambda: ef.compile({SCALE!r}, cache=False)):
+    try:
+        make()
+    except ef.EinfallError as failure:
+        print(failure.code, "pip install" in str(failure) and "apache-tvm" in str(failure))
+"""
+    assert in_a_process_of_its_own(code) == "E1113 True\n" * 2
+
+
+def test_a_broken_library_is_no_mistake_of_the_compiler():
+    with pytest.raises(ef.EinfallError) as failure, importing_tvm():
+        raise OSError("libtvm_runtime.so: cannot open shared object file")
+    assert failure.value.code == "E1113" and "libtvm_runtime.so" in str(failure.value)
+    with pytest.raises(ImportError), importing_tvm():
+        raise ImportError("cannot import name 'nothing'", name="einfall.codegen")
