@@ -165,6 +165,20 @@ EMULATION_PACKED(tanh, (float a), tanhf(a))
 // The width of a shuffle from the operand c of shfl.sync: the segment mask in bits 8 to 12.
 inline int shuffle_width(uint32_t clamp) { return 32 - int(clamp >> 8 & 31); }
 
+// ---- matrices ----
+enum class Element : uint8_t { F16, BF16, TF32, E4M3, E5M2, S8, U8, S4, U4 };
+
+struct MmaShape {  // m16n8
+  int k;
+  Element a, b;
+  bool half_sums, saturates;
+};
+
+// `registers[i]`: a lane's register of the i-th of `count` 8x8 matrices.
+void ldmatrix(int line, int count, bool transposed, uint32_t address, uint32_t* const* registers);
+void stmatrix(int line, int count, bool transposed, uint32_t address, uint32_t* const* registers);
+void mma(int line, const MmaShape& shape, const uint32_t* a, const uint32_t* b, const uint32_t* c, uint32_t* const* d);
+
 // ---- asynchronous copies ----
 void cp_async(int line, uint32_t destination, const void* source, uint32_t bytes, uint32_t source_bytes);
 void cp_async_commit();

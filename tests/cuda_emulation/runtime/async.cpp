@@ -49,7 +49,7 @@ void cp_async_wait_all() {
 
 void start_block_copies() {}
 
-bool land_bulk_copies() { return false; }
+bool land_bulk_copy() { return false; }
 
 // A kernel may end with committed copies that nobody waits for; copies that were never committed are a mistake.
 void thread_left_copies(Thread& thread) {

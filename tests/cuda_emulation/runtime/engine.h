@@ -16,7 +16,9 @@ constexpr int kWarpSize = 32;
 constexpr int kMostThreads = 1024;
 constexpr int kNamedBarriers = 16;
 constexpr int kCopyEngine = kMostThreads;  // the "thread" in whose name bulk copies (TMA) write
-constexpr int kAgents = kMostThreads + 1;
+constexpr int kTensorCores = kCopyEngine + 1;  // one for each warpgroup: in whose name wgmma reads
+constexpr int kWarpgroup = 128;
+constexpr int kAgents = kTensorCores + kMostThreads / kWarpgroup;
 constexpr size_t kStackBytes = 256 << 10;
 
 struct Warp;
@@ -39,6 +41,7 @@ struct Thread {
   State state;
   const char* waits_for;  // for the report of a deadlock
   int line;
+  bool polling;  // it came back to the scheduler only to look again
   bool fenced;  // a __threadfence happened: its next atomic releases what it wrote
   std::vector<AsyncCopy> open_copies;
   std::deque<std::vector<AsyncCopy>> copy_groups;
@@ -69,6 +72,7 @@ struct Launch {
 };
 
 enum class Order : int { Forward = 0, Reverse = 1, Random = 2 };
+extern Order order_now;
 
 extern Thread* current;  // nullptr outside a kernel
 extern Thread threads[kMostThreads];
@@ -83,7 +87,7 @@ struct Failure : std::runtime_error {  // what fail() throws outside of a fiber;
 };
 void block_thread(const char* waits_for, int line);  // until wake()
 void wake(Thread& thread);
-void yield_thread();  // stays runnable
+void yield_thread();  // stays runnable, and looks again later
 int run(const Launch& launch, Order order, uint32_t seed);
 const char* last_error();
 void forget_error();
@@ -102,6 +106,7 @@ void acquire_from(const Moment& moment, int agent);
 using WarpFunction = void (*)(void** operands, uint32_t lanes);
 void warp_operation(const char* name, int line, uint32_t mask, WarpFunction execute, void* operand);
 void full_warp_operation(const char* name, int line, WarpFunction execute, void* operand);
+Thread& thread_of(uint32_t lane);  // of the running thread's warp
 void start_warps();
 void lane_left(Thread& thread);
 bool release_active_masks();
@@ -122,7 +127,7 @@ std::string describe(const void* address);
 // ---- async.cpp ----
 void start_block_copies();
 void thread_left_copies(Thread& thread);
-bool land_bulk_copies();  // true if something landed
+bool land_bulk_copy();  // true if something landed
 
 std::string source_line(const void* where);
 

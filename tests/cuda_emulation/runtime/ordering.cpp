@@ -22,8 +22,7 @@ void start_block_clocks() {
 // All threads of the block at once: nothing before now can race with anything after it.
 void everyone_synchronises() {
   clocks.horizon = ++clocks.counter;
-  std::fill_n(clocks.now, kMostThreads, clocks.horizon);
-  clocks.now[kCopyEngine] = clocks.horizon;
+  std::fill_n(clocks.now, kAgents, clocks.horizon);
 }
 
 // A barrier of some threads: those who wait learn what those who arrived know.
@@ -32,16 +31,14 @@ void synchronise(const std::vector<int>& releasing, const std::vector<int>& acqu
   std::fill_n(joined, kAgents, 0);
   const uint32_t tick = ++clocks.counter;
   for (int agent : releasing) {
-    for (int u = 0; u < thread_count; ++u) joined[u] = std::max(joined[u], clocks.known[agent][u]);
-    joined[kCopyEngine] = std::max(joined[kCopyEngine], clocks.known[agent][kCopyEngine]);
+    for (int u = 0; u < kAgents; ++u) joined[u] = std::max(joined[u], clocks.known[agent][u]);
   }
   for (int agent : releasing) {
     joined[agent] = std::max(joined[agent], clocks.now[agent]);
     clocks.now[agent] = tick;
   }
   for (int agent : acquiring) {
-    for (int u = 0; u < thread_count; ++u) clocks.known[agent][u] = std::max(clocks.known[agent][u], joined[u]);
-    clocks.known[agent][kCopyEngine] = std::max(clocks.known[agent][kCopyEngine], joined[kCopyEngine]);
+    for (int u = 0; u < kAgents; ++u) clocks.known[agent][u] = std::max(clocks.known[agent][u], joined[u]);
   }
 }
 

@@ -21,6 +21,7 @@ const char* verb(Access kind) {
 
 std::string name(int agent) {
   if (agent == kCopyEngine) return "a bulk copy";
+  if (agent >= kTensorCores) return "wgmma of warpgroup " + std::to_string(agent - kTensorCores);
   const uint3 t = threads[agent].index;
   return "thread (" + std::to_string(t.x) + "," + std::to_string(t.y) + "," + std::to_string(t.z) + ")";
 }

@@ -30,6 +30,7 @@ Thread threads[kMostThreads];
 int thread_count = 0, alive = 0;
 Launch launch_state;
 uint3 block_index_now;
+Order order_now = Order::Forward;
 
 namespace {
 
@@ -75,7 +76,7 @@ void prepare(Thread& thread, int linear) {
   thread.index = {linear % block.x, linear / block.x % block.y, linear / (block.x * block.y)};
   thread.state = State::Runnable;
   thread.waits_for = "";
-  thread.fenced = false;
+  thread.polling = thread.fenced = false;
   thread.open_copies.clear();
   thread.copy_groups.clear();
   thread.stack_low = reinterpret_cast<uintptr_t>(stacks() + kStackBytes * linear);
@@ -92,7 +93,8 @@ std::string deadlock() {
   for (int t = 0; t < thread_count; ++t) {
     const Thread& thread = threads[t];
     std::string what = "left the kernel";
-    if (thread.state != State::Done) what = std::string("waits for ") + thread.waits_for + " at line " + std::to_string(thread.line);
+    if (thread.polling) what = "polls memory";
+    if (thread.state == State::Blocked) what = std::string("waits for ") + thread.waits_for + " at line " + std::to_string(thread.line);
     waiting[what].push_back(t);
   }
   std::string text = "deadlock: no thread can go on;";
@@ -115,20 +117,21 @@ void run_block(Order order, std::mt19937& random) {
 
   std::vector<int> sequence(thread_count);
   for (int t = 0; t < thread_count; ++t) sequence[t] = order == Order::Reverse ? thread_count - 1 - t : t;
-  while (alive > 0) {
+  for (int idle = 0; alive > 0;) {
     if (order == Order::Random) std::shuffle(sequence.begin(), sequence.end(), random);
     bool progress = false;
     for (int t : sequence) {
       if (threads[t].state != State::Runnable) continue;
-      progress = true;
       current = &threads[t];
+      current->polling = false;
       emulation_switch(&scheduler_stack, current->stack_pointer);
       current = nullptr;
       if (failed) return;
+      progress |= !threads[t].polling;
     }
     progress |= release_active_masks();
-    if (progress || alive == 0) continue;
-    if (!land_bulk_copies()) fail("%s", deadlock().c_str());
+    idle = progress || alive == 0 || land_bulk_copy() ? 0 : idle + 1;
+    if (idle > 2) fail("%s", deadlock().c_str());
   }
 }
 
@@ -143,7 +146,10 @@ void block_thread(const char* waits_for, int line) {
 
 void wake(Thread& thread) { thread.state = State::Runnable; }
 
-void yield_thread() { switch_to_scheduler(); }
+void yield_thread() {
+  current->polling = true;
+  switch_to_scheduler();
+}
 
 void fail(const char* format, ...) {
   char text[2048];
@@ -177,6 +183,7 @@ int run(const Launch& launch, Order order, uint32_t seed) {
   failed = false;
   error.clear();
   launch_state = launch;
+  order_now = order;
   block_index_now = {0, 0, 0};
   std::mt19937 random(seed);
   start_launch_clocks();

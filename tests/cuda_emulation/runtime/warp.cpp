@@ -119,6 +119,8 @@ void full_warp_operation(const char* name, int line, WarpFunction execute, void*
   warp_operation(name, line, ~0u, execute, operand);
 }
 
+Thread& thread_of(uint32_t lane) { return lane_of(*current->warp, int(lane)); }
+
 // __activemask(): the lanes that run together are not defined by the program. Here: all lanes of the warp that stop at
 // this line while no other lane of the warp can run.
 uint32_t active_mask(int line) {
