@@ -50,12 +50,12 @@ def test_pipeline(stages: int) -> None:
 
 
 def test_wait_for_too_few_groups() -> None:
-    with pytest.raises(EmulationError, match="asynchronous copy still under way.*no wait covers it yet"):
+    with pytest.raises(EmulationError, match=r"asynchronous copy still under way.*no wait covers it yet"):
         run(pipeline(3, 2))
 
 
 def test_missing_barrier_after_the_wait() -> None:
-    with pytest.raises(EmulationError, match="race in shared memory|asynchronous copy still under way"):
+    with pytest.raises(EmulationError, match=r"race in shared memory|asynchronous copy still under way"):
         run(pipeline(3, 1, first=False, last=True))
 
 
@@ -64,7 +64,7 @@ def test_stage_refilled_while_it_is_read() -> None:
     refills_early = (
         pipeline(2, 0).replace("fetch(step + 2 - 1);", "").replace("__syncthreads();", "__syncthreads(); fetch(step + 2);")
     )
-    with pytest.raises(EmulationError, match="asynchronous copy still under way|race in shared memory"):
+    with pytest.raises(EmulationError, match=r"asynchronous copy still under way|race in shared memory"):
         run(refills_early)
 
 
@@ -101,13 +101,13 @@ def test_predicated_copy_does_nothing() -> None:
 
 def test_source_out_of_bounds() -> None:
     kernel = build(ONE.format(cache="g", bytes=16))
-    with pytest.raises(EmulationError, match="out of bounds: read of 16 bytes at global memory, byte 0 of a buffer of 15"):
+    with pytest.raises(EmulationError, match=r"out of bounds: read of 16 bytes at global memory, byte 0 of a buffer of 15"):
         kernel.launch("one", 1, 1, [np.arange(15, dtype=np.int8), np.zeros(16, np.int8), 16])
 
 
 def test_uncommitted_copy() -> None:
     source = ONE.format(cache="g", bytes=16).replace('asm volatile("cp.async.wait_all;" ::: "memory");', "")
-    with pytest.raises(EmulationError, match="still under way"):
+    with pytest.raises(EmulationError, match=r"still under way"):
         build(source).launch("one", 1, 1, [np.arange(16, dtype=np.int8), np.zeros(16, np.int8), 16])
 
 

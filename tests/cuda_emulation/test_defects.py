@@ -50,7 +50,7 @@ def test_barrier_between_read_and_write() -> None:
     source, result = numbers(3 * N), np.zeros(N, np.float32)
     build(ROUNDS.replace("BARRIER", "__syncthreads();")).launch("rounds", 1, N, [source, result])
     assert np.allclose(result, np.roll(source.reshape(3, N), -37, axis=1).sum(0))
-    with pytest.raises(EmulationError, match="race in shared memory"):
+    with pytest.raises(EmulationError, match=r"race in shared memory"):
         build(ROUNDS.replace("BARRIER", "")).launch("rounds", 1, N, [source, result])
 
 
@@ -58,7 +58,7 @@ def test_barrier_between_read_and_write() -> None:
 def test_missing_barrier_is_found_in_every_order(order: tuple[int, int]) -> None:
     """The detector needs no lucky order: it looks at what is ordered, not at what happened."""
     for source, name in ((REVERSAL, "reversal"), (ROUNDS, "rounds")):
-        with pytest.raises(EmulationError, match="race"):
+        with pytest.raises(EmulationError, match=r"race"):
             build(source.replace("BARRIER", "")).launch(name, 1, N, [numbers(3 * N), np.zeros(N, np.float32)], orders=[order])
 
 
@@ -73,7 +73,7 @@ def test_syncwarp_orders_a_warp_and_no_more() -> None:
     given, result = numbers(N), np.zeros(N, np.float32)
     build(within).launch("reversal", 1, N, [given, result])
     assert np.array_equal(result.reshape(4, 32), given.reshape(4, 32)[:, ::-1])
-    with pytest.raises(EmulationError, match="race"):
+    with pytest.raises(EmulationError, match=r"race"):
         build(source).launch("reversal", 1, N, [given, result])
 
 
@@ -98,7 +98,7 @@ def test_blocks_race_in_global_memory() -> None:
     given, result = np.ones(4 * 32, np.float32), np.zeros(1, np.float32)
     build(kernel.replace("HOW", "atomicAdd(out, in[blockIdx.x * 32 + threadIdx.x]);")).launch("sum", 4, 32, [result, given])
     assert result[0] == 128
-    with pytest.raises(EmulationError, match="race in global memory"):
+    with pytest.raises(EmulationError, match=r"race in global memory"):
         build(kernel.replace("HOW", "if (threadIdx.x == 0) *out += in[blockIdx.x];")).launch("sum", 4, 32, [result, given])
 
 
@@ -137,7 +137,7 @@ def test_shared_bounds(kind: str, offset: int, is_fine: bool) -> None:
         kernel.launch("copy", 1, 64, [result, offset], shared_bytes=256 * (kind == "dynamic"))
         assert (result == 1).all()
     else:
-        with pytest.raises(EmulationError, match="out of bounds"):
+        with pytest.raises(EmulationError, match=r"out of bounds"):
             kernel.launch("copy", 1, 64, [result, offset], shared_bytes=256 * (kind == "dynamic"))
 
 
@@ -149,7 +149,7 @@ def test_local_bounds() -> None:
     result = np.zeros(1, np.float32)
     kernel.launch("local", 1, 1, [result, 2])
     assert result[0] == 3
-    with pytest.raises(EmulationError, match="out of bounds: index 4"):
+    with pytest.raises(EmulationError, match=r"out of bounds: index 4"):
         kernel.launch("local", 1, 1, [result, 4])
 
 
@@ -161,7 +161,7 @@ def test_misaligned_vectors(vector: str) -> None:
     given, result = numbers(16), np.zeros(4, np.float32)
     kernel.launch("move", 1, 1, [given, result, 4])
     assert result[0] == given[4]
-    with pytest.raises(EmulationError, match="misaligned"):
+    with pytest.raises(EmulationError, match=r"misaligned"):
         kernel.launch("move", 1, 1, [given, result, 1])
 
 
@@ -185,7 +185,7 @@ def test_divergent_barrier() -> None:
       }
       out[threadIdx.x] = 0.0f;
     }""")
-    with pytest.raises(EmulationError, match="divergent barrier"):
+    with pytest.raises(EmulationError, match=r"divergent barrier"):
         kernel.launch("divergent", 1, 128, [np.zeros(128, np.float32)])
 
 
@@ -193,7 +193,7 @@ def test_shuffle_outside_of_its_mask() -> None:
     kernel = build("""extern "C" __global__ void shuffled(int* out) {
       out[threadIdx.x] = __shfl_xor_sync(0xffff, int(threadIdx.x), 1);
     }""")
-    with pytest.raises(EmulationError, match="the mask 0x0000ffff does not name it"):
+    with pytest.raises(EmulationError, match=r"the mask 0x0000ffff does not name it"):
         kernel.launch("shuffled", 1, 32, [np.zeros(32, np.int32)])
 
 
@@ -207,14 +207,14 @@ def test_shuffle_in_a_divergent_warp() -> None:
       }
       out[threadIdx.x] = value;
     }""")
-    with pytest.raises(EmulationError, match="divergent warp"):
+    with pytest.raises(EmulationError, match=r"divergent warp"):
         kernel.launch("shuffled", 1, 32, [np.zeros(32, np.int32)])
 
 
 def test_result_that_depends_on_the_order() -> None:
     """The race detector accepts atomics; that their order shows in the result is found by comparing the orders."""
     kernel = build("""extern "C" __global__ void last(int* out) { atomicExch(out, int(threadIdx.x)); }""")
-    with pytest.raises(EmulationError, match="depends on the order of the threads"):
+    with pytest.raises(EmulationError, match=r"depends on the order of the threads"):
         kernel.launch("last", 1, 64, [np.zeros(1, np.int32)])
 
 
@@ -234,7 +234,7 @@ def test_uncleared_accumulator() -> None:
 
 def test_too_many_threads() -> None:
     kernel = build(REVERSAL.replace("BARRIER", "__syncthreads();"))
-    with pytest.raises(EmulationError, match="blocks of 256 threads; the kernel is made for 1 to 128"):
+    with pytest.raises(EmulationError, match=r"blocks of 256 threads; the kernel is made for 1 to 128"):
         kernel.launch("reversal", 1, 256, [numbers(N), np.zeros(N, np.float32)])
 
 

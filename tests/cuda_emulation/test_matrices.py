@@ -131,11 +131,11 @@ def test_mma_needs_the_whole_warp() -> None:
 
 def test_misaligned_row_address() -> None:
     source = LOAD.format(count=1, rows=8, trans="", registers="%0", outputs='"=r"(r[0])').replace("% 8) * 8)", "% 8) * 8 + 4)")
-    with pytest.raises(EmulationError, match="misaligned: row address"):
+    with pytest.raises(EmulationError, match=r"misaligned: row address"):
         build(source).launch("load", 1, 32, [np.arange(256, dtype=np.uint16), np.zeros((32, 1), np.uint32)])
 
 
 def test_ldmatrix_before_the_barrier() -> None:
     source = LOAD.format(count=1, rows=8, trans="", registers="%0", outputs='"=r"(r[0])').replace("__syncwarp();", "")
-    with pytest.raises(EmulationError, match="race in shared memory.*ldmatrix"):
+    with pytest.raises(EmulationError, match=r"race in shared memory.*ldmatrix"):
         build(source).launch("load", 1, 32, [np.arange(256, dtype=np.uint16), np.zeros((32, 1), np.uint32)])

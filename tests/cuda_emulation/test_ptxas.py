@@ -41,5 +41,5 @@ def test_figures_of_two_kernels() -> None:
 
 @pytest.mark.skipif(nvcc() is None, reason="there is no nvcc")
 def test_refused_source() -> None:
-    with pytest.raises(NvccError, match="error"):
+    with pytest.raises(NvccError, match=r"error"):
         report("this is no CUDA", "sm_80")
