@@ -7,6 +7,7 @@ this order. Rows of tensor arguments may be strided; their last dimension is den
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import tvm
 from tvm import tirx
@@ -45,6 +46,7 @@ from .microkernels.dot_inside import PackedPanels
 from .microkernels.packing import PackedMatrix
 from .microkernels.panels import PackedWords
 from .microkernels.statements import Statements, as_index, constant, either, index
+from .microkernels.tasks import spread
 from .overlap import Overlap, OverlapEmitter
 from .prepacked import Form, Packer
 from .views import View, encode
@@ -241,9 +243,7 @@ class _Lowering:
         plan = Overlap.of(node, self.packed) if serial else None
         if plan is not None and self._side_by_side(plan).emit(s, variables, extent):
             return
-        kind = ForKind.PARALLEL if node.parallel and not serial else ForKind.SERIAL
-        after = streaming.fence() if kind is ForKind.PARALLEL and _streams(node.body) else None
-        with s.loop(node.variable, total, kind=kind, after=after) as step:
+        with self._steps(s, node, total, again=bool(variables), serial=serial) as step:
             inside = dict(variables)
             for r, further in zip(reversed(node.inner), reversed(inner), strict=True):
                 inside[r.name] = s.bind(r.name, tirx.truncmod(step, further))
@@ -252,6 +252,17 @@ class _Lowering:
             for buffer in node.buffers:
                 self._allocate(s, buffer, inside)
             self._nodes(s, node.body, inside, serial=serial or node.parallel)
+
+    def _steps(
+        self, s: Statements, node: Loop, total: tirx.Expr, *, again: bool, serial: bool
+    ) -> AbstractContextManager[tirx.Expr]:
+        """The loop itself; a parallel one inside another runs ``again`` and again."""
+        if serial or not node.parallel:
+            return s.loop(node.variable, total)
+        after = streaming.fence() if _streams(node.body) else None
+        if again:
+            return spread(s, node.variable, total, after)
+        return s.loop(node.variable, total, kind=ForKind.PARALLEL, after=after)
 
     def _side_by_side(self, plan: Overlap) -> OverlapEmitter:
         return OverlapEmitter(

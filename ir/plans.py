@@ -68,6 +68,8 @@ class GemmPlan:
     """What the depth of every block is a multiple of; it divides kc and the whole depth."""
     shallow: bool = False
     """Whether k never exceeds kc: sums are complete after one block of the depth."""
+    again: bool = False
+    """Whether the product is repeated with the same large operand, which then lies in a cache and is not asked for ahead."""
 
     @property
     def nr(self) -> int:

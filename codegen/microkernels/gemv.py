@@ -247,6 +247,9 @@ class SkinnyProduct:
             for u in range(chains):
                 p = s.bind("p", turn * whole + u * lanes)
                 for column in columns if u % self._vectors_of_line == 0 else ():
+                    if self.plan.again:
+                        s.evaluate(prefetch(self.b.buffer, self.b.at(p, column + len(columns))))
+                        continue
                     ahead = self.b.at(p + AHEAD * 8 // self._bits, column)
                     self._ask(s, p, column, ahead, dense=short, distance=0)
                 update(p, u, first_lanes(lanes, lanes))
@@ -267,6 +270,8 @@ class SkinnyProduct:
         self, s: Statements, row: tirx.Expr, col: tirx.Expr, near: tirx.Expr, *, dense: tirx.Expr, distance: tirx.Expr | int
     ) -> None:
         """Asks for later elements of B: pages in turn where B is read in the order of the memory, else what is ``near``."""
+        if self.plan.again:
+            return
         if constant(dense) == 0:
             s.evaluate(prefetch(self.b.buffer, near))
             return

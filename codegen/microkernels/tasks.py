@@ -5,13 +5,35 @@ Who computes an element never changes how it is computed, so the cut may depend 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from tvm import tirx
 from tvm.tirx.stmt import ForKind
 
 from .statements import Statements, ceil_div, constant, index, maximum, minimum, round_up
+
+SLOTS = 64
+"""Tasks of a parallel loop on two threads, as the launcher cuts it (FINE in launcher.c)."""
+
+
+@contextmanager
+def spread(s: Statements, name: str, total: tirx.Expr, after: tirx.Expr | None = None) -> Iterator[tirx.Expr]:
+    """A parallel loop over few steps, evenly among all tasks that the launcher makes.
+
+    It gives each thread a range of tasks; steps that are fewer than tasks would all lie in the first thread's range, where the
+    others take them in any order. So a thread meets its steps again in the next launch, their data in its cache.
+    """
+    known = constant(total)
+    if known is None or not 1 < known < SLOTS:
+        with s.loop(name, total, kind=ForKind.PARALLEL, after=after) as step:
+            yield step
+        return
+    with s.loop("slot", SLOTS, kind=ForKind.PARALLEL, after=after) as slot:
+        first = s.bind("first", tirx.truncdiv(slot * known, index(SLOTS)))
+        with s.when(tirx.truncdiv((slot + 1) * known, index(SLOTS)) > first):
+            yield first
 
 
 class Rectangle(Protocol):
@@ -78,6 +100,6 @@ def emit_strips(s: Statements, body: Callable[[tirx.Expr, tirx.Expr], None], *, 
         body(index(0), n)
         return
     cols = s.bind("cols", maximum(round_up(ceil_div(n, threads), lanes), lanes))
-    with s.loop("task", threads, kind=ForKind.PARALLEL) as task:
+    with spread(s, "task", ceil_div(n, cols)) as task:
         first = s.bind("first", task * cols)
         body(first, s.bind("width", maximum(minimum(cols, n - first), 0)))

@@ -13,7 +13,7 @@ from ...ir.cascade import Cascade, RankExtent, Role, Tensor
 from ...ir.dependence import Loop as Sequential
 from ...ir.dependence import Step, Straight, einsums_of, schedule
 from ...ir.diagnostics import error
-from ...ir.expr import Const, Expr, Read, integer, op, rank, substitute, walk
+from ...ir.expr import Const, Expr, integer, op, rank, substitute
 from ...ir.index import at_most, equal
 from ...ir.target import Target
 from ...ir.tile import Buffer, Compute, Decision, Fill, Loop, Method, Node, Scope, TileProgram, When
@@ -29,9 +29,10 @@ from .hoist import hoisted
 from .independent import Independent
 from .inline import inline
 from .methods import choose
-from .placement import Local, Placement, local_shape, local_tensors
-from .realise import Surroundings, Workspace, compute_of, finite_flag, mask_of, nodes_of, scatter
+from .placement import Local, Placement, local_tensors, tile_extent
+from .realise import Surroundings, Workspace, compute_of, copy_of, finite_flag, mask_of, nodes_of, scatter
 from .skipping import emptied, visited
+from .stepwise import Columns, columns_of
 from .tighten import conjuncts, tighten
 from .tiles import Tiling
 from .transpose import transposed
@@ -149,7 +150,7 @@ class _Assembly:
             start = op("mul", rank(tile), points)
             placement = replace(placement, cut={i: (cut.variables[i], start, points, cut.extent) for i in members})
         self._remember(group, whole, cut, local)
-        buffers = self._tiles(local, most)
+        buffers = self.workspace.tiles(local, most)
         body: list[Node] = []
         if group.sequence is None:
             for step in group.steps:
@@ -211,18 +212,6 @@ class _Assembly:
                     "it has one reader, which takes each element at its own point",
                 )
 
-    def _tiles(self, local: dict[str, Local], points: Expr | None) -> list[Buffer]:
-        made = []
-        for name, held in local.items():
-            buffer = self.workspace.buffers[name]
-            tile = Buffer(name=name, dtype=buffer.dtype, shape=local_shape(buffer.shape, held, points), scope=Scope.TILE)
-            self.workspace.buffers[name] = tile
-            made.append(tile)
-            if held.following is not None:
-                made.append(replace(tile, name=held.following))
-                self.workspace.buffers[held.following] = made[-1]
-        return made
-
     def _remember(self, group: Group, whole: list[Independent], cut: Independent | None, local: dict[str, Local]) -> None:
         first = group.members[0]
         names = dict.fromkeys(self.cascade.einsums[i].target for i in group.members)
@@ -265,7 +254,7 @@ class _Assembly:
             body = self._then(body, Straight(einsum=i), inner, buffers, by=tuple(Method))
         for name, held in placement.locals.items():
             if held.following is not None:
-                body.append(self._copy(name, held.following))
+                body.append(copy_of(self.workspace.buffers[name], held.following))
         extent, masked = self._visited(merged, inner, variable)
         loop = Loop(variable=variable, extent=extent, reverse=merged.reverse, body=tuple(body))
         after = [n for i in merged.after for n in self._einsum(i, placement, serial=True, buffers=buffers)]
@@ -307,20 +296,6 @@ class _Assembly:
         )
         return op("min", merged.extent, limit), computes
 
-    def _copy(self, target: str, source: str) -> Compute:
-        buffer = self.workspace.buffers[target]
-        names = [f"d{d}" for d in range(len(buffer.shape))]
-        coords = tuple(rank(n) for n in names)
-        return choose(
-            Compute(
-                target=target,
-                indices=coords,
-                value=Read(tensor=source, indices=coords, dtype=buffer.dtype),
-                ranks=tuple(RankExtent(name=n, extent=e) for n, e in zip(names, buffer.shape, strict=True)),
-                accumulator=buffer.dtype,
-            )
-        )
-
     # -- steps -------------------------------------------------------------------------------------------------------
 
     def _step(self, step: Step, placement: Placement, *, serial: bool, buffers: list[Buffer] | None = None) -> list[Node]:
@@ -338,6 +313,17 @@ class _Assembly:
         for i, name in step.variables.items():
             fixed[i][name] = rank(variable)
         inner = replace(placement, fixed={**placement.fixed, **fixed})
+        columns = None if serial or any(self.explicit[i].mask is not None for i in members) else columns_of(self.cascade, step)
+        if columns is not None:
+            body = self._in_columns(columns, members, inner)
+        else:
+            body = self._in_order(step, variable, inner, serial=serial, buffers=buffers)
+        return [Loop(variable=variable, extent=step.extent, reverse=step.reverse, body=tuple(body))]
+
+    def _in_order(
+        self, step: Sequential, variable: str, inner: Placement, *, serial: bool, buffers: list[Buffer] | None
+    ) -> list[Node]:
+        """One generation of a loop, Einsum by Einsum."""
         body: list[Node] = []
         for part in step.body:
             nodes = self._step(part, inner, serial=serial, buffers=buffers)
@@ -349,12 +335,35 @@ class _Assembly:
             if shorter:
                 nodes = [When(condition=op("lt", rank(variable), shorter[0]), body=tuple(nodes))]
             body += nodes
-        private = self._within(members)
+        private = self._within(einsums_of(step))
         body = self._absorbed(body, private)
         if buffers is None:
             for name in unused(tuple(body), private):
                 self.workspace.buffers.pop(name, None)
-        return [Loop(variable=variable, extent=step.extent, reverse=step.reverse, body=tuple(body))]
+        return body
+
+    def _in_columns(self, columns: Columns, members: Sequence[int], inner: Placement) -> list[Node]:
+        """One generation of a loop, its columns dealt out to threads."""
+        cut, width, local = columns.cut, columns.width(self.presence.lets), columns.locals(self.cascade, members)
+        tile = self._fresh(cut.variables[members[0]])
+        start = op("mul", rank(tile), width)
+        around = {i: (cut.variables[i], start, width, cut.extent) for i in members}
+        placement = replace(inner, cut=around, locals=local)
+        buffers = self.workspace.tiles(local, width)
+        body: list[Node] = []
+        for i in members:
+            body += self._einsum(i, placement, serial=True, buffers=buffers)
+        body = self._absorbed(body, [b.name for b in buffers])
+        for name in unused(tuple(body), [b.name for b in buffers]):
+            del self.workspace.buffers[name]
+        kept = tuple(b for b in buffers if b.name in self.workspace.buffers)
+        self._decide(
+            ", ".join(self.cascade.einsums[i].target for i in members),
+            f"every step deals tiles of {cut.variables[members[0]]} out to threads",
+            "each reads its own part of the weights in every step, and no dependence within a step crosses it",
+        )
+        extent = op("ceildiv", cut.extent, width)
+        return [Loop(variable=tile, extent=extent, body=tuple(body), parallel=True, buffers=kept)]
 
     def _within(self, members: Sequence[int]) -> list[str]:
         """The tensors that only these Einsums touch."""
@@ -386,18 +395,12 @@ class _Assembly:
         for buffer in extra:
             if buffers is not None and serial:
                 whole = replace(buffer, shape=self.workspace.buffers[compute.target].shape) if own_tile else buffer
-                buffers.append(self._tile_sum(whole, placement, index))
+                buffers.append(placement.tile_sum(whole, index))
             else:
                 self.workspace.buffers[buffer.name] = replace(
                     buffer, shape=self.workspace.buffers[compute.target].shape, scope=Scope.WORKSPACE
                 )
         return [*nodes, *made]
-
-    def _tile_sum(self, buffer: Buffer, placement: Placement, index: int) -> Buffer:
-        """A tile for the wide sums of a contraction; its extents may not depend on the place of the tile."""
-        cut = placement.cut.get(index)
-        shape = tuple(cut[2] if cut is not None and _mentions(extent, cut[1]) else extent for extent in buffer.shape)
-        return replace(buffer, shape=shape)
 
     def _zeros(self, index: int, placement: Placement) -> dict[str, frozenset[Expr]]:
         """By tensor that an Einsum reads: the conditions outside which it holds zeros."""
@@ -423,7 +426,7 @@ class _Assembly:
         extents = {r.name: r.extent for r in compute.ranks}
         if index in placement.cut:
             variable, start, points, extent = placement.cut[index]
-            extents[variable] = op("min", points, op("sub", extent, start))
+            extents[variable] = tile_extent(points, start, extent)
         return replace(
             compute,
             target=target,
@@ -434,10 +437,6 @@ class _Assembly:
             within=None if compute.within is None else self._put(compute.within, index, placement),
             ranks=tuple(RankExtent(name=r.name, extent=extents[r.name]) for r in compute.ranks if r.name not in fixed),
         )
-
-
-def _mentions(expr: Expr, part: Expr) -> bool:
-    return any(node == part for node in walk(expr))
 
 
 def _zero(dtype: DType) -> int | float | bool:

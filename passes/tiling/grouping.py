@@ -71,7 +71,7 @@ def form_groups(cascade: Cascade, steps: tuple[Step, ...], alone: frozenset[int]
         joined: list[Independent] = []
         if current and not alone & set(members):
             joined = _joint(cascade, [*current, *unit], ranks)
-        if joined and _rereads_weights(cascade, [*current, *unit], joined):
+        if joined and rereads_weights(cascade, [*current, *unit], joined):
             joined = []
         if joined and not is_linked(cascade, current, unit):
             apart = [*classes, *_joint(cascade, unit, ranks)]
@@ -86,7 +86,7 @@ def form_groups(cascade: Cascade, steps: tuple[Step, ...], alone: frozenset[int]
             groups.append(_finished(cascade, current, classes))
         current = unit
         classes = [] if alone & set(members) else _joint(cascade, current, ranks)
-        if _rereads_weights(cascade, current, classes):
+        if rereads_weights(cascade, current, classes):
             classes = []
     if current:
         groups.append(_finished(cascade, current, classes))
@@ -185,7 +185,7 @@ def _worth(cascade: Cascade, steps: Sequence[Step], classes: Sequence[Independen
     return True
 
 
-def _rereads_weights(cascade: Cascade, steps: Sequence[Step], classes: Sequence[Independent]) -> bool:
+def rereads_weights(cascade: Cascade, steps: Sequence[Step], classes: Sequence[Independent]) -> bool:
     """Whether every step of a recurrence multiplies by all of a large tensor, whatever the points of ``classes``.
 
     Threads that divide those points each read all of it in every step; threads that divide its other ranks keep a part each in

@@ -8,11 +8,12 @@ previous generation nobody reads after the new one is written is updated in plac
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...ir.cascade import Cascade, Role
-from ...ir.expr import Const, Expr, Rank, Read, integer, op, rank, ranks_of, transform
+from ...ir.expr import Const, Expr, Rank, Read, integer, op, rank, ranks_of, transform, walk
 from ...ir.index import equal
+from ...ir.tile import Buffer
 from .grouping import MergedLoop, offset, shifted
 from .independent import Independent
 
@@ -78,10 +79,27 @@ class Placement:
             ranks[within(variable)] = rank(variable)
         return ranks
 
+    def tile_sum(self, buffer: Buffer, member: int) -> Buffer:
+        """A tile for the wide sums of a contraction; its extents may not depend on the place of the tile."""
+        cut = self.cut.get(member)
+        shape = tuple(cut[2] if cut is not None and _mentions(extent, cut[1]) else extent for extent in buffer.shape)
+        return replace(buffer, shape=shape)
+
+
+def _mentions(expr: Expr, part: Expr) -> bool:
+    return any(node == part for node in walk(expr))
+
 
 def within(variable: str) -> str:
     """The name under which a tile's own index travels until ranks are replaced; no program can spell it."""
     return f"{variable}~"
+
+
+def tile_extent(points: Expr, start: Expr, extent: Expr) -> Expr:
+    """The points of the tile at ``start``: all of a tile's where they are known to divide the extent."""
+    if isinstance(points, Const) and isinstance(extent, Const) and int(extent.value) % int(points.value) == 0:
+        return points
+    return op("min", points, op("sub", extent, start))
 
 
 def local_tensors(

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ...ir.expr import Const, Expr
+from ...ir.expr import Const, Expr, ranks_of
 from ...ir.index import upper_bound
 from ...ir.machine import Machine
 from ...ir.microkernels import FMA
@@ -23,25 +23,28 @@ def planned(program: TileProgram, target: Target) -> TileProgram:
     """``program`` with plans."""
     lets = {let.name: let.value for let in (*program.cascade.lets, *program.derived)}
     plans = _Plans(Machine(target=target), lets)
-    return replace(program, body=plans.nodes(program.body, serial=False))
+    return replace(program, body=plans.nodes(program.body, serial=False, around=()))
 
 
 class _Plans:
     def __init__(self, machine: Machine, lets: Mapping[str, Expr]) -> None:
         self.machine, self.lets = machine, lets
 
-    def nodes(self, nodes: tuple[Node, ...], *, serial: bool) -> tuple[Node, ...]:
-        """``serial`` tells whether a parallel loop is around."""
-        return tuple(self._node(node, serial=serial) for node in nodes)
+    def nodes(self, nodes: tuple[Node, ...], *, serial: bool, around: tuple[str, ...]) -> tuple[Node, ...]:
+        """``serial`` tells whether a parallel loop is around, ``around`` which loops of threads of their own are."""
+        return tuple(self._node(node, serial=serial, around=around) for node in nodes)
 
-    def _node(self, node: Node, *, serial: bool) -> Node:
+    def _node(self, node: Node, *, serial: bool, around: tuple[str, ...]) -> Node:
         match node:
             case Loop(body=body, parallel=parallel):
-                return replace(node, body=self.nodes(body, serial=serial or parallel))
+                within = around if parallel else (*around, node.variable)
+                return replace(node, body=self.nodes(body, serial=serial or parallel, around=within))
             case When(body=body):
-                return replace(node, body=self.nodes(body, serial=serial))
+                return replace(node, body=self.nodes(body, serial=serial, around=around))
             case Compute(method=Method.CONTRACTION, product=MatrixProduct() as product):
-                return replace(node, product=self._product(node, product, serial=serial))
+                again = _repeated(product, around)
+                made = self._product(node, product, serial=serial and not again)
+                return replace(node, product=_marked(made) if again else made)
             case Compute(method=Method.WINDOW, window=Window() as window):
                 return replace(node, window=self._window(node, window))
             case _:
@@ -80,3 +83,13 @@ class _Plans:
 
     def _most(self, compute: Compute, rank: str | None) -> int | None:
         return 1 if rank is None else upper_bound(compute.extent(rank), self.lets)
+
+
+def _repeated(product: MatrixProduct, around: tuple[str, ...]) -> bool:
+    """Whether the loop around a product repeats it with the same operand on its right or left."""
+    return any(name not in ranks_of(operand) for operand in (product.left, product.right) for name in around[-1:])
+
+
+def _marked(product: MatrixProduct) -> MatrixProduct:
+    """``product`` with a plan that knows that it is repeated."""
+    return product if product.plan is None else replace(product, plan=replace(product.plan, again=True))

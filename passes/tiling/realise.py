@@ -15,6 +15,7 @@ from ...ir.types import BOOL, I32, DType
 from ..analysis.presence import TRUE, Explicit, conjunction, disjunction, zero_of
 from . import contraction
 from .methods import choose
+from .placement import Local, local_shape
 from .tighten import conjuncts, is_bound
 from .window import as_window
 
@@ -78,6 +79,21 @@ def mask_of(explicit: Explicit, mask: Buffer) -> Compute:
     )
 
 
+def copy_of(target: Buffer, source: str) -> Compute:
+    """Copies all of a buffer of the same shape and type to ``target``."""
+    names = [f"d{d}" for d in range(len(target.shape))]
+    coords = tuple(rank(n) for n in names)
+    return choose(
+        Compute(
+            target=target.name,
+            indices=coords,
+            value=Read(tensor=source, indices=coords, dtype=target.dtype),
+            ranks=tuple(RankExtent(name=n, extent=e) for n, e in zip(names, target.shape, strict=True)),
+            accumulator=target.dtype,
+        )
+    )
+
+
 class Workspace:
     """The buffers of a program; passes add their own."""
 
@@ -99,6 +115,19 @@ class Workspace:
             free = f"{name}{n}"
         self.buffers[free] = Buffer(name=free, dtype=dtype, shape=shape, scope=scope, parts=parts)
         return free
+
+    def tiles(self, local: Mapping[str, Local], points: Expr | None) -> list[Buffer]:
+        """Makes tiles of the buffers that a task keeps for itself, with one for the next generation where it needs one."""
+        made = []
+        for name, held in local.items():
+            buffer = self.buffers[name]
+            tile = Buffer(name=name, dtype=buffer.dtype, shape=local_shape(buffer.shape, held, points), scope=Scope.TILE)
+            self.buffers[name] = tile
+            made.append(tile)
+            if held.following is not None:
+                made.append(replace(tile, name=held.following))
+                self.buffers[held.following] = made[-1]
+        return made
 
 
 def scatter(workspace: Workspace, compute: Compute) -> list[Node]:

@@ -10,7 +10,7 @@ import pytest
 import einfall
 from einfall.compiler.checking import compare
 from einfall.compiler.host import host_target
-from einfall.compiler.program import read_program_file
+from einfall.compiler.program import read_program, read_program_file
 from einfall.ir.expr import Size
 from einfall.ir.tile import Compute, Loop, Method, walk
 from einfall.passes.pipeline import lower
@@ -52,13 +52,26 @@ def test_states_are_those_of_the_interpreter(name: str, sizes: dict[str, int], f
         np.testing.assert_array_equal(a, b)
 
 
-def test_the_loop_over_the_steps_is_outside_and_its_products_have_an_epilogue() -> None:
-    program = lower(read_program_file(EXAMPLES / "lstm.ecs").select(None), target=host_target()).program
-    loops = [n for n in program.body if isinstance(n, Loop) and any(_product(inner) for inner in n.body)]
-    assert len(loops) == 1 and not loops[0].parallel
-    (product,) = [n for n in walk(loops[0].body) if _product(n)]
-    assert isinstance(product, Compute) and product.product is not None and product.product.epilogue is not None
-    assert "HU" not in {b.name for b in program.buffers}
+@pytest.mark.parametrize(("name", "kept"), [("lstm", {"H", "C"}), ("gru", {"H"}), ("elman", {"H"})])
+def test_a_step_is_one_parallel_loop_over_columns(name: str, kept: set[str]) -> None:
+    """All of a step is in it: what passes between its Einsums is a tile, and the product has an epilogue."""
+    program = lower(read_program_file(EXAMPLES / f"{name}.ecs").select(None), target=host_target()).program
+    steps = [n for n in program.body if isinstance(n, Loop) and not n.parallel]
+    assert len(steps) == 1
+    (columns,) = steps[0].body
+    assert isinstance(columns, Loop) and columns.parallel
+    (product,) = [n for n in walk(columns.body) if _product(n)]
+    assert isinstance(product, Compute) and product.product is not None
+    assert (product.product.epilogue is not None) == (name != "elman")
+    assert product.product.plan is not None and product.product.plan.again and product.product.plan.skinny
+    written = {n.target for n in walk(columns.body) if isinstance(n, Compute)}
+    assert written - {b.name for b in columns.buffers} == kept
+
+
+def test_small_weights_leave_the_steps_to_the_rows() -> None:
+    text = (EXAMPLES / "elman.ecs").read_text("utf-8").partition("check")[0].replace("N]", "64]").replace("N,", "64,")
+    program = lower(read_program(text).select(None), target=host_target()).program
+    assert not any(isinstance(n, Loop) and not n.parallel for n in program.body)
 
 
 def _product(node: object) -> bool:
