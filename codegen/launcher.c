@@ -2,7 +2,9 @@
  *
  * This file is linked into every kernel's library; the one that is loaded first serves them all (runtime/launcher.py).
  * A parallel loop is cut into tasks, and each thread has a range of its own, the same in every launch, so that it finds
- * its data in its caches; who is done takes from the others. So nobody waits for a thread that has not begun.
+ * its data in its caches; who is done takes from the others. So nobody waits for a thread that has not begun. Every second
+ * launch of a loop goes through the ranges backwards: what a thread used last is what its cache still holds, where all that it
+ * uses is somewhat too large for it.
  *
  * Short loops never leave the calling thread: help is called once PATIENCE has passed, or at once where the same loop took
  * longer before. Help is, in this order:
@@ -62,7 +64,8 @@ typedef struct {
 typedef struct {
   Task task;
   void *data;
-  int threads; /* ranges */
+  int threads, each; /* ranges, and tasks of a range */
+  bool back; /* every range from its last task on */
   int reach; /* the next power of two */
   unsigned control; /* rounding and flushing of the caller's floating-point unit, for all threads alike */
   Group group;
@@ -140,6 +143,7 @@ static inline void set_control_word(unsigned word) {
 /* ---- tasks ------------------------------------------------------------------------------------------------------- */
 
 static bool run(Job *job, int id) {
+  if (job->back) id = (2 * (id / job->each) + 1) * job->each - 1 - id;
   if (job->task(id, &job->group, job->data) == 0) return true;
   void *error = NULL, *none = NULL;
   if (TVMFFIErrorMoveFromRaised) TVMFFIErrorMoveFromRaised(&error);
@@ -173,10 +177,12 @@ static void help(Job *job, int home) {
   if (before != job->control) set_control_word(before);
 }
 
-static void divide(Job *job, Task task, void *data, int threads, int each) {
+static void divide(Job *job, Task task, void *data, int threads, int each, bool back) {
   job->task = task;
   job->data = data;
   job->threads = threads;
+  job->each = each;
+  job->back = back;
   for (job->reach = 1; job->reach < threads;) job->reach *= 2;
   job->control = control_word();
   job->group.sync_handle = NULL;
@@ -381,6 +387,7 @@ static void team_work(void *data) {
 typedef struct {
   _Atomic(uintptr_t) key;
   _Atomic(int64_t) time; /* nanoseconds of the last launch, of all threads together */
+  atomic_bool back;      /* whether it went through its ranges backwards */
 } Memory;
 
 static Memory *remember(Task task) {
@@ -459,7 +466,9 @@ EXPORT int einfall_launch(Task task, void *data, int num_task) {
   int ranges = brief && threads > COARSE ? COARSE : threads;
   int each = brief ? COARSE / ranges : FINE / ranges > LEAST ? FINE / ranges : LEAST;
   Job job;
-  divide(&job, task, data, ranges, each);
+  bool back = !brief && !atomic_load_explicit(&memory->back, memory_order_relaxed);
+  atomic_store_explicit(&memory->back, back, memory_order_relaxed);
+  divide(&job, task, data, ranges, each, back);
   if ((expected < 0 ? scale >= LARGE : !brief) || begin_alone(&job)) {
     pthread_once(&once, watch_forks);
     if (team_is_there(threads)) {
