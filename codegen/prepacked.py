@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tvm import tirx
-from tvm.ir import Call, GlobalVar, PointerType, PrimType
+from tvm.ir import Call, GlobalVar, PointerType, PrimType, StringImm
 from tvm.tirx.stmt import ForKind
 
 from ..ir.machine import Machine
@@ -67,6 +67,9 @@ class Packer:
         source = Argument.declare(s, self.form.parameter, self.dtype, 2)
         target = _bytes("target")
         k, n = reversed(source.extents) if self.form.transposed else source.extents
+        needed = self.elements(k, n) * (self.form.layout.held // 8)
+        wrong = [StringImm("a packed constant needs memory of another size")]
+        s.add(tirx.AssertStmt(tirx.EQ(target.shape[0], needed), StringImm("ValueError"), wrong))
         self.call(s, source.flat, source.strides[0], target.data, k=k, n=n)
         function = tirx.PrimFunc([source.declared, target], s.finish())
         return function.with_attr({"global_symbol": name, "tirx.noalias": True, "s_tir": True})

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 from ..ir.cascade import Cascade, Einsum
 from ..ir.expr import Cast, Expr, Op, Read, children, integer, op, ranks_of
 from ..ir.index import expand_lets, simplify
+from ..ir.microkernels import FEW_ROWS
 from ..ir.operators import FUNCTIONS, REDUCTIONS
-from ..ir.tile import Buffer, Loop, Node, Scope, TileProgram, When, walk
+from ..ir.tile import Buffer, Compute, Loop, Node, Prepacked, Scope, TileProgram, When, walk
 from ..ir.types import INDEX, StorageType, value_type
 
 
@@ -54,6 +55,18 @@ def packed_bytes(program: TileProgram) -> Expr:
     """Bytes of the packed forms of constants, which are kept from the time these are bound, over the free sizes."""
     lets = {let.name: let.value for let in program.cascade.lets}
     return _total(expand_lets(form.size, lets) for form in program.prepacked)
+
+
+def rows_reading(form: Prepacked, program: TileProgram) -> Expr:
+    """The most rows of the products that read a packed constant, over the free sizes; of rows that loops decide, that they may
+    be many."""
+    lets = {let.name: let.value for let in (*program.cascade.lets, *program.derived)}
+    most: Expr = integer(0)
+    for node in walk(program.body):
+        if isinstance(node, Compute) and node.product is not None and node.product.packed == form.name:
+            rows = expand_lets(node.extent(node.product.rows or ""), lets)
+            most = op("max", most, integer(FEW_ROWS + 1) if ranks_of(rows) else rows)
+    return simplify(most)
 
 
 def _groups(nodes: Iterable[Node]) -> Iterator[Node]:

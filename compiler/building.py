@@ -46,6 +46,7 @@ def build(
     """
     from ..ir.verifier import verify
     from ..passes.pipeline import lower
+    from .accounting import rows_reading
 
     if options.verify_each:
         verify(cascade)
@@ -54,7 +55,8 @@ def build(
     explanation = explain(cascade, text, form, online=options.online)
     # Before a call its memory is held against the machine's: at least one thread holds tiles.
     packed = tuple(
-        PackedForm(parameter=form.parameter, transposed=form.transposed, layout=form.layout) for form in program.prepacked
+        PackedForm(parameter=form.parameter, transposed=form.transposed, layout=form.layout, rows=rows_reading(form, program))
+        for form in program.prepacked
     )
     signature = Signature.of(cascade, workspace=explanation.memory, fixed=fixed, packed=packed)
     built = _generate(program, goal)

@@ -178,6 +178,16 @@ def panels(target: Target, kernel: str, right: DType, accumulator: DType) -> Pan
     return PanelLayout(columns=plan.nr, steps=plan.lanes, bits=right.bits)
 
 
+def is_panels(layout: PanelLayout, right: DType) -> bool:
+    """Whether :func:`panels` gives such a layout for elements of a type, for some machine."""
+    if layout.bits != right.bits or layout.notes != (layout.words and right.is_float):
+        return False
+    if layout.words:
+        return layout == PanelLayout(columns=PANEL, steps=WORDS * 32 // right.bits, bits=right.bits, notes=right.is_float)
+    vector = layout.steps * layout.bits
+    return right.name in ("f32", "f64") and vector.bit_count() == 1 and layout.columns in (2 * layout.steps, 4 * layout.steps)
+
+
 def summed(accumulator: DType) -> str:
     """The type in which multiply-adds sum up floats that are accumulated in another."""
     return "float64" if accumulator.bits == 64 else "float32"

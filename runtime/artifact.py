@@ -27,7 +27,7 @@ from .launcher import adopt
 from .signature import Json, Signature
 from .tvm_runtime import load_functions, without_tvm
 
-FORMAT = 3
+FORMAT = 4
 """The version of the file format. A reader refuses every other one."""
 
 SUFFIX = ".efk"

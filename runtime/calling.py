@@ -227,7 +227,8 @@ class Caller:
         clash = [name for name, value in self.sizes.items() if name in given and given[name] != value]
         if clash:
             raise error("E1007", f"the size `{clash[0]}` is bound to {self.sizes[clash[0]]} already")
-        found = resolve(self.signature, shapes, {**self.sizes, **given})
+        kept = {i for t in self.tensors.values() for i in t.packed}
+        found = resolve(self.signature, shapes, {**self.sizes, **given}, kept=kept)
         elements = sum(prod(shape) for shape in (*shapes.values(), *found.shapes))
         stored = [(p.dtype, shapes[p.name]) for p in self.open if not p.is_scalar]
         stored += [(r.dtype, shape) for r, shape in zip(self.signature.results, found.shapes, strict=True)]

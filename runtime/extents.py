@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
 from ..ir.diagnostics import Diagnostic, EinfallError, did_you_mean, error
 from ..ir.expr import Expr, Size, sizes_of
 from ..ir.index import expand_lets
+from ..ir.microkernels import FEW_ROWS
 from ..ir.printer import expr_to_source
 from ..ir.sizes import evaluate
 from ..ir.solving import solve_for
@@ -59,9 +60,16 @@ def determined_sizes(signature: Signature) -> frozenset[str]:
         known |= more
 
 
-def resolve(signature: Signature, shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, object] | None = None) -> Plan:
+def resolve(
+    signature: Signature,
+    shapes: Mapping[str, tuple[int, ...]],
+    given: Mapping[str, object] | None = None,
+    *,
+    kept: Container[int] = (),
+) -> Plan:
     """The plan of a call with arguments of these shapes and these sizes given by name.
 
+    ``kept`` are the places of the constants among ``signature.packed`` that have been packed already.
     Raises EinfallError E1001, E1003, E1004, E1005, E1006, E1012, E1013, and E0701 for a violated ``require``.
     """
     values = known_sizes(signature, shapes, given)
@@ -70,11 +78,18 @@ def resolve(signature: Signature, shapes: Mapping[str, tuple[int, ...]], given: 
         raise _undetermined(signature, missing)
     values, results = check_sizes(signature, values)
     workspace = value_of(signature.workspace, values, "workspace")
-    if workspace > physical_memory():
+    packing = [
+        form.size(shapes[form.parameter])
+        for place, form in enumerate(signature.packed)
+        if place not in kept and value_of(form.rows, values, "rows") > FEW_ROWS
+    ]
+    needed = workspace + sum(packing)
+    if needed > physical_memory():
         raise error(
             "E1013",
-            f"the intermediates of `{signature.name}` would need {workspace} bytes for these sizes, more than the "
+            f"the intermediates of `{signature.name}` would need {needed} bytes for these sizes, more than the "
             f"machine's memory of {physical_memory()} bytes",
+            notes=[f"{sum(packing)} of them are for constants that are packed in the call"] if packing else [],
         )
     return Plan(
         sizes=values,

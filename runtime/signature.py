@@ -15,8 +15,9 @@ from ..ir.cascade import Cascade, Role
 from ..ir.expr import Cast, Const, Expr, Op, Select, Size, integer, size, sizes_of, substitute
 from ..ir.layouts import PanelLayout
 from ..ir.operators import FUNCTIONS
+from ..ir.plans import is_panels
 from ..ir.printer import expr_to_source
-from ..ir.types import DTYPES, INDEX, QuantType, StorageType
+from ..ir.types import DTYPES, INDEX, QuantType, StorageType, value_type
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
@@ -51,17 +52,27 @@ class Result:
 class PackedForm:
     """A constant of two dimensions in the order in which the kernel reads it: an argument of bytes, after the results.
 
-    ``parameter`` is the constant [k, n], or [n, k] where ``transposed``.
+    ``parameter`` is the constant [k, n], or [n, k] where ``transposed``, ``rows`` the most rows of the products that read it,
+    over the sizes.
     """
 
     parameter: str
     transposed: bool
     layout: PanelLayout
+    rows: Expr
 
     def size(self, shape: tuple[int, ...]) -> int:
         """Bytes for a constant of this shape."""
         k, n = reversed(shape) if self.transposed else shape
         return self.layout.size(k, n)
+
+    def check(self, parameters: Sequence[Parameter]) -> None:
+        """Raises ValueError unless this is a form in which some kernel takes one of these parameters."""
+        constant = next((p for p in parameters if p.name == self.parameter and p.role is Role.CONST), None)
+        if constant is None or len(constant.shape) != 2:
+            raise ValueError(f"`{self.parameter}` is packed, but is no constant of two dimensions")
+        if not is_panels(self.layout, value_type(constant.dtype)):
+            raise ValueError(f"no kernel takes `{self.parameter}` in panels of {self.layout.columns} by {self.layout.steps}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +180,7 @@ class Signature:
                     "workspace": workspace,
                     "packed": list(packed),
                 }:
-                    return Signature(
+                    made = Signature(
                         name=name,
                         parameters=tuple(_parameter(p) for p in parameters),
                         results=tuple(_result(r) for r in results),
@@ -180,6 +191,9 @@ class Signature:
                         workspace=expr_from_json(workspace),
                         packed=tuple(_packed(form) for form in packed),
                     )
+                    for form in made.packed:
+                        form.check(made.parameters)
+                    return made
         except (KeyError, TypeError, RecursionError) as failure:
             raise ValueError(f"not a signature: {failure!r}") from None
         raise ValueError("not a signature")
@@ -318,6 +332,7 @@ def _packed_json(form: PackedForm) -> Json:
         "steps": layout.steps,
         "bits": layout.bits,
         "notes": layout.notes,
+        "rows": expr_json(form.rows),
     }
 
 
@@ -330,9 +345,10 @@ def _packed(data: Json) -> PackedForm:
             "steps": int(steps),
             "bits": int(bits),
             "notes": bool(notes),
+            "rows": rows,
         } if min(columns, steps, bits) > 0:
             layout = PanelLayout(columns=columns, steps=steps, bits=bits, notes=notes)
-            return PackedForm(parameter=parameter, transposed=transposed, layout=layout)
+            return PackedForm(parameter=parameter, transposed=transposed, layout=layout, rows=expr_from_json(rows))
         case _:
             raise ValueError(f"not a packed constant: {data!r}")
 

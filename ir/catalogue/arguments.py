@@ -118,7 +118,8 @@ KINDS: tuple[ErrorKind, ...] = (
         title="too large",
         explanation=(
             "An array or the intermediates of the kernel would need more bytes than can be addressed, or than the "
-            "machine has. `kernel.workspace_bytes(...)` tells what the intermediates need."
+            "machine has. `kernel.workspace_bytes(...)` tells what the intermediates need. A large constant that is not bound "
+            "is packed in each call, which takes about its size again."
         ),
         wrong="kernel(x, P=10**15)",
         fixed="kernel(x, P=1000)",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+import zipfile
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +18,11 @@ from einfall.compiler.host import host_target
 from einfall.compiler.program import read_program
 from einfall.ir.diagnostics import EinfallError
 from einfall.ir.types import DTYPES
+from einfall.runtime import extents
+from einfall.runtime.arrays import as_tensors
+from einfall.runtime.artifact import Artifact
 from einfall.runtime.kernel import Kernel
+from einfall.runtime.packing import packed
 
 PRODUCT = "kernel f(X: {x}[M, K], const W: {w}[N, K]) -> (Y: {y}[M, N]) {{ Y[m, n] = X[m, k] * W[n, k] }}"
 ACROSS = "kernel f(X: {x}[M, K], const W: {w}[K, N]) -> (Y: {y}[M, N]) {{ Y[m, n] = X[m, k] * W[k, n] }}"
@@ -192,6 +199,65 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     w, x = drawn("f32", (70, 65), 1), drawn("f32", (20, 65), 2)
     again = einfall.load(kernel(text).save(tmp_path / "f.efk"))
     assert same_bits(again.bind(W=w)(x), kernel(text)(x, w))
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "change"),
+    [
+        (("f32", "f32", "f32"), {"columns": 1}),
+        (("f32", "f32", "f32"), {"steps": 1 << 40}),
+        (("f32", "f32", "f32"), {"bits": 64}),
+        (("f32", "f32", "f32"), {"notes": True}),
+        (("f32", "f32", "f32"), {"parameter": "X"}),
+        (("f32", "f32", "f32"), {"parameter": "V"}),
+        (("f32", "f32", "f32"), {"rows": None}),
+        (("bf16", "bf16", "bf16"), {"steps": 2}),
+    ],
+    ids=str,
+)
+def test_saved_with_a_layout_that_no_kernel_reads(dtypes: tuple[str, str, str], change: dict[str, object]) -> None:
+    if dtypes[0] == "bf16" and not host_target().has("amx-bf16"):
+        pytest.skip("needs AMX tiles")
+    x, w, y = dtypes
+    artifact = kernel(PRODUCT.format(x=x, w=w, y=y))._compiled.artifact
+    assert artifact is not None
+    with zipfile.ZipFile(io.BytesIO(artifact().to_bytes())) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    manifest = json.loads(members["manifest.json"])
+    manifest["signature"]["packed"][0] |= change
+    members["manifest.json"] = json.dumps(manifest).encode()
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(EinfallError) as failure:
+        Artifact.from_bytes(written.getvalue())
+    assert failure.value.code == "E1104"
+
+
+@pytest.mark.parametrize("dtypes", [("f32", "f32", "f32"), ("i8", "i8", "i32")], ids=str)
+def test_a_packer_refuses_memory_of_another_size(dtypes: tuple[str, str, str]) -> None:
+    x, w, y = dtypes
+    found = kernel(PRODUCT.format(x=x, w=w, y=y))._compiled
+    if not found.signature.packed:
+        pytest.skip("the machine has no micro-kernel for these types")
+    (form,), constant = found.signature.packed, drawn(w, (70, 33), 1)
+    packed(form, found.code.packers[0], constant.shape, as_tensors([constant])[0])
+    for n in (20, 200):
+        with pytest.raises(ValueError, match="another size"):
+            packed(form, found.code.packers[0], (n, 33), as_tensors([constant])[0])
+
+
+def test_memory_counts_what_a_call_packs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few rows pack nothing, and a bound constant is packed already."""
+    w, x = drawn("f32", (70, 65), 1), drawn("f32", (40, 65), 2)
+    found = kernel(PRODUCT.format(x="f32", w="f32", y="f32")).with_threads(1)
+    monkeypatch.setattr(extents, "physical_memory", lambda: found.workspace_bytes(M=40, N=70, K=65) + w.nbytes)
+    with pytest.raises(EinfallError, match="packed in the call") as failure:
+        found(x, w)
+    assert failure.value.code == "E1013"
+    assert found(x[:8], w).shape == (8, 70)
+    assert found.bind(W=w)(x).shape == (40, 70)
 
 
 def test_contradictions() -> None:
