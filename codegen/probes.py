@@ -39,12 +39,15 @@ class StreamProbes:
     """Streams of f32 in chunks of ``block`` elements, one chunk of memory per worker.
 
     ``read(workers, repeats, source, out)`` sums its chunk ``repeats`` times (``out``: ``block`` elements per worker);
+    ``pages`` does so of a source of [workers, groups, *``group``]: eight pages side by side, each as long as ``group`` says.
     ``copy(workers, repeats, source, target)`` scales one buffer into another.
     """
 
     read: Function
+    pages: Function
     copy: Function
     block: int
+    group: tuple[int, int, int]
 
 
 _BYTE_DOTS = (  # features, bits of a register, instruction that adds products of four bytes to each 32-bit lane
@@ -52,6 +55,8 @@ _BYTE_DOTS = (  # features, bits of a register, instruction that adds products o
     (("avxvnni",), 256, "llvm.x86.avx512.vpdpbusd.256"),
     (("dotprod",), 128, "llvm.aarch64.neon.sdot.v4i32.v16i8"),
 )
+
+_PAGE = 4096  # bytes
 
 _TILE_OPS = 4 * 2 * 16 * 16 * 64  # four products of 16 x 64 by 64 x 16 bytes
 
@@ -79,9 +84,14 @@ def compute_probes(target: Target) -> list[ComputeProbe]:
 
 
 def stream_probes(target: Target) -> StreamProbes:
-    """Kernels that read, and that copy, f32 arrays with full vectors."""
+    """Kernels that read, and that copy, f32 arrays with full vectors.
+
+    Memory is slow to one stream: the prefetcher of the hardware follows a page to its end and begins anew with the next. Eight
+    pages that are read side by side keep it busy. Measured on Sapphire Rapids, one core, GB/s over 256 MB: one stream 9.7, two
+    pages 11.3, four 13.0, eight 13.4, sixteen 14.3.
+    """
     lanes, streams = target.lanes(32), 8
-    block = lanes * streams
+    block, steps = lanes * streams, max(1, _PAGE // (4 * lanes))
 
     @T.prim_func(s_tir=True, private=True)
     def read(workers: T.int32, repeats: T.int32, source: T.handle, out: T.handle) -> None:
@@ -102,6 +112,26 @@ def stream_probes(target: Target) -> StreamProbes:
             for j in T.unroll(streams):
                 result[w, T.ramp(j * lanes, 1, lanes)] = sums[T.ramp(j * lanes, 1, lanes)]
 
+    @T.prim_func(s_tir=True, private=True)
+    def pages(workers: T.int32, repeats: T.int32, source: T.handle, out: T.handle) -> None:
+        T.func_attr({"tirx.noalias": True})
+        groups = T.int64()
+        start = T.match_buffer(source, (workers, groups, streams, steps, lanes), "float32")
+        result = T.match_buffer(out, (workers, block), "float32")
+        for w in T.parallel(workers):
+            sums = T.alloc_buffer((block,), "float32", scope="local")
+            for j in T.unroll(streams):
+                sums[T.ramp(j * lanes, 1, lanes)] = T.broadcast(T.float32(0), lanes)
+            for _ in range(repeats):
+                for g in range(groups):
+                    for step in range(steps):
+                        for j in T.unroll(streams):
+                            sums[T.ramp(j * lanes, 1, lanes)] = (
+                                sums[T.ramp(j * lanes, 1, lanes)] + start[w, g, j, step, T.ramp(0, 1, lanes)]
+                            )
+            for j in T.unroll(streams):
+                result[w, T.ramp(j * lanes, 1, lanes)] = sums[T.ramp(j * lanes, 1, lanes)]
+
     # The factor keeps LLVM from turning the loop into memcpy, which kernels do not use.
     @T.prim_func(s_tir=True, private=True)
     def copy(workers: T.int32, repeats: T.int32, source: T.handle, out: T.handle) -> None:
@@ -116,8 +146,8 @@ def stream_probes(target: Target) -> StreamProbes:
                     for j in T.unroll(streams):
                         result[w, b, T.ramp(j * lanes, 1, lanes)] = factor * start[w, b, T.ramp(j * lanes, 1, lanes)]
 
-    built = _build({"read": read, "copy": copy}, target)
-    return StreamProbes(read=built["read"], copy=built["copy"], block=block)
+    built = _build({"read": read, "pages": pages, "copy": copy}, target)
+    return StreamProbes(**built, block=block, group=(streams, steps, lanes))
 
 
 def _fma(name: str, dtype: str, lanes: int, accumulators: int, target: Target) -> ComputeProbe:

@@ -68,6 +68,9 @@ def test_streams_compute_what_they_say() -> None:
     sums = tvm.runtime.tensor(np.zeros((1, probes.block), np.float32))
     probes.read(1, 2, tvm.runtime.tensor(source), sums)
     np.testing.assert_array_equal(sums.numpy(), 2 * source.sum(axis=1))
+    grouped = np.random.default_rng(0).standard_normal((1, 2, *probes.group), np.float32)
+    probes.pages(1, 3, tvm.runtime.tensor(grouped), sums)
+    np.testing.assert_allclose(sums.numpy().reshape(-1), 3 * grouped.sum(axis=(0, 1, 3)).reshape(-1), rtol=1e-4, atol=1e-3)
     copied = tvm.runtime.tensor(np.zeros_like(source))
     probes.copy(1, 1, tvm.runtime.tensor(source), copied)
     np.testing.assert_array_equal(copied.numpy(), 1.5 * source)
@@ -93,6 +96,7 @@ def test_this_machine() -> None:
     assert 1e9 < core.ops["f64"] < core.ops["f32"] < 1e12
     assert core.read["l1"] > core.read["dram"] > 1e8
     assert set(core.ops) == set(chip.ops)
+    assert all(chip.read[level] >= rate for level, rate in core.read.items())
     assert measurements.stored("x", 1) is None
     store(taken, "this", 2)
     assert stored("this", 2) == taken
