@@ -17,6 +17,7 @@ from .translation import Parameter, Signature, translated
 
 Array: TypeAlias = npt.NDArray[np.generic]
 Extent: TypeAlias = int | Sequence[int]
+Argument: TypeAlias = "Array | TensorMap | int | float"
 
 FORWARD, REVERSE, RANDOM = 0, 1, 2
 ORDERS: tuple[tuple[int, int], ...] = ((FORWARD, 0), (REVERSE, 0), (RANDOM, 1), (RANDOM, 2))
@@ -43,6 +44,29 @@ SCALARS: dict[str, type[ctypes._SimpleCDataT]] = {  # type: ignore[type-arg]
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class TensorMap:
+    """An array behind a `CUtensorMap` parameter: the box that one copy moves (row-major, like the array's shape) and the
+    span of the swizzle in bytes: 0, 32, 64 or 128."""
+
+    array: Array
+    box: tuple[int, ...]
+    swizzle: int = 0
+
+    def encoded(self, address: int) -> ctypes.Array[ctypes.c_char]:
+        """The 128 bytes that the kernel gets. Raises ValueError for what the driver refuses."""
+        rank, strides = self.array.ndim, self.array.strides
+        extents = (ctypes.c_uint64 * rank)(*reversed(self.array.shape))
+        outer = (ctypes.c_uint64 * rank)(*reversed(strides[:-1]))
+        box, ones = (ctypes.c_uint32 * rank)(*reversed(self.box)), (ctypes.c_uint32 * rank)(*[1] * rank)
+        kind = {1: 0, 2: 1, 4: 2, 8: 4}[self.array.itemsize]
+        swizzle = {0: 0, 32: 1, 64: 2, 128: 3}[self.swizzle]
+        target = ctypes.create_string_buffer(128)
+        if library().emulation_encode_tensor_map(target, kind, rank, address, extents, outer, box, ones, 0, swizzle):
+            raise ValueError(f"no tensor map of {self.array.shape} with boxes of {self.box} and a swizzle of {self.swizzle}")
+        return target
+
+
 class EmulationError(Exception):
     """A defect of the kernel that the emulator found: a race, an access out of bounds, a deadlock, ..."""
 
@@ -61,6 +85,11 @@ def library() -> ctypes.CDLL:
         ("emulation_forget_error", None, []),
         ("emulation_allocate", pointer, [size]),
         ("emulation_release", ctypes.c_int, [pointer]),
+        (
+            "emulation_encode_tensor_map",
+            ctypes.c_int,
+            [pointer, ctypes.c_int, ctypes.c_uint32, *[pointer] * 5, *[ctypes.c_int] * 2],
+        ),
     ):
         function = getattr(loaded, name)
         function.restype, function.argtypes = result, arguments
@@ -80,7 +109,7 @@ class Emulator:
         kernel: str,
         grid: Extent,
         block: Extent,
-        arguments: Sequence[Array | int | float],
+        arguments: Sequence[Argument],
         *,
         shared_bytes: int = 0,
         orders: Sequence[tuple[int, int]] = ORDERS,
@@ -88,7 +117,7 @@ class Emulator:
     ) -> None:
         """Runs a kernel on copies of its arguments once for each order, and writes the results of the first back.
 
-        Arrays are C-contiguous and stand for pointer parameters, numbers for the others. `tolerance` is the relative
+        Arrays are C-contiguous and stand for pointer parameters, tensor maps for theirs, numbers for the others. `tolerance` is the relative
         difference between orders that is no defect (atomic sums of floats depend on the order).
 
         Raises EmulationError for a defect, TypeError for arguments that do not fit the kernel.
@@ -102,10 +131,11 @@ class Emulator:
             arrays = run_once(handle, signature, extents(grid), extents(block), shared_bytes, arguments, order)
             if first is None:
                 first = arrays
-            for parameter, expected, got in zip(pointers(signature), first, arrays, strict=True):
+            for parameter, expected, got in zip(buffers_of(signature), first, arrays, strict=True):
                 compare(kernel, parameter, expected, got, order, tolerance)
-        for argument, result in zip((each for each in arguments if isinstance(each, np.ndarray)), first or (), strict=True):
-            argument[...] = result
+        given = [array for argument in arguments if (array := array_of(argument)) is not None]
+        for array, result in zip(given, first or (), strict=True):
+            array[...] = result
 
 
 def build(source: str) -> Emulator:
@@ -128,8 +158,19 @@ def extents(extent: Extent) -> tuple[int, int, int]:
     return x, y, z
 
 
-def pointers(signature: Signature) -> list[Parameter]:
-    return [parameter for parameter in signature.parameters if parameter.is_pointer]
+def array_of(argument: Argument) -> Array | None:
+    match argument:
+        case TensorMap(array=array):
+            return array
+        case np.ndarray():
+            return argument
+        case _:
+            return None
+
+
+def buffers_of(signature: Signature) -> list[Parameter]:
+    """The parameters for which arrays are given."""
+    return [each for each in signature.parameters if each.is_pointer or each.type == "CUtensorMap"]
 
 
 def run_once(
@@ -138,37 +179,38 @@ def run_once(
     grid: tuple[int, int, int],
     block: tuple[int, int, int],
     shared_bytes: int,
-    arguments: Sequence[Array | int | float],
+    arguments: Sequence[Argument],
     order: tuple[int, int],
 ) -> list[Array]:
     """The arrays after one launch."""
     runtime = library()
     buffers: list[tuple[int, Array]] = []
-    values: list[ctypes._SimpleCData[int]] = []  # type: ignore[type-arg]
+    values: list[ctypes._SimpleCData[int] | ctypes.Array[ctypes.c_char]] = []  # type: ignore[type-arg]
     try:
         for parameter, argument in zip(signature.parameters, arguments, strict=True):
-            if isinstance(argument, np.ndarray) != parameter.is_pointer:
-                raise TypeError(f"{signature.name}: {parameter.name} is {'a pointer' if parameter.is_pointer else 'a number'}")
-            if isinstance(argument, np.ndarray):
-                if not argument.flags.c_contiguous:
-                    raise TypeError(f"{signature.name}: the array for {parameter.name} is not C-contiguous")
-                address = runtime.emulation_allocate(argument.nbytes)
-                if not address:
-                    raise MemoryError(f"{argument.nbytes} bytes for {parameter.name}")
-                ctypes.memmove(address, argument.ctypes.data, argument.nbytes)
-                buffers.append((address, argument))
-                values.append(ctypes.c_void_p(address))
-            else:
+            array = array_of(argument)
+            if (array is not None) != (parameter in buffers_of(signature)):
+                raise TypeError(f"{signature.name}: {type(argument).__name__} for {parameter.name}")
+            if array is None:
                 values.append(SCALARS[parameter.type](argument))
+                continue
+            if not array.flags.c_contiguous:
+                raise TypeError(f"{signature.name}: the array for {parameter.name} is not C-contiguous")
+            address = runtime.emulation_allocate(array.nbytes)
+            if not address:
+                raise MemoryError(f"{array.nbytes} bytes for {parameter.name}")
+            ctypes.memmove(address, array.ctypes.data, array.nbytes)
+            buffers.append((address, array))
+            values.append(argument.encoded(address) if isinstance(argument, TensorMap) else ctypes.c_void_p(address))
         packed = (ctypes.c_void_p * max(len(values), 1))(*(ctypes.addressof(value) for value in values))
         runtime.emulation_set_order(*order)
         failed = runtime.emulation_launch(handle, (ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block), shared_bytes, packed)
         if failed:
             raise EmulationError(runtime.emulation_last_error().decode(errors="replace"))
         results = []
-        for address, argument in buffers:
-            result = np.empty_like(argument)
-            ctypes.memmove(result.ctypes.data, address, argument.nbytes)
+        for address, array in buffers:
+            result = np.empty_like(array)
+            ctypes.memmove(result.ctypes.data, address, array.nbytes)
             results.append(result)
         return results
     finally:

@@ -6,7 +6,7 @@ import itertools
 import re
 from dataclasses import dataclass
 
-from . import instructions, matrix_instructions  # noqa: F401  (they fill the table)
+from . import hopper_instructions, instructions, matrix_instructions  # noqa: F401  (they fill the table)
 from .inline_assembly import OPENING, closing, statements, top_level
 from .ptx import UnsupportedError, translate
 

@@ -129,7 +129,7 @@ static inline unsigned __dp4a(unsigned a, unsigned b, unsigned c) {
 static inline size_t __cvta_generic_to_shared(const void* address) { return emulation::shared_address(address); }
 static inline void* __cvta_shared_to_generic(size_t address) { return emulation::generic_address(uint32_t(address)); }
 static inline size_t __cvta_generic_to_global(const void* address) { return size_t(address); }
-static inline void __nanosleep(unsigned) {}
+static inline void __nanosleep(unsigned) { emulation::yield_now(); }
 
 // ---- atomics ----
 #define EMULATION_ATOMIC(name, T, expression)                                     \

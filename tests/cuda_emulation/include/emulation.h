@@ -25,6 +25,7 @@ void block_barrier(int line);
 void named_barrier(int line, uint32_t id, uint32_t threads, bool wait);
 void warp_barrier(int line, uint32_t mask);
 void fence();
+void yield_now();  // lets other threads run
 
 // ---- warp primitives ----
 enum class Shuffle { Index, Up, Down, Xor };

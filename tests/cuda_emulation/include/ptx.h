@@ -185,4 +185,29 @@ void cp_async_commit();
 void cp_async_wait(uint32_t groups);
 void cp_async_wait_all();
 
+// ---- mbarrier ----
+void mbarrier_init(int line, uint32_t address, uint32_t count);
+void mbarrier_expect(int line, uint32_t address, uint32_t bytes);
+uint64_t mbarrier_arrive(int line, uint32_t address, uint32_t count);  // the phase in which it arrived
+bool mbarrier_test(int line, uint32_t address, uint32_t parity);
+void mbarrier_wait(int line, uint32_t address, uint32_t parity);
+
+// ---- bulk copies ----
+void bulk_tensor_load(int line, uint32_t rank, uint32_t destination, const void* map, const int32_t* corner, uint32_t barrier);
+void bulk_load(int line, uint32_t destination, const void* source, uint32_t bytes, uint32_t barrier);
+void bulk_tensor_store(int line, uint32_t rank, const void* map, const int32_t* corner, uint32_t source);
+void bulk_commit(int line);
+void bulk_wait(int line, uint32_t groups);
+
+// ---- warpgroup products: D[64, n] (+)= A[64, k] B[k, n] ----
+struct WgmmaShape {
+  int n, k;
+  Element a, b;
+  bool a_in_registers, transposed_a, transposed_b, negative_a, negative_b, accumulates;
+};
+
+void wgmma(int line, const WgmmaShape& shape, uint64_t a, uint64_t b, const uint32_t* fragment, uint32_t* const* sums);
+void wgmma_commit(int line);
+void wgmma_wait(int line, uint32_t groups);
+
 }  // namespace emulation

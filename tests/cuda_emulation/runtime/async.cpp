@@ -1,8 +1,9 @@
-// Asynchronous copies. cp.async lands at the wait_group that covers it and not earlier: who reads too soon finds poison,
-// and the check of the access says so first.
+// cp.async. A copy lands at the wait_group that covers it and not earlier: who reads too soon would find poison, and the
+// check of the access says so first.
 #include <cstring>
 
-#include "async.h"
+#include "../include/ptx.h"
+#include "memory.h"
 
 namespace emulation {
 
@@ -24,8 +25,7 @@ void cp_async(int line, uint32_t destination, const void* source, uint32_t bytes
   // The copy may write from now on: earlier readers must be done.
   access_as(current->linear, reinterpret_cast<uintptr_t>(target), bytes, Access::Write, bytes, at_line(line));
   settle_writes();
-  if (uintptr_t(source) % bytes && source_bytes) fail("misaligned: source of cp.async at line %d for %u bytes: %s", line, bytes, describe(source).c_str());
-  access_as(current->linear, reinterpret_cast<uintptr_t>(source), source_bytes, Access::Read, 1, at_line(line));
+  access_as(current->linear, reinterpret_cast<uintptr_t>(source), source_bytes, Access::Read, bytes, at_line(line));
   begin_flight(target, bytes, line);
   current->open_copies.push_back({target, source, bytes, source_bytes, line});
 }
@@ -46,10 +46,6 @@ void cp_async_wait_all() {
   cp_async_commit();
   cp_async_wait(0);
 }
-
-void start_block_copies() {}
-
-bool land_bulk_copy() { return false; }
 
 // A kernel may end with committed copies that nobody waits for; copies that were never committed are a mistake.
 void thread_left_copies(Thread& thread) {

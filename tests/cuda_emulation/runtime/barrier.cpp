@@ -76,6 +76,8 @@ void named_barrier(int line, uint32_t id, uint32_t count, bool wait) {
   arrive(barrier, wait ? "bar.sync" : "bar.arrive", line, wait);
 }
 
+void yield_now() { yield_thread(); }
+
 void fence() {
   if (current) current->fenced = true;
 }

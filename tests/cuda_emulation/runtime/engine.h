@@ -125,10 +125,17 @@ bool is_shared(const void* address);
 std::string describe(const void* address);
 
 // ---- async.cpp ----
-void start_block_copies();
 void thread_left_copies(Thread& thread);
-bool land_bulk_copy();  // true if something landed
 
+// ---- bulk.cpp ----
+void start_block_copies();
+bool land_bulk_copy();  // true if something landed
+void finish_bulk_stores();  // of the running thread, which leaves
+
+// ---- warpgroup.cpp ----
+void start_block_warpgroups();
+
+// ---- hooks.cpp ----
 std::string source_line(const void* where);
 
 }  // namespace emulation

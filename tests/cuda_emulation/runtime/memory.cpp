@@ -55,6 +55,10 @@ std::map<int, size_t> static_arrays;  // id -> index into shared_arrays
 size_t shared_top;
 SharedCell* shared_cells;
 uint16_t* in_flight;  // per granule: line of the copy that may be writing it, 0 for none
+struct Readers {
+  uint16_t count, line;
+};
+Readers* being_read;  // per granule: by products of warpgroups
 
 uintptr_t shared_base() {
   static const uintptr_t base = [] {
@@ -62,6 +66,7 @@ uintptr_t shared_base() {
     if (memory == MAP_FAILED) fail("no memory for the shared window");
     shared_cells = new SharedCell[kWindow / kGranule]();
     in_flight = new uint16_t[kWindow / kGranule]();
+    being_read = new Readers[kWindow / kGranule]();
     return (reinterpret_cast<uintptr_t>(memory) + kWindow - 1) / kWindow * kWindow;
   }();
   return base;
@@ -85,6 +90,11 @@ void check_shared(int agent, uintptr_t address, size_t bytes, Access kind, const
   const size_t offset = address - shared_base();
   if (!array_at(offset, bytes)) outside(address, bytes, kind, where);
   for (size_t granule = offset / kGranule; granule <= (offset + bytes - 1) / kGranule; ++granule) {
+    if (kind != Access::Read && being_read[granule].count) {
+      fail("wgmma still under way: %s of %zu bytes at %s%s, which the wgmma issued at line %d may be reading: no wait_group covers it "
+           "yet", verb(kind), bytes, describe(reinterpret_cast<void*>(address)).c_str(), source_line(where).c_str(),
+           being_read[granule].line);
+    }
     if (!in_flight[granule]) continue;
     fail("asynchronous copy still under way: %s of %zu bytes at %s%s, which the copy issued at line %d may be writing: no wait "
          "covers it yet", verb(kind), bytes, describe(reinterpret_cast<void*>(address)).c_str(), source_line(where).c_str(),
@@ -159,6 +169,7 @@ void start_block_memory(size_t dynamic_bytes) {
   static_arrays.clear();
   memset(reinterpret_cast<void*>(shared_base()), kPoison, kWindow);
   std::fill_n(in_flight, kWindow / kGranule, uint16_t(0));
+  std::fill_n(being_read, kWindow / kGranule, Readers{0, 0});
   shared_top = kDynamicOffset;
   if (!dynamic_bytes) return;
   if (dynamic_bytes > 227 << 10) fail("%zu bytes of dynamic shared memory: 232448 is the most", dynamic_bytes);
@@ -200,6 +211,16 @@ void begin_flight(const void* destination, size_t bytes, int line) {
 void end_flight(const void* destination, size_t bytes) {
   const size_t offset = reinterpret_cast<uintptr_t>(destination) - shared_base();
   std::fill_n(in_flight + offset / kGranule, bytes / kGranule, uint16_t(0));
+}
+
+void begin_reading(const void* source, size_t bytes, int line) {
+  Readers* first = being_read + (reinterpret_cast<uintptr_t>(source) - shared_base()) / kGranule;
+  for (Readers* each = first; each != first + bytes / kGranule; ++each) *each = {uint16_t(each->count + 1), uint16_t(line)};
+}
+
+void end_reading(const void* source, size_t bytes) {
+  Readers* first = being_read + (reinterpret_cast<uintptr_t>(source) - shared_base()) / kGranule;
+  for (Readers* each = first; each != first + bytes / kGranule; ++each) --each->count;
 }
 
 void* allocate(size_t bytes) {

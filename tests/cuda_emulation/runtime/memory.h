@@ -49,4 +49,8 @@ inline const void* at_line(int line) { return reinterpret_cast<const void*>(uint
 void begin_flight(const void* destination, size_t bytes, int line);
 void end_flight(const void* destination, size_t bytes);
 
+// Shared bytes that a product of a warpgroup may be reading: whole granules.
+void begin_reading(const void* source, size_t bytes, int line);
+void end_reading(const void* source, size_t bytes);
+
 }  // namespace emulation

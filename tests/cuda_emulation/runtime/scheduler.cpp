@@ -52,6 +52,7 @@ void switch_to_scheduler() {
 void fiber_main() {
   launch_state.kernel(launch_state.arguments);
   settle_writes();
+  finish_bulk_stores();
   thread_left_copies(*current);
   current->state = State::Done;
   --alive;
@@ -111,6 +112,7 @@ void run_block(Order order, std::mt19937& random) {
   start_block_clocks();
   start_block_memory(launch_state.dynamic_bytes);
   start_block_copies();
+  start_block_warpgroups();
   start_barriers();
   for (int t = 0; t < thread_count; ++t) prepare(threads[t], t);
   start_warps();
