@@ -117,8 +117,8 @@ class Emulator:
     ) -> None:
         """Runs a kernel on copies of its arguments once for each order, and writes the results of the first back.
 
-        Arrays are C-contiguous and stand for pointer parameters, tensor maps for theirs, numbers for the others. `tolerance` is the relative
-        difference between orders that is no defect (atomic sums of floats depend on the order).
+        Arrays are C-contiguous and stand for pointer parameters, tensor maps for theirs, numbers for the others.
+        `tolerance` is the relative difference between orders that is no defect (atomic sums of floats depend on the order).
 
         Raises EmulationError for a defect, TypeError for arguments that do not fit the kernel.
         """

@@ -19,8 +19,8 @@ __device__ void wait(unsigned barrier, unsigned parity) {{
                "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\\n@done bra READY;\\nbra AGAIN;\\nREADY:\\n}}"
                :: "r"(barrier), "r"(parity) : "memory");
 }}
-extern "C" __global__ void __launch_bounds__(128) product(const __grid_constant__ CUtensorMap A, const __grid_constant__ CUtensorMap B,
-                                                           {sum}* C, int steps) {{
+extern "C" __global__ void __launch_bounds__(128) product(
+    const __grid_constant__ CUtensorMap A, const __grid_constant__ CUtensorMap B, {sum}* C, int steps) {{
   extern __shared__ __align__(1024) char memory[];
   __shared__ unsigned long long full[2];
   const int a_bytes = 64 * 128, b_bytes = {n} * 128;

@@ -16,8 +16,9 @@ DYNAMIC = re.compile(
     rf"extern\s+(?:__align__\(\d+\)\s*)?__shared__\s+{ALIGNMENT}(?P<type>[\w:]+(?:\s+\w+)*?)\s+(?P<name>\w+)\s*\[\s*\]\s*;"
 )
 STATIC = re.compile(
-    rf"\b(?:static\s+)?__shared__\s+{ALIGNMENT}(?P<type>[\w:]+(?:\s+\w+)*?)\s+(?P<name>\w+)\s*(?P<extents>(?:\[[^\]]+\]\s*)*);"
+    rf"\b(?:static\s+)?__shared__\s+{ALIGNMENT}(?P<type>[\w:]+(?:\s+[\w:]+)*?)\s+(?P<names>\w+\s*(?:\[[^\]]+\]\s*)*(?:,[^;=]+)?);"
 )
+DECLARATOR = re.compile(r"\s*(\w+)\s*((?:\[[^\]]+\]\s*)*)$")
 KERNEL = re.compile(
     r"__global__\s+(?P<before>(?:__launch_bounds__\s*\([^)]*\)\s*)?)void\s+(?P<after>(?:__launch_bounds__\s*\([^)]*\)\s*)?)(?P<name>\w+)\s*\("
 )
@@ -75,11 +76,16 @@ def shared_memory(source: str) -> str:
         return f"{type}* {name} = static_cast<{type}*>(::emulation::dynamic_shared({found['alignment'] or 16}));{lines}"
 
     def static(found: re.Match[str]) -> str:
-        type, name, extents = found["type"], found["name"], found["extents"].strip()
-        alignment = found["alignment"] or f"alignof({type})"
-        place = f"::emulation::static_shared({next(numbers)}, sizeof({type}{extents}), {alignment})"
-        lines = "\n" * found[0].count("\n")
-        return f"{type} (&{name}){extents} = *static_cast<{type} (*){extents}>({place});{lines}"
+        type, texts = found["type"], []
+        for each in top_level(found["names"], ","):
+            declarator = DECLARATOR.match(each)
+            if declarator is None:
+                raise UnsupportedError(f"declaration of shared memory: {found[0]!r}")
+            name, extents = declarator[1], declarator[2].strip()
+            alignment = found["alignment"] or f"alignof({type})"
+            place = f"::emulation::static_shared({next(numbers)}, sizeof({type}{extents}), {alignment})"
+            texts.append(f"{type} (&{name}){extents} = *static_cast<{type} (*){extents}>({place});")
+        return " ".join(texts) + "\n" * found[0].count("\n")
 
     return STATIC.sub(static, DYNAMIC.sub(dynamic, source))
 
