@@ -2,6 +2,10 @@
 #pragma once
 
 using std::abs;
+using std::isfinite;
+using std::isinf;
+using std::isnan;
+using std::signbit;
 
 template <class T>
 static inline T __ldg(const T* address) {

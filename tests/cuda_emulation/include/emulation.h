@@ -83,6 +83,13 @@ inline T shuffle_value(int line, Shuffle kind, uint32_t mask, T value, int opera
   return value;
 }
 
+template <class T>
+inline uint64_t bits_to_match(T value) {
+  uint64_t bits = 0;
+  memcpy(&bits, &value, sizeof(T));
+  return bits;
+}
+
 template <class To, class From>
 inline To bit_cast(From from) {
   static_assert(sizeof(To) == sizeof(From), "bit casts keep the size");

@@ -31,6 +31,14 @@
 #define gridDim (::emulation::grid_size())
 static const int warpSize = 32;
 
+#define __match_any_sync(mask, value) ::emulation::match_any(__LINE__, mask, ::emulation::bits_to_match(value))
+#define __reduce_add_sync(mask, value) EMULATION_REDUCE(Add, mask, value)
+#define __reduce_min_sync(mask, value) EMULATION_REDUCE(Min, mask, value)
+#define __reduce_max_sync(mask, value) EMULATION_REDUCE(Max, mask, value)
+#define EMULATION_REDUCE(kind, mask, value)                                                                                \
+  std::decay_t<decltype(value)>(::emulation::reduce(__LINE__, ::emulation::Reduction::kind, std::is_signed_v<std::decay_t<decltype(value)>>, mask, \
+                                      uint32_t(value)))
+
 #define __syncthreads() ::emulation::block_barrier(__LINE__)
 #define EMULATION_SYNCWARP0() ::emulation::warp_barrier(__LINE__, 0xffffffffu)
 #define EMULATION_SYNCWARP1(mask) ::emulation::warp_barrier(__LINE__, mask)

@@ -10,6 +10,8 @@
 
 #include "../include/emulation.h"
 
+#pragma GCC visibility push(hidden)  // of the runtime's library alone
+
 namespace emulation {
 
 constexpr int kWarpSize = 32;
@@ -119,6 +121,7 @@ void thread_left_barriers();
 void start_block_memory(size_t dynamic_bytes);
 void settle_writes();  // judges the write that the last check left open
 void access(uintptr_t address, size_t bytes, Access kind, size_t alignment, const void* where);
+inline bool is_own_stack(uintptr_t address) { return address - current->stack_low < kStackBytes; }
 void* allocate(size_t bytes);
 bool release(void* address);
 bool is_shared(const void* address);
@@ -139,3 +142,5 @@ void start_block_warpgroups();
 std::string source_line(const void* where);
 
 }  // namespace emulation
+
+#pragma GCC visibility pop

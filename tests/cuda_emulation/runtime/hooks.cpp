@@ -11,8 +11,11 @@ using emulation::Access;
 using emulation::access;
 
 #define EMULATION_HOOK(name, bytes, kind) \
-  extern "C" void name(void* address) {   \
-    access(reinterpret_cast<uintptr_t>(address), bytes, Access::kind, 1, __builtin_return_address(0)); \
+  extern "C" void name(void* pointer) {   \
+    const uintptr_t address = reinterpret_cast<uintptr_t>(pointer); \
+    if (emulation::current && !emulation::is_own_stack(address)) { \
+      access(address, bytes, Access::kind, 1, __builtin_return_address(0)); \
+    } \
   }
 #define EMULATION_HOOKS(bytes)                                       \
   EMULATION_HOOK(__tsan_read##bytes, bytes, Read)                    \

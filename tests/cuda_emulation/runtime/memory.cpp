@@ -131,7 +131,7 @@ void access_as(int agent, uintptr_t address, size_t bytes, Access kind, size_t a
 }
 
 void access(uintptr_t address, size_t bytes, Access kind, size_t alignment, const void* where) {
-  if (!current || address - current->stack_low < kStackBytes) return;
+  if (!current || is_own_stack(address)) return;
   access_as(current->linear, address, bytes, kind, alignment, where);
   if (kind != Access::Atomic) return;
   // Fence and atomic: the way in which blocks hand results to each other.

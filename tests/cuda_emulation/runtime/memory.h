@@ -3,6 +3,8 @@
 
 #include "engine.h"
 
+#pragma GCC visibility push(hidden)
+
 namespace emulation {
 
 constexpr int kGranule = 4;
@@ -54,3 +56,5 @@ void begin_reading(const void* source, size_t bytes, int line);
 void end_reading(const void* source, size_t bytes);
 
 }  // namespace emulation
+
+#pragma GCC visibility pop
