@@ -44,7 +44,7 @@ def run(source: str, steps: int = 6) -> None:
     assert np.array_equal(result, expected)
 
 
-@pytest.mark.parametrize("stages", [2, 3, 4])
+@pytest.mark.parametrize("stages", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(4, marks=pytest.mark.slow)])
 def test_pipeline(stages: int) -> None:
     run(pipeline(stages, stages - 2))
 

@@ -153,7 +153,7 @@ def test_local_bounds() -> None:
         kernel.launch("local", 1, 1, [result, 4])
 
 
-@pytest.mark.parametrize("vector", ["float4", "float2", "uint4"])
+@pytest.mark.parametrize("vector", ["float4", *(pytest.param(each, marks=pytest.mark.slow) for each in ("float2", "uint4"))])
 def test_misaligned_vectors(vector: str) -> None:
     kernel = build(f"""extern "C" __global__ void move(float* in, float* out, int offset) {{
       *({vector}*)(out) = *({vector}*)(in + offset);

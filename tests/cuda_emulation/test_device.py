@@ -81,7 +81,9 @@ def product(n: int, k: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     return c, a.astype(np.float64) @ b.astype(np.float64)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", ["float16", *(pytest.param(each, marks=pytest.mark.slow) for each in ("float32", "bfloat16"))]
+)
 def test_product_through_shared_memory(worker: Worker, dtype: str) -> None:
     result, expected = worker.run(product, 64, 96, dtype)
     assert np.array_equal(result, expected)

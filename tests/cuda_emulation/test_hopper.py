@@ -108,9 +108,9 @@ def run(text: str, dtype: type, *, n: int = 32, swizzle: int = 128) -> tuple[Arr
     ("types", "dtype"),
     [
         ("f32.f16.f16", np.float16),
-        ("f32.bf16.bf16", ml_dtypes.bfloat16),
-        ("s32.s8.s8", np.int8),
-        ("f32.e4m3.e4m3", ml_dtypes.float8_e4m3fn),
+        pytest.param("f32.bf16.bf16", ml_dtypes.bfloat16, marks=pytest.mark.slow),
+        pytest.param("s32.s8.s8", np.int8, marks=pytest.mark.slow),
+        pytest.param("f32.e4m3.e4m3", ml_dtypes.float8_e4m3fn, marks=pytest.mark.slow),
     ],
 )
 def test_product(types: str, dtype: type) -> None:

@@ -23,7 +23,7 @@ extern "C" __global__ void load(const unsigned short* in, unsigned* out) {{
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 4])
 def test_ldmatrix(count: int, transposed: bool) -> None:
     registers = ", ".join(f"%{i}" for i in range(count))
     outputs = ", ".join(f'"=r"(r[{i}])' for i in range(count))
@@ -94,15 +94,15 @@ def mma_source(k: int, types: str, bits: int) -> str:
     ("k", "types", "dtype"),
     [
         (16, "f32.f16.f16.f32", np.float16),
-        (8, "f32.f16.f16.f32", np.float16),
+        pytest.param(8, "f32.f16.f16.f32", np.float16, marks=pytest.mark.slow),
         (16, "f32.bf16.bf16.f32", ml_dtypes.bfloat16),
         (8, "f32.tf32.tf32.f32", np.float32),
-        (4, "f32.tf32.tf32.f32", np.float32),
+        pytest.param(4, "f32.tf32.tf32.f32", np.float32, marks=pytest.mark.slow),
         (32, "s32.s8.s8.s32", np.int8),
-        (32, "s32.u8.u8.s32", np.uint8),
-        (16, "s32.s8.s8.s32", np.int8),
-        (32, "f32.e4m3.e4m3.f32", ml_dtypes.float8_e4m3fn),
-        (32, "f32.e5m2.e5m2.f32", ml_dtypes.float8_e5m2),
+        pytest.param(32, "s32.u8.u8.s32", np.uint8, marks=pytest.mark.slow),
+        pytest.param(16, "s32.s8.s8.s32", np.int8, marks=pytest.mark.slow),
+        pytest.param(32, "f32.e4m3.e4m3.f32", ml_dtypes.float8_e4m3fn, marks=pytest.mark.slow),
+        pytest.param(32, "f32.e5m2.e5m2.f32", ml_dtypes.float8_e5m2, marks=pytest.mark.slow),
     ],
 )
 def test_mma(k: int, types: str, dtype: type) -> None:

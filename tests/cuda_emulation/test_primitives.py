@@ -59,7 +59,7 @@ PTX_FLOAT: Floats = {
         lambda a, b: a.astype("f2")
     ),
     "{ .reg .s32 i; cvt.rni.s32.f32 i, %1; cvt.rn.f32.s32 %0, i; }": lambda a, b: np.rint(a),
-    "{ .reg .b32 p, q; cvt.rn.f16x2.f32 p, %1, %1; mul.f16x2 q, p, p; .reg .b16 l, h; mov.b32 {l, h}, q; cvt.f32.f16 %0, l; }": (
+    "{ .reg .b32 p; cvt.rn.f16x2.f32 p, %1, %1; mul.f16x2 p, p, p; .reg .b16 l, h; mov.b32 {l, h}, p; cvt.f32.f16 %0, l; }": (
         lambda a, b: a.astype("f2") * a.astype("f2")
     ),
     "{ .reg .pred p; setp.gt.f32 p, %1, 0f00000000; mov.f32 %0, %2; @p bra DONE; neg.f32 %0, %2; DONE: }": (

@@ -3,7 +3,7 @@
 #include <dlfcn.h>
 
 #include <cstdio>
-#include <fstream>
+#include <cstdlib>
 
 #include "engine.h"
 
@@ -106,11 +106,17 @@ std::string source_path;
 extern "C" void emulation_set_source(const char* path) { source_path = path; }
 
 static std::string with_text(int line) {
-  std::string text;
-  std::ifstream file(source_path);
-  for (int i = 0; i < line && std::getline(file, text); ++i) {
-  }
+  FILE* file = fopen(source_path.c_str(), "r");
   if (!file || line <= 0) return " (line " + std::to_string(line) + ")";
+  std::string text;
+  for (int at = 1, c; at <= line && (c = fgetc(file)) != EOF;) {
+    if (c == '\n') {
+      ++at;
+    } else if (at == line) {
+      text += char(c);
+    }
+  }
+  fclose(file);
   const size_t first = text.find_first_not_of(" \t");
   text = first == std::string::npos ? "" : text.substr(first);
   if (text.size() > 160) text = text.substr(0, 157) + "...";

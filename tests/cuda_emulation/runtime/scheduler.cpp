@@ -2,11 +2,10 @@
 // runnable fibers are resumed is a parameter of the launch, so that missing barriers show as different results too.
 #include <sys/mman.h>
 
-#include <algorithm>
+#include <utility>
 #include <cstdarg>
 #include <cstdio>
 #include <map>
-#include <random>
 
 #include "engine.h"
 
@@ -107,7 +106,23 @@ std::string deadlock() {
   return text;
 }
 
-void run_block(Order order, std::mt19937& random) {
+struct Random {  // xorshift64*; Vigna, "An experimental exploration of Marsaglia's xorshift generators, scrambled", 2016
+  uint64_t state;
+
+  uint64_t below(uint64_t bound) {
+    state ^= state >> 12;
+    state ^= state << 25;
+    state ^= state >> 27;
+    return state * 2685821657736338717u % bound;
+  }
+
+  template <class T>
+  void shuffle(std::vector<T>& items) {
+    for (size_t i = items.size(); i > 1; --i) std::swap(items[i - 1], items[below(i)]);
+  }
+};
+
+void run_block(Order order, Random& random) {
   thread_count = alive = int(launch_state.block.x * launch_state.block.y * launch_state.block.z);
   start_block_clocks();
   start_block_memory(launch_state.dynamic_bytes);
@@ -120,7 +135,7 @@ void run_block(Order order, std::mt19937& random) {
   std::vector<int> sequence(thread_count);
   for (int t = 0; t < thread_count; ++t) sequence[t] = order == Order::Reverse ? thread_count - 1 - t : t;
   for (int idle = 0; alive > 0;) {
-    if (order == Order::Random) std::shuffle(sequence.begin(), sequence.end(), random);
+    if (order == Order::Random) random.shuffle(sequence);
     bool progress = false;
     for (int t : sequence) {
       if (threads[t].state != State::Runnable) continue;
@@ -187,13 +202,13 @@ int run(const Launch& launch, Order order, uint32_t seed) {
   launch_state = launch;
   order_now = order;
   block_index_now = {0, 0, 0};
-  std::mt19937 random(seed);
+  Random random = {(uint64_t(seed) + 1) * 0x9e3779b97f4a7c15u};
   start_launch_clocks();
   // Blocks run one after the other; their order follows the order of the threads.
   const uint64_t blocks = uint64_t(launch.grid.x) * launch.grid.y * launch.grid.z;
   std::vector<uint64_t> sequence(blocks);
   for (uint64_t b = 0; b < blocks; ++b) sequence[b] = order == Order::Reverse ? blocks - 1 - b : b;
-  if (order == Order::Random) std::shuffle(sequence.begin(), sequence.end(), random);
+  if (order == Order::Random) random.shuffle(sequence);
   try {
     if (!stacks()) fail("no memory for the stacks of the threads");
     const uint64_t size = uint64_t(launch.block.x) * launch.block.y * launch.block.z;
