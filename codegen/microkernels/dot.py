@@ -120,6 +120,7 @@ class DotProduct:
                         sums_at=index(0) if single else s.bind("sums_at", self._kept(depth_blocks, ir * across + jr)),
                         chunks=chunks,
                         more=pc > 0 if not single else False,
+                        near=isinstance(right, WindowPanels),
                     )
                     block = Block(
                         kernel=self.kernel,

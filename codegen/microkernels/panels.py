@@ -18,7 +18,7 @@ class Panels:
     from element `sums_at` on; see :mod:`.words`. `more` tells that sums are there already.
 
     With `a_pitch` A lies in rows that are so many elements of bf16 apart, `a_at` is an element; rows of sums are `sums_pitch`
-    elements apart.
+    elements apart. `near` tells that B waits in the nearest caches and need not be asked for.
     """
 
     a: tirx.Buffer
@@ -31,6 +31,7 @@ class Panels:
     more: bool | tirx.Expr
     a_pitch: int | None = None
     sums_pitch: int = PANEL
+    near: bool = False
 
     def left(self, step: tirx.Expr, square: int) -> tirx.Expr:
         """Where a chunk of A begins: that of 16 rows."""

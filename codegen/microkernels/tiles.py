@@ -85,7 +85,7 @@ class Tiles:
             if _RIGHT + j not in loaded:
                 at = right + j * CHUNK
                 self._memory(s, "tileloadd64", _RIGHT + j, panels.b, at, index(_ROW_BYTES))
-                if panels.a_pitch is None:
+                if panels.a_pitch is None and not panels.near:
                     self._ask(s, panels.b, at)
             loaded |= {_LEFT + i, _RIGHT + j}
             name = f"llvm.x86.{self.instruction}"
