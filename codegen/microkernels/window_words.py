@@ -60,7 +60,7 @@ class WindowPanels:
         """Packs ``inside`` columns (at most a panel) from ``first`` on and ``depth`` steps from ``start`` on, where a chunk
         begins, to the words from ``at`` on. Columns from ``inside`` on, and steps from ``depth`` on, are zero."""
         window, steps = self.window, _GROUP * self.window.unit
-        masks = s.allocate("masks", ((steps + 1) * PANEL,), "int8")
+        masks = s.allocate("masks", (2 * (steps + 1),), "uint16")
         far = s.allocate("far", (PANEL,), "int32")
         self._look(s, masks, far, first, inside)
         origin = s.bind("origin", as_index(window.offset) + window.origin(s, first))
@@ -80,7 +80,8 @@ class WindowPanels:
                 row: tirx.Expr = local + part
                 if ragged:
                     row = s.bind("row", tirx.Select(word * _GROUP + part < depth, row, index(steps)))
-                mask = tirx.NE(tirx.BufferLoad(masks, [_ramp(row * PANEL, PANEL)]), zeros("int8", PANEL))
+                both = tirx.call_intrin("uint32", "tirx.reinterpret", tirx.BufferLoad(masks, [_ramp(row * 2, 2)]))
+                mask = tirx.call_intrin(f"boolx{PANEL}", "tirx.reinterpret", both)
                 parts.append(self._neighbours(s, source, mask) if neighbours else self._scattered(s, source, mask, far))
             place = s.bind(
                 "place", at + tirx.truncdiv(word, index(LINES)) * (2 * CHUNK) + tirx.truncmod(word, index(LINES)) * LINES
@@ -108,10 +109,10 @@ class WindowPanels:
             count = s.bind("count", inside - lane)
             with s.loop("tap", unit) as tap:
                 mask = window.inside(steps, window.moves(s, tap), count, LINES)
-                held = s.share(tirx.Select(mask, splat(tirx.IntImm("int8", 1), LINES), zeros("int8", LINES)))
+                held = s.share(tirx.call_intrin("uint16", "tirx.reinterpret", mask))
                 for channel in range(_GROUP):
-                    s.store(masks, _ramp((channel * unit + tap) * PANEL + lane, LINES), held)
-            s.store(masks, _ramp(index(_GROUP * unit * PANEL) + lane, LINES), zeros("int8", LINES))
+                    s.store(masks, (channel * unit + tap) * 2 + half, held)
+            s.store(masks, 2 * _GROUP * unit + half, tirx.IntImm("uint16", 0))
 
     def _neighbours(self, s: Statements, source: tirx.Expr, mask: tirx.Expr) -> tirx.Expr:
         """The elements of the image from ``source`` on."""
