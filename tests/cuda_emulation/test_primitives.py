@@ -164,6 +164,28 @@ def test_every_half() -> None:
     assert np.array_equal(b2.astype(np.float32), b.astype(np.float32), equal_nan=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("__nv_fp8_e4m3", ml_dtypes.float8_e4m3fn), ("__nv_fp8_e5m2", ml_dtypes.float8_e5m2)]
+)
+def test_every_float_of_eight_bits(name: str, dtype: type) -> None:
+    """All codes to float; the floats between two codes, and too large ones, to the nearest code."""
+    text = f"""#include <cuda_fp8.h>
+    extern "C" __global__ void convert(const {name}* codes, float* wide, const float* given, {name}* rounded, int n) {{
+      const int t = blockIdx.x * 256 + threadIdx.x;
+      if (blockIdx.x == 0) wide[t] = float(codes[t]);
+      if (t < n) rounded[t] = {name}(given[t]);
+    }}"""
+    codes = np.arange(256, dtype=np.uint8)
+    values = codes.view(dtype).astype(np.float32)
+    finite = np.sort(values[np.isfinite(values)])
+    middles = (finite[:-1] + finite[1:]) / 2
+    given = np.concatenate([finite, middles, np.nextafter(middles, np.inf), np.nextafter(middles, -np.inf)]).astype(np.float32)
+    wide, rounded = np.zeros(256, np.float32), np.zeros(given.size, np.uint8)
+    build(text).launch("convert", 5, 256, [codes, wide, given, rounded, given.size], orders=[(0, 0)])
+    assert np.array_equal(wide, values, equal_nan=True)
+    assert np.array_equal(rounded.view(dtype).astype(np.float32), given.astype(dtype).astype(np.float32))
+
+
 def test_rounding_to_halves() -> None:
     """Floats at and beside the middle between two halves, subnormal and too large ones among them."""
     halves = np.arange(0x7BFF, dtype=np.uint16).view(np.float16).astype(np.float32)
