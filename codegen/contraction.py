@@ -14,10 +14,9 @@ from ..ir.machine import Machine
 from ..ir.microkernels import BY_NAME, FMA, few_rows
 from ..ir.plans import DotPlan, GemmPlan
 from ..ir.tile import SUM, Compute, MatrixProduct
-from ..ir.types import DType
 from .arithmetic import convert, lanes_of, literal
 from .context import Context, Variables
-from .element import computed, stored
+from .element import computed, raw_type, stored
 from .expressions import Evaluator, Lanes
 from .functions import REAL
 from .microkernels.byte_rows import MOST_ROWS, emit_byte_rows, reads_as_they_lie
@@ -43,6 +42,7 @@ from .microkernels.statements import (
     round_up,
 )
 from .microkernels.words import reinterpreted
+from .prepacked import part_of
 from .views import View, broadcast, encode, is_matrix, moves_along
 
 LIGHT = 12
@@ -131,11 +131,11 @@ class ContractionEmitter:
         if ranks_of(extent):
             return True
         m = as_index(self.context.evaluator(s, {}).value(extent))
-        b = self._raw_operand(s, product.right, {}, product.inner, product.columns, index(0))
+        anywhere = dict.fromkeys((*ranks_of(product.left), *ranks_of(product.right)), index(0))
+        b = self._raw_operand(s, product.right, anywhere, product.inner, product.columns, index(0))
         if self.compute.accumulator.is_float:
             many = negation(is_skinny(m, b, constant(self._extent(s, product.inner, {})), self._plan()))
             return either(many, m > few_rows(product.kernel)) if product.kernel in BY_NAME else many
-        anywhere = {name: index(0) for name in ranks_of(product.left)}
         a = self._raw_operand(s, product.left, anywhere, product.rows, product.inner, index(0))
         return m > MOST_ROWS if self._reads_bytes() and reads_as_they_lie(a, b) else True
 
@@ -150,7 +150,7 @@ class ContractionEmitter:
         return pack_panels(
             s,
             b=self._raw_operand(s, product.right, self.variables, product.inner, product.columns, index(0)),
-            raw=_raw(product.right.dtype),
+            raw=raw_type(product.right.dtype),
             n=s.bind("n", self._extent(s, product.columns, self.variables)),
             k=s.bind("k", self._extent(s, product.inner, self.variables)),
             most=(columns, depth),
@@ -168,7 +168,7 @@ class ContractionEmitter:
         return Pieces.of(
             s, kernel=panel_product(kernel, computed(self.compute.accumulator)), b=self.packed,
             a=self._raw_operand(s, product.left, self.variables, product.rows, product.inner, none),
-            c=self._result(s, self.variables, none), raw=_raw(product.left.dtype), m=m, n=n, k=k, most=(columns, depth),
+            c=self._result(s, self.variables, none), raw=raw_type(product.left.dtype), m=m, n=n, k=k, most=(columns, depth),
             epilogue=self._epilogue(self.variables, none),
         )  # fmt: skip
 
@@ -251,12 +251,12 @@ class ContractionEmitter:
         if isinstance(self.packed, PackedPanels):
             emit_dot_inside(
                 s, kernel=panel_product(kernel, dtype), a=self._raw_operand(s, sides[0][0], variables, *sides[0][1:]),
-                b=self.packed, c=c, raw=_raw(product.left.dtype), m=m, n=n, k=k, deepest=self._static(product.inner) or 0,
+                b=self.packed, c=c, raw=raw_type(product.left.dtype), m=m, n=n, k=k, deepest=self._static(product.inner) or 0,
                 epilogue=epilogue,
             )  # fmt: skip
             return
         a, b = (self._raw_operand(s, side[0], variables, *side[1:]) for side in sides)
-        ahead = self.packed if isinstance(self.packed, PackedWords) else None
+        ahead = self._ahead(s, variables)
         unless: tirx.Expr | bool = False
         if ahead is not None:
             # Sums of floats depend on the way: that is the rows' to decide, not the caller's who has bound the constant.
@@ -281,11 +281,21 @@ class ContractionEmitter:
         with s.when(wide):
             s.add(
                 emit_dot(
-                    kernel=panel_product(kernel, dtype), a=a, b=b, c=c, raw=_raw(product.left.dtype), m=m, n=n, k=k,
+                    kernel=panel_product(kernel, dtype), a=a, b=b, c=c, raw=raw_type(product.left.dtype), m=m, n=n, k=k,
                     accumulate=accumulate, plan=self._dot_plan(), parallel=parallel, epilogue=epilogue,
                     packed=ahead,
                 )
             )  # fmt: skip
+
+    def _ahead(self, s: Statements, variables: Variables) -> PackedWords | None:
+        """The packed right operand at the point of the batch."""
+        right, columns = self.product.right, self.product.columns
+        if not isinstance(self.packed, PackedWords) or not isinstance(right, Read):
+            return None
+        at = self.context.evaluator(s, {**variables, **dict.fromkeys((columns or "", self.product.inner or ""), index(0))})
+        place = -1 if columns in ranks_of(right.indices[-1]) else -2
+        indices = [as_index(at.value(i)) for i in right.indices]
+        return part_of(s, self.packed, self.context.views[right.tensor], indices, place)
 
     # -- operands ------------------------------------------------------------------------------------------------------
 
@@ -331,7 +341,7 @@ class ContractionEmitter:
         def compute(s: Statements, site: Site) -> tirx.Expr:
             value = self._at(s, variables, site, row, column, first, {}).value(expr)
             bits = encode(broadcast(value, site.lanes, lanes_of(value)), expr.dtype, site.lanes)
-            return reinterpreted(bits, _raw(expr.dtype), site.lanes)
+            return reinterpreted(bits, raw_type(expr.dtype), site.lanes)
 
         down, across = (sum(moves_along(r, rank) for r in reads_of(expr)) for rank in (row, column))
         return Formula(compute=compute, along_rows=across >= down)
@@ -435,8 +445,3 @@ class ContractionEmitter:
         nodes = list(walk(value_of))
         heavy = any(isinstance(n, Op) and n.op in REAL and n.op != "sqrt" for n in nodes)
         return Epilogue(apply=apply, reads_result=bool(reads), light=not heavy and len(nodes) <= LIGHT)
-
-
-def _raw(dtype: DType) -> str:
-    """The unsigned type of an element's bits."""
-    return f"uint{dtype.bits}"

@@ -31,3 +31,8 @@ def stored(dtype: DType) -> str:
 def argument(dtype: DType) -> str:
     """The TIR type that an argument's DLPack header must carry."""
     return {"bool": "bool", "bf16": "bfloat16"}.get(dtype.name, stored(dtype))
+
+
+def raw_type(dtype: DType) -> str:
+    """The unsigned TIR type of an element's bits."""
+    return f"uint{dtype.bits}"

@@ -7,6 +7,7 @@ that the rest of its code is the same in either case.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tvm import tirx
@@ -47,40 +48,57 @@ class Packer:
 
     def filler(self) -> tirx.PrimFunc:
         """What the exported function and the kernel call: it takes the addresses of the constant and of the packed form, the
-        constant's first stride, k and n."""
+        stride along its rows, k and n; of a stack also the matrix's first element and panel, and the columns of all."""
         s = Statements()
         source, target = (tirx.Var(name, PointerType(PrimType("uint8"), "global")) for name in ("source", "target"))
-        stride, k, n = (tirx.Var(name, "int64") for name in ("stride", "k", "n"))
+        names = ("stride", "k", "n", "first", "panel", "total")
+        stride, k, n, first, panel, total = (tirx.Var(name, "int64") for name in names)
         held = argument(self.dtype)
         elements = tirx.decl_buffer((index(FAR),), held, name="elements", data_alignment=max(1, self.dtype.bits // 8))
         s.add(tirx.DeclBuffer(elements, data=source))
-        matrix = Operand(buffer=elements, row_stride=stride, col_stride=1)
-        packed = self.view(s, _declared(s, "packed", self.held, target), k, n)
+        matrix = Operand(buffer=elements, offset=first, row_stride=stride, col_stride=1)
+        packed = self.view(s, _declared(s, "packed", self.held, target), k, total)
+        if isinstance(packed, PackedWords):
+            packed = packed.part(panel, index(0))
         self._emit(s, matrix.transposed() if self.form.transposed else matrix, packed, k=k, n=n)
         s.add(tirx.Return(tirx.IntImm("int32", 0)))
-        function = tirx.PrimFunc([source, target, stride, k, n], s.finish(), ret_type=PrimType("int32"))
+        arguments = [source, target, stride, k, n, first, panel, total]
+        function = tirx.PrimFunc(arguments, s.finish(), ret_type=PrimType("int32"))
         return function.with_attr({"tirx.noalias": True, "s_tir": True})
 
     def function(self, name: str) -> tirx.PrimFunc:
-        """The exported function: of the constant, of two dimensions, and of the bytes to be filled."""
+        """The exported function: of the constant and of the bytes to be filled."""
         s = Statements()
-        source = Argument.declare(s, self.form.parameter, self.dtype, 2)
+        source = Argument.declare(s, self.form.parameter, self.dtype, len(self.form.lead) + 2)
         target = _bytes("target")
-        k, n = reversed(source.extents) if self.form.transposed else source.extents
-        needed = self.elements(k, n) * (self.form.layout.held // 8)
+        needed = self.elements(*self.sizes(source.extents)) * (self.form.layout.held // 8)
         wrong = [StringImm("a packed constant needs memory of another size")]
         s.add(tirx.AssertStmt(tirx.EQ(target.shape[0], needed), StringImm("ValueError"), wrong))
-        self.call(s, source.flat, source.strides[0], target.data, k=k, n=n)
+        self.call(s, source, target.data)
         function = tirx.PrimFunc([source.declared, target], s.finish())
         return function.with_attr({"global_symbol": name, "tirx.noalias": True, "s_tir": True})
 
-    def call(
-        self, s: Statements, source: tirx.Buffer, stride: tirx.Expr, target: tirx.Expr, *, k: tirx.Expr, n: tirx.Expr
-    ) -> None:
-        """Calls the filler."""
+    def sizes(self, extents: Sequence[tirx.Expr]) -> tuple[tirx.Expr, tirx.Expr]:
+        """k, and the columns of the constant, or those of all matrices of a stack."""
+        *lead, first, second = extents
+        k, n = (second, first) if self.form.transposed else (first, second)
+        return k, _product([*lead, round_up(n, self.form.layout.columns)]) if lead else n
+
+    def call(self, s: Statements, source: Argument | View, target: tirx.Expr) -> None:
+        """Calls the filler, for each matrix of a stack."""
         at = PointerType(PrimType("uint8"), "global")
-        memory = [tirx.call_intrin(at, "tirx.reinterpret", address) for address in (source.data, target)]
-        s.evaluate(Call(self.symbol, [*memory, stride, k, n], ret_ty=PrimType("int32")))
+        memory = [tirx.call_intrin(at, "tirx.reinterpret", address) for address in (source.flat.data, target)]
+        *lead, n = source.extents[:-1] if self.form.transposed else (*source.extents[:-2], source.extents[-1])
+        k, total = self.sizes(source.extents)
+        first = matrix = index(0)
+        with s.loop("matrix", _product(lead)) as number:
+            rest = matrix = number
+            for extent, stride in reversed([*zip(lead, source.strides, strict=False)]):
+                first = first + tirx.truncmod(rest, extent) * stride
+                rest = s.bind("rest", tirx.truncdiv(rest, extent))
+            panel = matrix * ceil_div(n, self.form.layout.columns)
+            arguments = [*memory, source.strides[-2], k, n, first, panel, total]
+            s.evaluate(Call(self.symbol, arguments, ret_ty=PrimType("int32")))
 
     def elements(self, k: tirx.Expr, n: tirx.Expr) -> tirx.Expr:
         """Elements of the packed form."""
@@ -122,7 +140,7 @@ class Packer:
         assert lines.step == self.form.layout.steps and self.form.layout.columns == PANEL
         with s.loop("panel", ceil_div(n, PANEL), kind=ForKind.PARALLEL) as panel:
             emit_pack_panel(
-                s, lines=lines, target=target.words, at=s.bind("at", panel * target.pitch),
+                s, lines=lines, target=target.words, at=s.bind("at", target.start + panel * target.pitch),
                 first=s.bind("first", panel * PANEL), inside=s.bind("inside", minimum(n - panel * PANEL, PANEL)),
                 start=index(0), depth=k, transposed=True, subnormal=target.notes,
                 flag=s.bind("flag", target.noted + panel),
@@ -149,17 +167,36 @@ class Form:
         """Declares the argument, and packs the constant where it was not bound and is ``needed``."""
         form, held = packer.form, packer.held
         declared = _bytes(form.name.replace(".", "_"))
-        k, n = reversed(source.extents) if form.transposed else source.extents
+        k, n = packer.sizes(source.extents)
         ahead = s.bind("ahead", declared.shape[0] > 1)
         missing = s.bind("missing", both(negation(ahead), needed))
         own = s.reserve(f"{declared.name}_own", tirx.Select(missing, packer.elements(k, n), index(1)), held)
         with s.when(missing):
-            packer.call(s, source.flat, source.strides[0], own.data, k=k, n=n)
+            packer.call(s, source, own.data)
         pointer = PointerType(PrimType(held), "global")
         chosen = tirx.Var(f"{declared.name}_at", pointer)
         given = tirx.call_intrin(pointer, "tirx.reinterpret", declared.data)
         s.add(tirx.Bind(chosen, tirx.call_intrin(pointer, "prim.if_then_else", missing, own.data, given)))
         return Form(declared=declared, packed=packer.view(s, _declared(s, f"{declared.name}_read", held, chosen), k, n, ahead))
+
+
+def part_of(s: Statements, packed: PackedWords, constant: View, indices: Sequence[tirx.Expr], columns: int) -> PackedWords:
+    """What a product reads of a packed constant whose part begins at ``indices``: of one matrix of a stack, from a panel on.
+
+    ``columns`` is the dimension of the columns among the last two, -1 or -2.
+    """
+    panel = index(0)
+    for at, extent in zip(indices[:-2], constant.extents, strict=False):
+        panel = panel * extent + at
+    panel = panel * ceil_div(constant.extents[columns], PANEL) + tirx.truncdiv(indices[columns], index(PANEL))
+    return packed.part(s.bind("panel", panel), index(0))
+
+
+def _product(extents: Sequence[tirx.Expr]) -> tirx.Expr:
+    total: tirx.Expr = index(1)
+    for extent in extents:
+        total = total * extent
+    return total
 
 
 def _bytes(name: str) -> tirx.Buffer:

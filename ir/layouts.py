@@ -53,6 +53,10 @@ class PanelLayout:
         """Bytes of the whole operand."""
         return evaluate(self.size_over(integer(k), integer(n)), {})
 
+    def stacked(self, count: int, n: int) -> int:
+        """Columns of ``count`` matrices of n columns behind one another: each begins with a panel of its own."""
+        return count * -(-n // self.columns) * self.columns
+
     def size_over(self, k: Expr, n: Expr) -> Expr:
         """The same over the sizes of a program."""
         height = op("mul", op("max", op("ceildiv", k, integer(self.steps)), integer(1)), integer(self.steps))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from .cascade import Cascade, Let, Origin, RankExtent
-from .expr import Expr, Read, ranks_of, reads_of
+from .expr import Expr, Read, integer, op, ranks_of, reads_of
 from .layouts import PanelLayout
 from .microkernels import FMA, packs_before
 from .plans import DotPlan, GemmPlan
@@ -215,7 +215,8 @@ Node = Compute | Fill | Loop | When
 class Prepacked:
     """A constant in the order in which micro-kernels read it, made when it is bound.
 
-    ``parameter`` is the right operand [k, n] = ``shape`` of products, [n, k] where ``transposed``. It is an argument beside the
+    ``parameter`` is the right operand [k, n] = ``shape`` of products, [n, k] where ``transposed``. With further dimensions
+    before these, ``lead``, it is a stack of such matrices, each with whole panels of its own. It is an argument beside the
     parameter itself; a caller that has not bound the constant passes one byte, and it is packed in the call.
     """
 
@@ -224,11 +225,17 @@ class Prepacked:
     shape: tuple[Expr, Expr]
     transposed: bool
     layout: PanelLayout
+    lead: tuple[Expr, ...] = ()
 
     @property
     def size(self) -> Expr:
         """Bytes, over the sizes."""
-        return self.layout.size_over(*self.shape)
+        k, n = self.shape
+        if self.lead:
+            n = op("mul", op("ceildiv", n, integer(self.layout.columns)), integer(self.layout.columns))
+        for extent in self.lead:
+            n = op("mul", n, extent)
+        return self.layout.size_over(k, n)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ A signature is all that the runtime knows of a program. It is stored in artifact
 from __future__ import annotations
 
 import keyword
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -50,10 +51,10 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedForm:
-    """A constant of two dimensions in the order in which the kernel reads it: an argument of bytes, after the results.
+    """A constant in the order in which the kernel reads it: an argument of bytes, after the results.
 
-    ``parameter`` is the constant [k, n], or [n, k] where ``transposed``, ``rows`` the most rows of the products that read it,
-    over the sizes.
+    ``parameter`` is the constant [k, n], or [n, k] where ``transposed``, or a stack of these; ``rows`` are the most rows of the
+    products that read it, over the sizes.
     """
 
     parameter: str
@@ -63,14 +64,15 @@ class PackedForm:
 
     def size(self, shape: tuple[int, ...]) -> int:
         """Bytes for a constant of this shape."""
-        k, n = reversed(shape) if self.transposed else shape
-        return self.layout.size(k, n)
+        *lead, first, second = shape
+        k, n = (second, first) if self.transposed else (first, second)
+        return self.layout.size(k, self.layout.stacked(math.prod(lead), n))
 
     def check(self, parameters: Sequence[Parameter]) -> None:
         """Raises ValueError unless this is a form in which some kernel takes one of these parameters."""
         constant = next((p for p in parameters if p.name == self.parameter and p.role is Role.CONST), None)
-        if constant is None or len(constant.shape) != 2:
-            raise ValueError(f"`{self.parameter}` is packed, but is no constant of two dimensions")
+        if constant is None or len(constant.shape) < 2 or (len(constant.shape) > 2 and not self.layout.words):
+            raise ValueError(f"`{self.parameter}` is packed, but is no constant of two dimensions, or of more in words")
         if not is_panels(self.layout, value_type(constant.dtype)):
             raise ValueError(f"no kernel takes `{self.parameter}` in panels of {self.layout.columns} by {self.layout.steps}")
 

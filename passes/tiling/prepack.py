@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from ...ir.cascade import Role
-from ...ir.expr import Const, Expr, Rank, Read
+from ...ir.expr import Const, Expr, Op, Rank, Read, rank, ranks_of, reads_of
 from ...ir.index import equal
 from ...ir.microkernels import FMA, few_rows
 from ...ir.plans import panels
@@ -68,24 +68,41 @@ class _Found:
         tensor = self.program.cascade.by_name.get(right.tensor)
         if tensor is None or tensor.role is not Role.CONST or any(part != 1 for part in tensor.parts):
             return None
-        match right.indices:
-            case (Rank(name=first), Rank(name=second)) if {first, second} == {columns, inner}:
-                lets = {let.name: let.value for let in self.program.cascade.lets}
-                if not all(equal(compute.extent(r), e, lets) for r, e in zip((first, second), tensor.shape, strict=True)):
-                    return None
-                layout = panels(self.target, product.kernel, right.dtype, compute.accumulator)
-            case _:
-                return None
-        if layout is None:
+        layout = panels(self.target, product.kernel, right.dtype, compute.accumulator)
+        if layout is None or len(right.indices) < 2:
             return None
-        transposed = first == columns
+        *lead, first, second = right.indices
+        transposed = second == rank(inner or "")
+        along_k, along_n = (second, first) if transposed else (first, second)
+        k, n = reversed(tensor.shape[-2:]) if transposed else tensor.shape[-2:]
+        lets = {let.name: let.value for let in self.program.cascade.lets}
+        if along_k != rank(inner or "") or not equal(compute.extent(inner or ""), k, lets):
+            return None
+        whole = along_n == rank(columns) and equal(compute.extent(columns), n, lets)
+        if not whole and not (layout.words and _begins_panels(along_n, columns, layout.columns)):
+            return None
+        if lead and not (layout.words and all({columns, inner}.isdisjoint(ranks_of(i)) and not reads_of(i) for i in lead)):
+            return None
         name = f"{tensor.name}.{'rows' if transposed else 'columns'}.{'fma' if product.kernel == FMA else 'dot'}"
-        k, n = reversed(tensor.shape) if transposed else tensor.shape
         self.forms[name] = Prepacked(
-            name=name, parameter=tensor.name, shape=(k, n), transposed=transposed, layout=layout
-        )  # fmt: skip
+            name=name,
+            parameter=tensor.name,
+            shape=(k, n),
+            transposed=transposed,
+            layout=layout,
+            lead=tensor.shape[:-2],
+        )
         self.readers.setdefault(name, []).append(compute.target)
         return name
+
+
+def _begins_panels(index: Expr, columns: str, panel: int) -> bool:
+    """Whether an index is ``columns`` after the beginning of a panel: tiles of whole panels."""
+    match index:
+        case Op(op="add", args=(Op(op="mul", args=(Rank(), Const(value=width))), Rank(name=name))):
+            return name == columns and int(width) % panel == 0
+        case _:
+            return False
 
 
 def _at_most(extent: Expr, limit: int) -> bool:

@@ -23,8 +23,8 @@ from .grouping import offset, rereads_weights, shifted
 from .independent import Independent, independent_classes
 from .placement import Local, local_tensors
 
-WIDTHS = (64, 48, 32, 16)
-"""Columns of a task: whole vectors, if possible so many that they divide the rank."""
+WIDTHS = (64, 96, 32)
+"""Columns of a task: whole panels of every micro-kernel that packs ahead, if possible so many that they divide the rank."""
 
 EARLIER = "~"
 """Marks a tensor's earlier generations, which no Einsum of this one writes; no program can spell it."""

@@ -36,6 +36,7 @@ NORMED = """kernel f(X: f32[M, K], const W: f32[K, N]) -> (Y: f32[M, N]) {
     A[m, k] = X[m, k] / sqrt(S[m] / K + 1e-5)
     Y[m, n] = A[m, k] * W[k, n]
 }"""
+STACK = "kernel f(X: {x}[B, K], const W: {w}[G, N, K]) -> (Y: {y}[B, G, N]) {{ Y[b, g, n] = X[b, k] * W[g, n, k] }}"
 MEMORY = """kernel f(X: f32[T, B, D], H0: f32[B, N], const W: f32[N, D], const U: f32[N, N]) -> (Y: f32[T, B, N]) {
     XW[t, b, n]  = X[t, b, d] * W[n, d]
     HU[t, b, n]  = H[t, b, m] * U[n, m]
@@ -167,6 +168,21 @@ def test_inside_a_recurrence() -> None:
     for b in (3, 20):
         inputs = {"X": drawn("f32", (4, b, 40), 3), "H0": drawn("f32", (b, 65), 4)}
         checked(MEMORY, kernel(MEMORY), {"W": w, "U": u}, **inputs)
+
+
+@pytest.mark.parametrize("types", [("bf16", "bf16", "bf16"), ("u8", "i8", "i32")], ids="·".join)
+def test_a_stack_of_matrices(types: tuple[str, str, str]) -> None:
+    text = STACK.format(x=types[0], w=types[1], y=types[2])
+    if types[0] == "bf16" and not host_target().has("amx-bf16"):
+        pytest.skip("needs AMX tiles")
+    found = kernel(text)
+    (form,) = found._compiled.signature.packed
+    assert form.size((3, 40, 70)) == 3 * form.size((40, 70)) > 0
+    big = drawn(types[1], (5, 99, 150), 1)
+    stacks = (big[:3, :40, :70], big[::-2, 1::2, :64], big[4:, :33, 3:80], big[:0, :5, :5], big[:2, :40, 10:150:2], big[:2, :0])
+    for w in stacks:
+        for b in (1, 5, 40):
+            checked(text, found, {"W": w}, X=drawn(types[0], (b, w.shape[2]), 2))
 
 
 def test_several_constants() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -50,6 +51,25 @@ def test_states_are_those_of_the_interpreter(name: str, sizes: dict[str, int], f
     assert outcome.passed, str(outcome)
     for a, b in zip(found, results(kernel(**given, threads=1)), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("batch", "width"), [(7, 270), (17, 256), (2, 272)])
+def test_weights_that_are_packed_when_they_are_bound(batch: int, width: int) -> None:
+    """bf16: on machines with matrix tiles a task reads its panels of a stack of matrices; from five rows on."""
+    text = (EXAMPLES / "lstm.ecs").read_text("utf-8").replace("f32", "bf16").partition("check")[0]
+    for name in ("W", "U"):
+        text = text.replace(f" {name}: ", f" const {name}: ", 1)
+    sizes = {"T": 3, "B": batch, "D": 33, "N": width}
+    given = {k: v.astype(ml_dtypes.bfloat16) for k, v in arguments("lstm", sizes).items()}
+    kernel = einfall.compile(text, **sizes)
+    assert len(kernel._compiled.signature.packed) == (2 if batch > 4 and host_target().has("amx-bf16") else 0)
+    found = results(kernel(**given))
+    outcome = compare(read_program(text).select(None), given, found)
+    assert outcome.passed, str(outcome)
+    weights = {name: given.pop(name) for name in ("W", "U")}
+    for threads in (1, 2):
+        for a, b in zip(found, results(kernel.bind(**weights)(**given, threads=threads)), strict=True):
+            assert a.tobytes() == b.tobytes()
 
 
 @pytest.mark.parametrize(("name", "kept"), [("lstm", {"H", "C"}), ("gru", {"H"}), ("elman", {"H"})])
