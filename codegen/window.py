@@ -18,6 +18,7 @@ from ..ir.index import affine_in
 from ..ir.machine import Machine
 from ..ir.microkernels import BY_NAME, FMA
 from ..ir.tile import Compute, Window
+from .arithmetic import lanes_of
 from .compute import ComputeEmitter
 from .context import Context, Variables
 from .element import computed
@@ -28,7 +29,7 @@ from .microkernels.operand import Operand
 from .microkernels.statements import Statements, as_index, both, ceil_div, constant, index, negation
 from .microkernels.vector import first_lanes, load_masked, splat
 from .microkernels.window import Axis, WindowOperand
-from .views import View
+from .views import View, encode
 
 _DTYPE = "float32"
 
@@ -106,7 +107,7 @@ class WindowEmitter:
             emit_gemm(
                 a=a,
                 b=self._image(s, variables, columns, sides),
-                c=c,
+                c=self._result(c),
                 m=rows,
                 n=width,
                 k=depth,
@@ -118,6 +119,13 @@ class WindowEmitter:
         )
         if self.compute.filter is not None:
             self._look(s, c, rows, width, undone)
+
+    def _result(self, c: Operand) -> Operand:
+        """C as sums are stored in it."""
+        view = self.context.views[self.compute.target]
+        if view.dtype == self.compute.accumulator:
+            return c
+        return replace(c, buffer=view.flat, encode=lambda value: encode(value, view.dtype, lanes_of(value)))
 
     def _look(self, s: Statements, c: Operand, rows: tirx.Expr, width: tirx.Expr, undone: tirx.Buffer) -> None:
         """Notes in ``undone`` that some element of C is not finite: x · 0 is 0 for all others."""
@@ -172,7 +180,7 @@ class WindowEmitter:
         at = self.context.evaluator(s, origin)
         offset = s.bind("origin", view.offset([as_index(at.value(i)) for i in indices]))
         stride = next(stride for i, stride in zip(indices, view.strides, strict=True) if window.rows in _form(i, {window.rows}))
-        return Operand(buffer=view.flat, offset=offset, row_stride=stride, col_stride=1)
+        return Operand(buffer=_memory(view), offset=offset, row_stride=stride, col_stride=1)
 
     def _image(self, s: Statements, variables: Variables, columns: Sequence[tirx.Expr], taps: Sequence[int]) -> WindowOperand:
         window = self.window
@@ -200,13 +208,18 @@ class WindowEmitter:
             else:
                 offset = offset + as_index(at.value(i)) * stride
         return WindowOperand(
-            buffer=view.flat,
+            buffer=_memory(view),
             offset=s.bind("origin", offset),
             axes=tuple(axes),
             columns=tuple(columns),
             taps=tuple(taps),
             channel_stride=channel,
         )
+
+
+def _memory(view: View) -> tirx.Buffer:
+    """A tensor under its own type."""
+    return view.flat if view.typed is None else view.typed
 
 
 def _form(expr: Expr, ranks: set[str]) -> dict[str, int]:

@@ -17,21 +17,24 @@ from ...ir.index import affine_in
 from ...ir.microkernels import FMA, choose
 from ...ir.target import Target
 from ...ir.tile import Buffer, Compute, Method, Scope, Window
-from ...ir.types import F32, I32, DType
+from ...ir.types import BF16, F16, F32, I32, DType
 from .contraction import factors
 from .tighten import conjuncts
 
 _MOST_TAPS = 256
 """Points of a window up to which a block of the depth holds them all for some channels."""
 
+_FLOATS = (F32, BF16, F16)
+"""What is widened where it is packed, and rounded where a finished sum is stored."""
+
 
 def as_window(compute: Compute, buffers: Mapping[str, Buffer], target: Target) -> Compute | None:
-    """``compute`` as a convolution on a micro-kernel of ``target`` for matrix products: of f32, or of bytes that are added up
-    in i32; None where it is none."""
+    """``compute`` as a convolution on a micro-kernel of ``target`` for matrix products: of floats that are added up in f32, or
+    of bytes in i32; None where it is none."""
     if compute.reduction != "+" or compute.scatter or compute.within is not None or compute.condition is not None:
         return None
     result, total = buffers[compute.target], compute.accumulator
-    if total not in (F32, I32) or result.dtype != total or result.scope is Scope.TILE:
+    if total not in (F32, I32) or result.dtype not in (_FLOATS if total == F32 else (I32,)) or result.scope is Scope.TILE:
         return None
     names = [i.name for i in compute.indices if isinstance(i, Rank)]
     if len(names) != len(compute.indices) or set(names) != set(compute.output_ranks):
@@ -52,7 +55,7 @@ def as_window(compute: Compute, buffers: Mapping[str, Buffer], target: Target) -
 def _kernel(weights: Read, image: Read, total: DType, target: Target) -> str | None:
     """The micro-kernel for elements of these types; None where there is none."""
     if total == F32:
-        return FMA if weights.dtype == image.dtype == F32 else None
+        return FMA if weights.dtype in _FLOATS and image.dtype in _FLOATS else None
     found = choose(target, weights.dtype, image.dtype, total)
     return None if found is None else found.name
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -71,6 +72,38 @@ def test_windows(r: int, s: int, step: tuple[int, int], tap: tuple[int, int], pa
     p, q = (-(-20 // step[0]), -(-37 // step[1]))
     found = ef.compile(program)(image, weights, P=p, Q=q)
     np.testing.assert_allclose(found, direct(image, weights, p, q, step, tap, pad), rtol=1e-4, atol=1e-4)
+
+
+NARROW = [
+    ("bf16", "bf16", "bf16"),
+    ("f16", "f16", "f16"),
+    ("bf16", "bf16", "f32"),
+    ("f32", "bf16", "f32"),
+    ("f16", "f32", "f16"),
+]
+
+
+@pytest.mark.parametrize("types", NARROW, ids="·".join)
+def test_narrow_floats(types: tuple[str, str, str]) -> None:
+    """Whole numbers, whose sum is exact, so that only the result is rounded, and once."""
+    storage = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16}
+    text = SAME
+    for name, dtype in zip("IWO", types, strict=True):
+        text = text.replace(f"{name}: f32", f"{name}: {dtype}")
+    kernel = ef.compile(text)
+    assert "by fma: rows k, columns p, q, depth c, r, s" in kernel.source("tile")
+    random = np.random.default_rng(2)
+    for n, c, k, y, x in ((1, 1, 1, 1, 1), (2, 3, 5, 7, 6), (1, 40, 13, 9, 33)):
+        image, weights = (
+            random.integers(-7, 8, s).astype(storage[t]) for s, t in (((n, c, y, x), types[0]), ((k, c, 3, 3), types[1]))
+        )
+        wanted = direct(image.astype("f4"), weights.astype("f4"), y, x, (1, 1), (1, 1), (1, 1)).astype(storage[types[2]])
+        np.testing.assert_array_equal(kernel(image, weights, P=y, Q=x), wanted)
+    image, weights = random.standard_normal((1, 3, 6, 7)).astype(storage[types[0]]), np.ones((4, 3, 3, 3), storage[types[1]])
+    weights[2, 1, 0, 0] = np.inf
+    found, expected = kernel(image, weights, P=6, Q=7), ef.interpret(text, I=image, W=weights, P=6, Q=7)
+    np.testing.assert_array_equal(np.isfinite(found.astype("f4")), np.isfinite(expected.astype("f4")))
+    assert np.isfinite(found[0, 2, 0].astype("f4")).all()  # its tap lies outside of the image there
 
 
 def test_any_threads_give_the_same_bits() -> None:
