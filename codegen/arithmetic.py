@@ -68,12 +68,18 @@ def wrap(value: tirx.Expr, dtype: DType) -> tirx.Expr:
     return (value << cut) >> cut
 
 
+_OPERATORS = {"add": tirx.Add, "sub": tirx.Sub, "mul": tirx.Mul}
+
+
 def _wrapping(name: str, a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
     """`a` and `b` combined modulo 2^64 by a vector-predicated operation of LLVM, which promises nothing about overflow.
 
-    With all lanes active it becomes the plain instruction.
+    With all lanes active it becomes the plain instruction. In CUDA C++ unsigned numbers wrap.
     """
     lanes = lanes_of(a)
+    if functions.on_device():
+        bits = _OPERATORS[name](*(tirx.Cast("uint64", x) for x in (a, b)))
+        return convert(bits, str(a.ty.dtype))
     if lanes == 1:
         return shuffle([_wrapping(name, splat(a, 2), splat(b, 2))], range(1))
     active = tirx.Broadcast(tirx.IntImm("bool", 1), lanes)
@@ -274,7 +280,7 @@ def apply(name: str, args: list[tirx.Expr], dtype: DType, bind: Bind) -> tirx.Ex
             args = [select(a, literal(1, "uint8", lanes), literal(0, "uint8", lanes)) for a in args]
         return _COMPARISONS[name](*args)
     if name in functions.REAL:
-        return functions.REAL[name](args[0], bind)
+        return functions.real(name, args[0], bind)
     if name in _ROUNDING:
         return _ROUNDING[name](args[0]) if dtype.is_float else args[0]
     if name in _UNARY:

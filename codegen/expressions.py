@@ -269,7 +269,7 @@ class Evaluator:
         values = [self.value(e) for e in (*factors, added)]
         width = max(map(lanes_of, values))
         values = [broadcast(v, width, lanes_of(v)) for v in values]
-        return tirx.call_llvm_pure_intrin(str(values[0].ty.dtype), "llvm.fma", *values)
+        return functions.pure("llvm.fma", *values)
 
     def cast(self, value: tirx.Expr, source: DType, target: DType) -> tirx.Expr:
         """Conversion as the language defines it: rounding to small floats, saturation from floats to integers."""

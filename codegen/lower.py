@@ -13,8 +13,7 @@ import tvm
 from tvm import tirx
 from tvm.tirx.stmt import ForKind
 
-from ..ir.cascade import Cascade, Role
-from ..ir.expr import Expr, Read, sizes_of
+from ..ir.expr import Read
 from ..ir.layouts import packers
 from ..ir.machine import Machine
 from ..ir.microkernels import FMA
@@ -32,15 +31,14 @@ from ..ir.tile import (
     packed_before,
     walk,
 )
-from ..ir.types import DType
 from . import streaming
-from .argument import Argument
 from .arithmetic import literal
 from .compute import ComputeEmitter
 from .context import Context, Variables
 from .contraction import ContractionEmitter
 from .element import computed, stored
 from .expressions import Evaluator
+from .frame import Frame
 from .functions.lanes import using
 from .microkernels.dot_inside import PackedPanels
 from .microkernels.packing import PackedMatrix
@@ -71,15 +69,11 @@ def lower(program: TileProgram, machine: Machine) -> tvm.IRModule:
     return tvm.IRModule(functions)
 
 
-class _Lowering:
+class _Lowering(Frame):
     def __init__(self, program: TileProgram, machine: Machine, made: list[Packer]) -> None:
-        self.program = program
+        super().__init__(program)
         self.made = made
         self.machine = machine
-        self.statements = Statements()
-        self.sizes: dict[str, tirx.Expr] = {}
-        self.scalars: dict[str, tirx.Expr] = {}
-        self.views: dict[str, View] = {}
         self.packed: dict[int, PackedMatrix | PackedPanels] = {}
         self.forms: dict[str, PackedMatrix | PackedWords] = {}
         self.left = {name for node in walk(program.body) if isinstance(node, Compute) for name in _in_whole_blocks(node)}
@@ -87,28 +81,16 @@ class _Lowering:
             views=self.views,
             sizes=self.sizes,
             scalars=self.scalars,
-            lets={let.name: let.value for let in (*program.cascade.lets, *program.derived)},
+            lets=self.lets,
             vector_bits=machine.vector_bits,
             fused=machine.has_fma,
             threads=machine.threads,
         )
 
     def function(self) -> tirx.PrimFunc:
-        cascade = self.program.cascade
-        sizes = [tirx.Var(name, "int64") for name in cascade.sizes]
-        self.sizes.update(zip(cascade.sizes, sizes, strict=True))
-        scalars = [t for t in cascade.parameters if t.role is Role.SCALAR]
-        numbers = [tirx.Var(t.name, _scalar_type(t.value)) for t in scalars]
-        s = self.statements
-        self._lets(cascade)
-        for let in self.program.derived:
-            self.sizes[let.name] = s.bind(let.name, as_index(self._size(let.value, {})))
-        arguments = [self._argument(b) for b in self.program.buffers if b.scope in (Scope.INPUT, Scope.OUTPUT)]
+        arguments, numbers = self.parameters()
         arguments += [self._form(packer) for packer in self.made]
-        for tensor, number in zip(scalars, numbers, strict=True):
-            held = computed(tensor.value)
-            value = number if str(number.ty.dtype) == held else tirx.Cast(held, number)
-            self.scalars[tensor.name] = s.bind(tensor.name, value) if held != "bool" else value
+        s = self.statements
         for buffer in self.program.buffers:
             if buffer.scope is Scope.WORKSPACE:
                 self._allocate(s, buffer, {})
@@ -117,36 +99,10 @@ class _Lowering:
         if streams:
             s.evaluate(streaming.fence())
         body = streaming.linked(s.finish()) if streams else s.finish()
-        function = tirx.PrimFunc([*arguments, *numbers, *sizes], body)
+        function = tirx.PrimFunc([*arguments, *numbers], body)
         return function.with_attr({"global_symbol": "main", "tirx.noalias": True, "s_tir": True, "tirx.is_entry_func": True})
 
     # -- buffers -----------------------------------------------------------------------------------------------------
-
-    def _lets(self, cascade: Cascade) -> None:
-        for let in _in_order(cascade):
-            self.sizes[let] = self.statements.bind(let, as_index(self._size(_definition(cascade, let), {})))
-
-    def _size(self, expr: Expr, variables: Variables) -> tirx.Expr:
-        return Evaluator(self.statements, self.views, self.sizes, variables, None, self.scalars).value(expr)
-
-    def _argument(self, buffer: Buffer) -> tirx.Buffer:
-        """An argument, and the flat view through which its elements are reached.
-
-        Its declared extents are variables of their own: the runtime has checked the shape, and an expression in the sizes
-        would have to be known before the function's first statement.
-        """
-        shape = [as_index(self._size(e, {})) for e in buffer.shape]
-        parts = buffer.parts or (1,) * len(shape)
-        found = Argument.declare(self.statements, buffer.name, buffer.dtype, len(parts))
-        self.views[buffer.name] = View(
-            flat=found.flat,
-            strides=tuple(self._cut(list(found.strides), parts, shape)),
-            extents=tuple(shape),
-            dtype=buffer.dtype,
-            dense=False,
-            typed=found.typed,
-        )
-        return found.declared
 
     def _form(self, packer: Packer) -> tirx.Buffer:
         """The argument of a constant's packed form, of which there is one when this has run, if products need it."""
@@ -157,16 +113,6 @@ class _Lowering:
         found = Form.declare(s, packer, self.views[form.parameter], needed)
         self.forms[form.name] = found.packed
         return found.declared
-
-    def _cut(self, strides: list[tirx.Expr], parts: tuple[int, ...], shape: list[tirx.Expr]) -> list[tirx.Expr]:
-        """The strides of all dimensions, from those of the caller's: parts of one dimension lie in it in a row."""
-        made: list[tirx.Expr] = []
-        for stride, count in zip(strides, parts, strict=True):
-            own = [stride]
-            for extent in reversed(shape[len(made) + 1 : len(made) + count]):
-                own.insert(0, self.statements.bind("stride", own[0] * extent))
-            made += own
-        return made
 
     def _allocate(self, s: Statements, buffer: Buffer, variables: Variables) -> None:
         at = Evaluator(s, self.views, self.sizes, variables, None, self.scalars)
@@ -317,27 +263,3 @@ def _in_whole_blocks(compute: Compute) -> list[str]:
     found = [left.tensor] if isinstance(left, Read) and len(left.indices) > 1 else []
     direct = product.kernel != FMA and product.epilogue is None and len(compute.indices) > 1
     return [*found, compute.target] if direct else found
-
-
-def _scalar_type(dtype: DType) -> str:
-    if dtype.is_bool:
-        return "bool"
-    return "float64" if dtype.is_float else "int64"
-
-
-def _definition(cascade: Cascade, name: str) -> Expr:
-    return next(let.value for let in cascade.lets if let.name == name)
-
-
-def _in_order(cascade: Cascade) -> list[str]:
-    """The let-defined sizes, each after those that it uses."""
-    waiting = {let.name: set(sizes_of(let.value)) - set(cascade.sizes) for let in cascade.lets}
-    order: list[str] = []
-    while waiting:
-        ready = [name for name, needs in waiting.items() if needs <= set(order)]
-        if not ready:
-            raise ValueError(f"circular lets: {', '.join(waiting)}")
-        order += ready
-        for name in ready:
-            del waiting[name]
-    return order

@@ -8,6 +8,7 @@ from tvm import tirx
 
 from ..ir.operators import REDUCTIONS
 from ..ir.types import I32, DType
+from . import functions
 from .arithmetic import add, literal, maximum, minimum, multiply, not_equal
 from .element import computed
 from .microkernels.statements import Statements, index
@@ -68,7 +69,7 @@ class Accumulator:
             self._put(statements, self.state, tirx.Select(better, value, now), copy)
             return
         if product is not None:
-            combined = tirx.call_llvm_pure_intrin(str(now.ty.dtype), "llvm.fma", product[0], product[1], now)
+            combined = functions.pure("llvm.fma", *product, now)
         else:
             combined = self.combine(now, select_bool(value, self.lanes) if self.dtype.is_bool else value)
         if where is not None:

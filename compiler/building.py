@@ -6,6 +6,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from .. import __version__
 from ..ir.diagnostics import EinfallError, error
 from ..ir.layouts import packers
 from ..ir.target import Target
-from ..runtime.artifact import Artifact, tool_versions
+from ..runtime.artifact import Artifact, DevicePart, device_code, tool_versions
 from ..runtime.calling import Code
 from ..runtime.kernel import Compiled
 from ..runtime.signature import PackedForm, Signature
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("einfall")
 
-_TEXTS = ("tile", "tir", "llvm", "asm")
+_TEXTS = {"cpu": ("tile", "tir", "llvm", "asm"), "cuda": ("tile", "tir", "cuda", "ptx", "llvm")}
 
 
 def build(
@@ -61,15 +62,19 @@ def build(
     signature = Signature.of(cascade, workspace=explanation.memory, fixed=fixed, packed=packed)
     built = _generate(program, goal)
 
+    device = built.part if isinstance(built, OnDevice) else None
+    kept = {"cascade": text} if device is None else {"cascade": text, **built.sources}
+
     def make() -> Artifact:
         return Artifact(
             signature=signature,
             explanation=explanation,
             target=str(goal),
-            arch=goal.arch,
-            features=goal.features,
+            arch=goal.arch if device is None else host_target().arch,
+            features=goal.features if device is None else frozenset(),
             library=_library(built, cascade.name, goal),
-            sources={"cascade": text},
+            device=device,
+            sources=kept,
             versions=tool_versions(__version__),
         )
 
@@ -79,7 +84,9 @@ def build(
             artifact = make()
         except EinfallError as failure:
             _say_once(f"compiled kernels are not cached: {failure.diagnostics[0].message}")
-    if not _runs_here(goal):
+    if device is not None:
+        code = device_code(cascade.name, lambda: built.module, device) if artifact is None else artifact.load_code()
+    elif not _runs_here(goal):
         code = Code(function=_refusal(cascade.name, goal))
     elif artifact is not None:
         code = artifact.load_code()
@@ -91,7 +98,7 @@ def build(
         code=code,
         explanation=explanation,
         target=str(goal),
-        sources={"cascade": text, **{kind: _text(lambda: built, kind) for kind in _TEXTS}},
+        sources={"cascade": text, **{kind: _text(lambda: built, kind) for kind in _TEXTS[goal.kind]}},
         artifact=make if artifact is None else lambda: artifact,
         roofline=roofline(goal, signature),
     )
@@ -113,16 +120,22 @@ def from_artifact(
     if again is not None:
 
         @lru_cache(maxsize=1)
-        def rebuild() -> Built:
+        def rebuild() -> Built | OnDevice:
             from ..passes.pipeline import lower
 
             return _generate(lower(again(), target=machine, online=online).program, machine)
 
-        sources |= {kind: _text(rebuild, kind) for kind in _TEXTS if kind not in sources}
+        sources |= {kind: _text(rebuild, kind) for kind in _TEXTS[machine.kind] if kind not in sources}
+    if artifact.device is not None:
+        return _compiled(artifact, artifact.load_code(), sources, machine)
     runs = artifact.arch == host_target().arch and artifact.features <= host_target().features
     if runs and any(feature.startswith("amx") for feature in artifact.features):
         request_tiles()
     code = artifact.load_code() if runs else Code(function=_refusal(artifact.signature.name, machine), pool=NO_POOL)
+    return _compiled(artifact, code, sources, machine)
+
+
+def _compiled(artifact: Artifact, code: Code, sources: Mapping[str, str | Callable[[], str]], machine: Target) -> Compiled:
     return Compiled(
         signature=artifact.signature,
         code=code,
@@ -134,12 +147,27 @@ def from_artifact(
     )
 
 
-def _generate(program: TileProgram, goal: Target) -> Built:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnDevice:
+    """A kernel for a GPU: its host part as a module, its device part, and the texts on every level."""
+
+    module: object
+    sources: Mapping[str, str]
+    export: Callable[[Path], None]
+    part: DevicePart
+
+
+def _generate(program: TileProgram, goal: Target) -> Built | OnDevice:
     with importing_tvm():
         from ..codegen.build import build as generate
 
-    if goal.kind != "cpu":
-        raise error("E1204", f"kernels for {goal} cannot be compiled yet", help='target="cpu"')
+    if goal.kind == "cuda":
+        from ..codegen.cuda.build import build as generate_for_device
+
+        made = generate_for_device(program, goal)
+        code = made.code
+        part = DevicePart(arch=code.arch, cubin=code.cubin, launches=made.launches, usage=code.usage)
+        return OnDevice(module=made.host, sources=made.sources, export=made.export, part=part)
     if any(feature.startswith("amx") for feature in goal.features):
         request_tiles()
     return generate(program, goal)
@@ -147,10 +175,10 @@ def _generate(program: TileProgram, goal: Target) -> Built:
 
 def _links_here(goal: Target) -> bool:
     """Whether a C compiler may be expected to link for the target: this machine's own, or one that the user names."""
-    return goal.arch in ("any", host_target().arch) or "CXX" in os.environ
+    return goal.kind == "cuda" or goal.arch in ("any", host_target().arch) or "CXX" in os.environ
 
 
-def _library(built: Built, name: str, goal: Target) -> bytes:
+def _library(built: Built | OnDevice, name: str, goal: Target) -> bytes:
     """The shared library. Raises EinfallError E1111 where no C compiler links it."""
     if not _links_here(goal):
         raise error(
@@ -173,7 +201,7 @@ def _library(built: Built, name: str, goal: Target) -> bytes:
             ) from None
 
 
-def _text(built: Callable[[], Built], kind: str) -> Callable[[], str]:
+def _text(built: Callable[[], Built | OnDevice], kind: str) -> Callable[[], str]:
     return lambda: built().sources[kind]
 
 

@@ -56,4 +56,6 @@ def lower(cascade: Cascade, *, target: Target | None = None, online: bool = True
 
 def _finished(program: TileProgram, target: Target) -> TileProgram:
     """What is decided for the chosen form only."""
+    if target.gpu is not None:
+        return program
     return planned(prepacked(fetching(streaming(program, target), target), target), target)

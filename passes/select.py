@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import sqrt
 
+from ..ir.blocks import fits_blocks
 from ..ir.cascade import Cascade
 from ..ir.expr import Const, Expr, integer, op, sizes_of
 from ..ir.index import expand_lets, simplify
@@ -63,6 +64,8 @@ def _unsplit(cascade: Cascade, target: Target, *, online: bool) -> Form:
     plain = assemble(cascade, target)
     if not online or not fewer:
         return Form(program=plain, derivation=derivation)
+    if target.gpu is not None:
+        return Form(program=_for_blocks(plain, derivation.cascade, target, fewer), derivation=derivation)
     shiftless, decisions = _without_maximum(cascade, target)
     if shiftless is not None:
         long = _for_long_rows(plain, shiftless, cascade, fewer)
@@ -71,6 +74,15 @@ def _unsplit(cascade: Cascade, target: Target, *, online: bool) -> Form:
     derived = assemble(derivation.cascade, target, prefix="online_")
     derived = replace(derived, decisions=(*derived.decisions, *decisions))
     return Form(program=_cheaper(plain, derived, cascade, target, fewer), derivation=derivation)
+
+
+def _for_blocks(plain: TileProgram, derived: Cascade, target: Target, fewer: list[str]) -> TileProgram:
+    """The form of which the thread blocks of a GPU can hold the tiles: as written, if they can, else in one pass."""
+    ranks = ", ".join(fewer)
+    if fits_blocks(plain, target):
+        return _noting(plain, ranks, "as written", "what the passes share stays in a thread block's shared memory")
+    online = assemble(derived, target, prefix="online_")
+    return _noting(online, ranks, "one pass", "what the passes share as written does not fit a thread block's shared memory")
 
 
 def _without_maximum(cascade: Cascade, target: Target) -> tuple[TileProgram | None, tuple[Decision, ...]]:

@@ -13,29 +13,51 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from ..ir.diagnostics import EinfallError, did_you_mean, error
 from ..ir.layouts import packers
+from ..ir.usage import Usage
 from .calling import Code
+from .devices import ARCHITECTURE, device_function, missing_driver, no_device
 from .explanation import Explanation
 from .launcher import adopt
 from .signature import Json, Signature
-from .tvm_runtime import load_functions, without_tvm
+from .threads import NO_POOL
+from .tvm_runtime import load_functions, tvm_ffi, without_tvm
 
 FORMAT = 4
 """The version of the file format. A reader refuses every other one."""
 
 SUFFIX = ".efk"
 
-_MANIFEST, _LIBRARY, _PROGRAM = "manifest.json", "kernel.so", "kernel.ecs"
-_TEXTS = {"tile": "kernel.tile", "tir": "kernel.tir.py", "llvm": "kernel.ll", "asm": "kernel.s"}
+_MANIFEST, _LIBRARY, _PROGRAM, _CUBIN = "manifest.json", "kernel.so", "kernel.ecs", "kernel.cubin"
+_TEXTS = {
+    "tile": "kernel.tile",
+    "tir": "kernel.tir.py",
+    "llvm": "kernel.ll",
+    "asm": "kernel.s",
+    "cuda": "kernel.cu",
+    "ptx": "kernel.ptx",
+}
 _LARGEST_MEMBER = 1 << 28
 _LARGEST_TEXT = 1 << 26
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DevicePart:
+    """What of a kernel runs on a GPU: machine code for the architecture ``arch`` (``sm_90a``), and TVM's JSON about the kernels
+    in it: their arguments and how they are launched. ``usage`` tells what they take."""
+
+    arch: str
+    cubin: bytes
+    launches: str
+    usage: tuple[Usage, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +66,7 @@ class Artifact:
 
     ``target`` is its printed form, ``arch`` and ``features`` (LLVM's names) what the processor must be and have.
     ``versions`` name the tool chain. ``sources`` holds the program ("cascade") and what else was kept; ``library`` is
-    the shared library.
+    the shared library; for a GPU, the part of it that runs on the host, and ``device`` is the other one.
     """
 
     signature: Signature
@@ -53,6 +75,7 @@ class Artifact:
     arch: str
     features: frozenset[str]
     library: bytes
+    device: DevicePart | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -60,7 +83,9 @@ class Artifact:
         """The archive."""
         members = {_LIBRARY: self.library, _PROGRAM: self.sources.get("cascade", "").encode()}
         members |= {_TEXTS[kind]: text.encode() for kind, text in self.sources.items() if kind in _TEXTS}
-        manifest = {
+        if self.device is not None:
+            members[_CUBIN] = self.device.cubin
+        manifest: dict[str, object] = {
             "format": FORMAT,
             "kernel": self.signature.name,
             "target": self.target,
@@ -71,6 +96,13 @@ class Artifact:
             "explanation": self.explanation.to_json(),
             "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in members.items()},
         }
+        if self.device is not None:
+            device = self.device
+            manifest["device"] = {
+                "arch": device.arch,
+                "launches": device.launches,
+                "usage": [asdict(each) for each in device.usage],
+            }
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             for name, content in {_MANIFEST: json.dumps(manifest, indent=1).encode(), **members}.items():
@@ -141,6 +173,8 @@ class Artifact:
             path = Path(folder) / _LIBRARY
             path.write_bytes(self.library)
             try:
+                if self.device is not None:
+                    return device_code(self.signature.name, lambda: tvm_ffi().load_module(str(path)), self.device)
                 main, *pack = load_functions(path, ("main", *packers(len(self.signature.packed))))
                 return Code(function=main, packers=tuple(pack), pool=adopt(path))
             except (OSError, RuntimeError, AttributeError, ValueError) as failure:
@@ -173,19 +207,32 @@ def read_file(path: Path) -> bytes:
         raise error("E1102", f"{path} cannot be read: {reason}") from None
 
 
+def device_code(name: str, module: Callable[[], object], device: DevicePart) -> Code:
+    """The code of a kernel on a GPU, ``module`` its host part; where there is no driver, a function that says so."""
+    reason = missing_driver()
+    if reason is None:
+        function = device_function(module(), device.cubin, device.launches)
+        return Code(function=function, pool=NO_POOL, device=device.arch)
+
+    def refuse(*_: object) -> object:
+        raise no_device(name, device.arch, reason)
+
+    return Code(function=refuse, pool=NO_POOL, device=device.arch)
+
+
 class _VersionError(Exception):
     pass
 
 
 def _read_members(archive: zipfile.ZipFile) -> tuple[dict[str, Json], dict[str, bytes]]:
-    expected = {_MANIFEST, _LIBRARY, _PROGRAM, *_TEXTS.values()}
+    expected = {_MANIFEST, _LIBRARY, _PROGRAM, _CUBIN, *_TEXTS.values()}
     infos = archive.infolist()
     names = [info.filename for info in infos]
     if len(set(names)) != len(names) or not {_MANIFEST, _LIBRARY, _PROGRAM} <= set(names) <= expected:
         raise ValueError("it does not hold what a kernel file holds")
     members: dict[str, bytes] = {}
     for info in infos:
-        limit = _LARGEST_MEMBER if info.filename == _LIBRARY else _LARGEST_TEXT
+        limit = _LARGEST_MEMBER if info.filename in (_LIBRARY, _CUBIN) else _LARGEST_TEXT
         if info.file_size > limit:
             raise ValueError(f"{info.filename} is too large")
         with archive.open(info) as file:  # what is declared is not what is there: read no more than the limit
@@ -222,6 +269,17 @@ def _from_manifest(manifest: dict[str, Json], members: Mapping[str, bytes]) -> A
         if importlib.util.find_spec("tvm") is None:
             raise without_tvm("No module named 'tvm'")
         raise _VersionError(f"it was compiled with TVM {needed}, here is TVM {here}")
+    device: DevicePart | None = None
+    match manifest.get("device"):
+        case None if _CUBIN not in members:
+            pass
+        case {"arch": str(device_arch), "launches": str(launches), "usage": list(used)} if (
+            _CUBIN in members and ARCHITECTURE.fullmatch(device_arch)
+        ):
+            usage = tuple(Usage(**_figures(each)) for each in used)
+            device = DevicePart(arch=device_arch, cubin=members[_CUBIN], launches=launches, usage=usage)
+        case _:
+            raise ValueError("its device part is incomplete")
     texts = {kind: members[name].decode() for kind, name in _TEXTS.items() if name in members}
     return Artifact(
         signature=Signature.from_json(signature),
@@ -230,9 +288,18 @@ def _from_manifest(manifest: dict[str, Json], members: Mapping[str, bytes]) -> A
         arch=arch,
         features=frozenset(str(f) for f in features),
         library=members[_LIBRARY],
+        device=device,
         sources={"cascade": members[_PROGRAM].decode(), **texts},
         versions={str(k): str(v) for k, v in versions.items()},
     )
+
+
+def _figures(found: Json) -> dict[str, Any]:
+    """The fields of a :class:`Usage`, each of its type."""
+    wanted = {field.name: str if field.name == "kernel" else int for field in fields(Usage)}
+    if not isinstance(found, dict) or {name: type(value) for name, value in found.items()} != wanted:
+        raise ValueError("what its kernels take is not told as it should be")
+    return dict(found)
 
 
 def _neighbour(path: Path) -> str | None:

@@ -9,6 +9,8 @@ from math import prod
 from ..ir.diagnostics import EinfallError, did_you_mean, error
 from ..ir.types import value_type
 from .arrays import Family, Memory, overlap
+from .device_arrays import DeviceFamily, anywhere
+from .devices import check_device, missing_driver, no_device
 from .extents import determined_sizes, resolve
 from .families import NUMPY, family_of
 from .fastpath import FastPath, FastPlan
@@ -28,11 +30,13 @@ _ELEMENT = 4  # bytes, near enough for the scale of a call
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Code:
     """The functions of a compiled kernel: the kernel itself, one for each constant that it takes packed, and where their
-    parallel loops run. Without ``packers`` no constant is packed."""
+    parallel loops run. Without ``packers`` no constant is packed. ``device`` is the CUDA architecture that it needs, None for
+    the CPU."""
 
     function: Callable[..., object]
     packers: tuple[Callable[..., object], ...] = ()
     pool: Pool = TVM_POOL
+    device: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,18 +189,23 @@ class Caller:
         shapes = {name: t.shape for name, t in self.tensors.items()}
         arrays: list[tuple[str, Family, object]] = [(n, t.family, t.value) for n, t in self.tensors.items()]
         numbers = dict(self.scalars)
-        home: Family = NUMPY
+        on_gpu = self.code.device is not None
+        if on_gpu and (reason := missing_driver()) is not None:
+            raise no_device(self.signature.name, self.code.device or "", reason)
+        start = home = anywhere() if on_gpu else NUMPY
         for parameter, value in zip(self.open, values, strict=True):
             name, dtype = parameter.name, value_type(parameter.dtype)
             if parameter.is_scalar:
                 numbers[name] = checked_scalar(name, parameter.dtype, value)
                 continue
-            family = family_of(name, value)
-            if home is NUMPY:
+            family = family_of(name, value, on_gpu=on_gpu)
+            if home is start:
                 home = family
             carriers[name], shapes[name] = family.input(name, dtype, value)
             arrays.append((name, family, value))
-        if isinstance(home, TorchFamily):
+        if on_gpu:
+            self._check_devices(home, [(name, family) for name, family, _ in arrays])
+        elif isinstance(home, TorchFamily):
             self.fast.learn_torch(home.torch, home.dtypes)  # the next call takes the short way
         sizes, extents, scale, *_ = self.plan(shapes, given)
         if out is None:
@@ -213,6 +222,21 @@ class Caller:
             results=tuple(results),
             convert=home.converted if out is None else _same,
         )
+
+    def _check_devices(self, home: Family, arrays: Sequence[tuple[str, Family]]) -> None:
+        """Raise EinfallError E1010 where arrays are on several GPUs, E1106 or E1207 where theirs cannot run the code."""
+        used: dict[int, str] = {}
+        for name, family in [*arrays, ("the result", home)]:
+            used.setdefault(_gpu_of(family), name)
+        if len(used) > 1:
+            (first, one), (second, other) = sorted(used.items())[:2]
+            raise error(
+                "E1010",
+                f"`{one}` is on GPU {first} and `{other}` on GPU {second}; a kernel runs on one",
+                help="move them to the same GPU",
+            )
+        for gpu in used:
+            check_device(self.signature.name, self.code.device or "", gpu)
 
     def plan(self, shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, object]) -> FastPlan:
         """The sizes and shapes of a call, remembered for the next one."""
@@ -286,7 +310,7 @@ class Caller:
         read = [(name, family.memory(value)) for name, family, value in arrays]
         for result, shape, value in zip(self.signature.results, shapes, results, strict=True):
             name = "out" if len(results) == 1 else f"out of {result.name}"
-            family = family_of(name, value)
+            family = family_of(name, value, on_gpu=self.code.device is not None)
             carrier, found = family.output(name, value_type(result.dtype), value)
             if found != shape:
                 raise error("E1015", f"`{name}` has the shape {found}, but `{result.name}` is {shape}")
@@ -316,11 +340,19 @@ class Caller:
         return name in self.signature.sizes or name in self.signature.fixed
 
 
-def bind_tensor(parameter: Parameter, value: object) -> BoundTensor:
+def bind_tensor(parameter: Parameter, value: object, *, on_gpu: bool = False) -> BoundTensor:
     """An array checked against the parameter's element type. Raises EinfallError E1008 to E1011."""
-    family = family_of(parameter.name, value)
+    family = family_of(parameter.name, value, on_gpu=on_gpu)
     carrier, shape = family.input(parameter.name, value_type(parameter.dtype), value)
     return BoundTensor(carrier=carrier, shape=shape, value=value, family=family)
+
+
+def _gpu_of(family: Family) -> int:
+    match family:
+        case DeviceFamily(device=int(gpu)) | TorchFamily(gpu=int(gpu)):
+            return gpu
+        case _:
+            raise AssertionError(f"{family.name} arrays are not on a GPU")
 
 
 def _scalar(parameter: Parameter, value: object) -> int | float:

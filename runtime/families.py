@@ -15,6 +15,7 @@ import numpy as np
 from ..ir.diagnostics import error
 from ..ir.types import DType
 from .arrays import Family, Memory, foreign_device
+from .device_arrays import device_family
 from .numpy_arrays import NumpyFamily
 from .torch_arrays import TorchFamily
 
@@ -44,11 +45,14 @@ class DlpackFamily(NumpyFamily):
 NUMPY = NumpyFamily()
 
 
-def family_of(name: str, value: object) -> Family:
-    """The family that the array ``value``, given for the argument ``name``, belongs to.
+def family_of(name: str, value: object, *, on_gpu: bool = False) -> Family:
+    """The family that the array ``value``, given for the argument ``name``, belongs to; ``on_gpu``: of a kernel for a GPU.
 
-    Raises EinfallError E1008 for what is no array, E1011 for arrays that a kernel cannot read.
+    Raises EinfallError E1008 for what is no array, E1010 for arrays where the kernel does not run, E1011 for arrays that a
+    kernel cannot read.
     """
+    if on_gpu:
+        return device_family(name, value)
     if isinstance(value, np.ndarray):
         if isinstance(value, np.ma.MaskedArray):
             raise error("E1011", f"`{name}` is a masked array; a kernel would not see the mask", help=f"{name}.filled(0)")

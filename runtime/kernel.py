@@ -131,7 +131,7 @@ class Kernel:
             if parameter is not None and parameter.is_scalar:
                 scalars[name] = checked_scalar(name, parameter.dtype, value)
             elif parameter is not None:
-                tensors[name] = bind_tensor(parameter, value)
+                tensors[name] = bind_tensor(parameter, value, on_gpu=self._compiled.code.device is not None)
             elif name in signature.sizes or name in signature.fixed:
                 sizes[name] = checked_size(name, value)
             else:

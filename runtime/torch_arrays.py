@@ -1,4 +1,4 @@
-"""PyTorch tensors in the CPU's memory as arguments and results. PyTorch is not imported here, but by who made them."""
+"""PyTorch tensors as arguments and results. PyTorch is not imported here, but by who made them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 from ..ir.diagnostics import error
 from ..ir.types import DTYPES, DType
 from .arrays import Family, Memory, foreign_device, repeated, scattered, travels_as_bytes, wrong_type
-from .dltensor import empty_handle
+from .devices import CUDA
+from .dltensor import CPU, empty_handle
 
 _NOT_NUMPY = ("bf16", "f8_e4m3", "f8_e5m2")
 
@@ -46,12 +47,14 @@ class _Tensor(Protocol):
 
 
 class TorchFamily(Family):
-    """PyTorch tensors in the CPU's memory."""
+    """PyTorch tensors in the CPU's memory, or on GPU number ``gpu``."""
 
     name = "torch"
 
-    def __init__(self, torch: ModuleType) -> None:
+    def __init__(self, torch: ModuleType, gpu: int | None = None) -> None:
         self.torch = torch
+        self.gpu = gpu
+        self.device = "cpu" if gpu is None else f"cuda:{gpu}"
         self.dtypes = _torch_types(torch)
 
     def input(self, name: str, dtype: DType, value: object) -> tuple[object, tuple[int, ...]]:
@@ -89,12 +92,12 @@ class TorchFamily(Family):
         )
 
     def empty(self, shape: tuple[int, ...], dtype: DType) -> object:
-        return self.torch.empty(shape, dtype=self.dtypes[dtype.name])
+        return self.torch.empty(shape, dtype=self.dtypes[dtype.name], device=self.device)
 
     def carrier(self, dtype: DType, value: object) -> object:
         tensor = cast(_Tensor, value)
         if tensor.numel() == 0:
-            return empty_handle(tensor.shape, dtype)
+            return empty_handle(tensor.shape, dtype, (CPU, 0) if self.gpu is None else (CUDA, self.gpu))
         return tensor.view(self.torch.uint8) if travels_as_bytes(dtype) else tensor
 
     def as_numpy(self, value: object) -> np.ndarray:
@@ -113,7 +116,7 @@ class TorchFamily(Family):
     def _checked(self, name: str, dtype: DType, value: object) -> _Tensor:
         tensor, torch = cast(_Tensor, value), self.torch
         wanted = self.dtypes[dtype.name]
-        if tensor.device.type != "cpu":
+        if self.gpu is None and tensor.device.type != "cpu":
             raise foreign_device(name, str(tensor.device), f"{name}.cpu()")
         if tensor.layout is not torch.strided or tensor.is_quantized:
             raise error("E1011", f"`{name}` is a sparse or quantised tensor; a kernel takes dense ones", help="x.to_dense()")

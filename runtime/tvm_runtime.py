@@ -82,17 +82,23 @@ def tvm_ffi() -> ModuleType:
     with importing_tvm():
         import tvm_ffi
 
-        package = importlib.util.find_spec("tvm")
-        if package is None:
-            raise ModuleNotFoundError("No module named 'tvm'", name="tvm")
-        named = os.environ.get("TVM_LIBRARY_PATH")
-        places = [Path(named)] if named else []
-        for folder in map(Path, package.submodule_search_locations or ()):
-            places += [folder / "lib", folder.parent.parent / "build/lib", folder.parent.parent / "lib"]
-        # The loader keeps it, so that `import tvm` finds the same library, before, after or meanwhile in another thread.
-        tvm_ffi.libinfo.load_lib_ctypes("tvm", "tvm_runtime", "RTLD_GLOBAL", extra_lib_paths=places)
-    bindings: ModuleType = tvm_ffi
+        bindings: ModuleType = tvm_ffi
+        load_library("tvm_runtime", bindings)
     return bindings
+
+
+def load_library(name: str, bindings: ModuleType | None = None) -> None:
+    """Loads one of TVM's libraries. The loader keeps it, so that `import tvm` finds the same one, before, after or meanwhile in
+    another thread. Raises ImportError, OSError or RuntimeError where it is broken or missing."""
+    package = importlib.util.find_spec("tvm")
+    if package is None:
+        raise ModuleNotFoundError("No module named 'tvm'", name="tvm")
+    named = os.environ.get("TVM_LIBRARY_PATH")
+    places = [Path(named)] if named else []
+    for folder in map(Path, package.submodule_search_locations or ()):
+        places += [folder / "lib", folder.parent.parent / "build/lib", folder.parent.parent / "lib"]
+    ffi = tvm_ffi() if bindings is None else bindings
+    ffi.libinfo.load_lib_ctypes("tvm", name, "RTLD_GLOBAL", extra_lib_paths=places)
 
 
 def load_functions(library: Path, names: Sequence[str]) -> tuple[Callable[..., object], ...]:

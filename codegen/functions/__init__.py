@@ -10,10 +10,11 @@ from collections.abc import Callable
 
 from tvm import tirx
 
+from . import device
 from .error_function import erf
 from .exponential import exp, exp2, exp_bf16, sigmoid
 from .hyperbolic import tanh
-from .lanes import Bind, fraction
+from .lanes import Bind, fraction, on_device, pure
 from .logarithm import log, log2
 from .rounding import (
     absolute,
@@ -43,6 +44,12 @@ REAL: dict[str, Callable[[tirx.Expr, Bind], tirx.Expr]] = {
 }
 """The functions of the language that work on reals only, by name."""
 
+
+def real(name: str, x: tirx.Expr, bind: Bind) -> tirx.Expr:
+    """The function of that name, as the machine has it."""
+    return device.REAL[name](x) if on_device() else REAL[name](x, bind)
+
+
 __all__ = [
     "REAL",
     "Bind",
@@ -61,6 +68,9 @@ __all__ = [
     "maximum",
     "minimum",
     "negate",
+    "on_device",
+    "pure",
+    "real",
     "round_half_even",
     "rsqrt",
     "sigmoid",

@@ -23,14 +23,37 @@ Bind = Callable[[tirx.Expr], tirx.Expr]
 _FEATURES: ContextVar[frozenset[str]] = ContextVar("features", default=frozenset())
 
 
+_DEVICE: ContextVar[bool] = ContextVar("device", default=False)
+
+
 @contextmanager
-def using(features: frozenset[str]) -> Iterator[None]:
-    """Functions made inside may use the instructions of these features (LLVM's names), beside those of every machine."""
-    token = _FEATURES.set(features)
+def using(features: frozenset[str], *, device: bool = False) -> Iterator[None]:
+    """Functions made inside may use the instructions of these features (LLVM's names), beside those of every machine;
+    ``device``: they are CUDA code, of scalars, with CUDA's names of functions in the place of LLVM's intrinsics."""
+    tokens = _FEATURES.set(features), _DEVICE.set(device)
     try:
         yield
     finally:
-        _FEATURES.reset(token)
+        _FEATURES.reset(tokens[0])
+        _DEVICE.reset(tokens[1])
+
+
+def on_device() -> bool:
+    """Whether CUDA code is being made."""
+    return _DEVICE.get()
+
+
+_ON_DEVICE = {
+    "llvm.fma": "fma",
+    "llvm.fmuladd": "fma",
+    "llvm.fabs": "fabs",
+    "llvm.copysign": "copysign",
+    "llvm.floor": "floor",
+    "llvm.ceil": "ceil",
+    "llvm.roundeven": "rint",
+    "llvm.sqrt": "sqrt",
+}
+"""CUDA's double-precision functions (CUDA C++ Programming Guide, mathematical functions); those of f32 end in f."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +115,15 @@ def from_bits(pattern: tirx.Expr, like: tirx.Expr) -> tirx.Expr:
 
 def pure(name: str, *args: tirx.Expr) -> tirx.Expr:
     """An LLVM intrinsic whose result has the type of its first argument."""
+    if _DEVICE.get():
+        return device_function(_ON_DEVICE[name], *args)
     return tirx.call_llvm_pure_intrin(str(args[0].ty.dtype), name, *args)
+
+
+def device_function(name: str, *args: tirx.Expr) -> tirx.Expr:
+    """A function of CUDA's mathematical library for doubles, or its form for floats."""
+    dtype = str(args[0].ty.dtype)
+    return tirx.call_pure_extern(dtype, name if dtype == "float64" else f"{name}f", *args)
 
 
 def fma(a: tirx.Expr, b: tirx.Expr, c: tirx.Expr) -> tirx.Expr:
@@ -118,14 +149,24 @@ def with_sign(x: tirx.Expr, sign: tirx.Expr) -> tirx.Expr:
     return pure("llvm.copysign", x, sign)
 
 
+def larger(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    """The greater of two floats; b where one is NaN. (CUDA's own maximum gives the number.)"""
+    return tirx.Select(a > b, a, b) if _DEVICE.get() else tirx.Max(a, b)
+
+
+def smaller(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    """The smaller of two floats; b where one is NaN."""
+    return tirx.Select(a < b, a, b) if _DEVICE.get() else tirx.Min(a, b)
+
+
 def at_least(x: tirx.Expr, bound: float) -> tirx.Expr:
     """max(x, bound); NaN stays NaN. (TIR's Max gives its second operand where a comparison fails.)"""
-    return tirx.Max(number(bound, x), x)
+    return larger(number(bound, x), x)
 
 
 def at_most(x: tirx.Expr, bound: float) -> tirx.Expr:
     """min(x, bound); NaN stays NaN."""
-    return tirx.Min(number(bound, x), x)
+    return smaller(number(bound, x), x)
 
 
 def scaled(p: tirx.Expr, n: tirx.Expr) -> tirx.Expr | None:

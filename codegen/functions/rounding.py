@@ -8,7 +8,7 @@ from fractions import Fraction
 from tvm import tirx
 
 from ..microkernels.vector import splat
-from .lanes import Binary, Bind, format_of, lanes_of, magnitude, number, pure
+from .lanes import Binary, Bind, format_of, lanes_of, larger, magnitude, number, pure, smaller
 
 
 def sqrt(x: tirx.Expr, bind: Bind) -> tirx.Expr:
@@ -104,9 +104,9 @@ def sign(x: tirx.Expr) -> tirx.Expr:
 
 def maximum(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
     """The greater of two; NaN where either is NaN. Max gives b where a comparison fails, so only NaN in a is left."""
-    return tirx.Select(tirx.isnan(a), a, tirx.Max(a, b))
+    return tirx.Select(tirx.isnan(a), a, larger(a, b))
 
 
 def minimum(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
     """The smaller of two; NaN where either is NaN."""
-    return tirx.Select(tirx.isnan(a), a, tirx.Min(a, b))
+    return tirx.Select(tirx.isnan(a), a, smaller(a, b))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from ... import __version__
 from ...ir.diagnostics import EinfallError, error
 from ..internal import defect
-from . import kernels, passes, programs, reference, testing
+from . import inspection, kernels, passes, programs, reference, testing
 from .output import errors_json, out_json, report
 from .parser import Parser, UsageError, parse
 
@@ -81,6 +81,6 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"einfall {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True, parser_class=Parser)
-    for group in (programs, passes, kernels, testing, reference):
+    for group in (programs, passes, kernels, inspection, testing, reference):
         group.register(commands)
     return parser

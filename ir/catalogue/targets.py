@@ -47,4 +47,31 @@ KINDS: tuple[ErrorKind, ...] = (
         wrong='ef.compile("attention.ecs", target="cuda:sm_90")',
         fixed='ef.compile("attention.ecs", target="cpu")',
     ),
+    ErrorKind(
+        code="E1205",
+        title="no CUDA compiler",
+        explanation=(
+            "Kernels for `cuda:…` become CUDA C++, which nvcc compiles. It is looked for in CUDA_HOME, in CUDA_PATH, in PATH "
+            "and in /usr/local/cuda. Neither a GPU nor a driver is needed to compile."
+        ),
+        wrong='ef.compile("attention.ecs", target="cuda:sm_90")  # on a machine without the CUDA toolkit',
+        fixed="CUDA_HOME=/opt/cuda-13.0 einfall compile attention.ecs --target cuda:sm_90",
+    ),
+    ErrorKind(
+        code="E1206",
+        title="CUDA toolkit too old for the target",
+        explanation="The nvcc that was found makes no code for this architecture. Newer toolkits know newer architectures.",
+        wrong='ef.compile("attention.ecs", target="cuda:sm_90")  # with the toolkit of CUDA 11.0',
+        fixed='ef.compile("attention.ecs", target="cuda:sm_80")',
+    ),
+    ErrorKind(
+        code="E1207",
+        title="no GPU to run on",
+        explanation=(
+            "A kernel for a GPU was called, or given arrays of a GPU, where the process has no driver for it or no such GPU. "
+            "It can be compiled, saved, and looked at everywhere."
+        ),
+        wrong='ef.load("attention_sm90.efk")(q, k, v)  # on a machine without a GPU',
+        fixed='ef.compile("attention.ecs", target="cpu")(q, k, v)',
+    ),
 )

@@ -47,6 +47,13 @@ FEWEST_ROWS, FEWEST_LANES, SHORTEST_RUN = 16, 16, 512
 vector, the waking of a thread."""
 
 
+ROWS_OF_A_BLOCK = 64
+"""Points of the cut rank in one tile of a GPU's thread block, where a matrix product is done tile by tile."""
+
+SHORT_ROW, SHORT_ROWS_OF_A_BLOCK = 1024, 8
+"""Elements of a row up to which a warp does for it, and how many of them a thread block takes; of longer ones it takes one."""
+
+
 @dataclass(kw_only=True)
 class Tiling:
     """The tiles of a cascade's groups. ``derived`` collects the sizes that they bring along, named from ``prefix`` on."""
@@ -106,6 +113,8 @@ class Tiling:
             return self._shared(whole, cut, integer(STEPS_TOGETHER), FEWEST_LANES), integer(STEPS_TOGETHER)
         if all(lanes):
             return self._shared(whole, cut, integer(LONGEST_RUN), SHORTEST_RUN), integer(LONGEST_RUN)
+        if self.target.gpu is not None:
+            return self._of_block(group, cut, product=product)
         few = constant_value(cut.extent, self.lets)
         if product and few is not None and few <= FEWEST_ROWS:
             return integer(max(1, few)), integer(max(1, few))
@@ -137,6 +146,27 @@ class Tiling:
             return points, points
         points = self._shared(whole, cut, limit, FEWEST_ROWS if product else 1)
         return points, points
+
+    def _of_block(self, group: Group, cut: Independent, *, product: bool) -> tuple[Expr, Expr]:
+        """The same for a thread block: fixed numbers, because shared memory is of fixed sizes."""
+        most = ROWS_OF_A_BLOCK if product else SHORT_ROWS_OF_A_BLOCK if self._rows_are_short(group, cut) else 1
+        few = constant_value(cut.extent, self.lets)
+        points = integer(most if few is None else max(1, min(most, few)))
+        return points, points
+
+    def _rows_are_short(self, group: Group, cut: Independent) -> bool:
+        """Whether one warp does for a row of each Einsum."""
+        for member in group.members:
+            elements = 1
+            for r in self.cascade.einsums[member].ranks:
+                if all(r.name != c.variables[member] for c in group.classes):
+                    extent = constant_value(r.extent, self.lets)
+                    if extent is None:
+                        return False
+                    elements *= extent
+            if elements > SHORT_ROW:
+                return False
+        return True
 
     def _goes_by_rows(self, group: Group, lanes: Sequence[bool]) -> bool:
         """Whether the Einsums with the most ranks, which take the time, all have their vectors along the rows of a tile."""

@@ -1,0 +1,312 @@
+"""Tile program to TensorIR for a GPU: one function on the host that launches kernels one after the other.
+
+A Compute outside of parallel loops is a launch in which every thread has a point. A parallel loop is a launch with a block for
+each turn: its tiles are the block's shared memory (or a part of the workspace, where they are too large), its Computes
+are done by all threads of the block, which meet where one needs what another wrote. Serial loops around them run on the host.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import tvm
+import tvm_ffi
+from tvm import tirx
+
+from ...ir.blocks import held_by_block, tile_bytes
+from ...ir.expr import Expr, reads_of
+from ...ir.index import upper_bound
+from ...ir.target import Target
+from ...ir.tile import Buffer, Compute, Fill, Loop, Method, Node, Scope, TileProgram, When
+from ..arithmetic import literal
+from ..context import Context, Variables
+from ..element import computed, stored
+from ..frame import Frame
+from ..functions.lanes import using
+from ..microkernels.statements import Statements, as_index, constant, index, maximum, minimum, positive
+from ..views import View, encode
+from .compute import DeviceComputeEmitter, blocks_for
+from .order import Order, accesses
+from .statements import DeviceStatements, Team, launched
+
+THREADS = 256
+"""Threads of a block."""
+
+WAVES = 4
+"""Blocks for each multiprocessor, of a loop whose tiles are in the workspace: each block has its part of it."""
+
+
+def lower(program: TileProgram, target: Target) -> tvm.IRModule:
+    """The primitive function of a tile program, for one GPU: ``main``, which launches its kernels."""
+    with using(target.features, device=True):
+        return tvm.IRModule({"main": _Lowering(program, target).function()})
+
+
+class _Lowering(Frame):
+    def __init__(self, program: TileProgram, target: Target) -> None:
+        super().__init__(program)
+        assert target.gpu is not None
+        self.target, self.gpu = target, target.gpu
+        self.context = Context(
+            views=self.views, sizes=self.sizes, scalars=self.scalars, lets=self.lets, vector_bits=32, fused=True, threads=1
+        )
+        self.conditions: list[Expr] = []  # that the device must evaluate, of the nodes around
+
+    def function(self) -> tirx.PrimFunc:
+        arguments, numbers = self.parameters()
+        for buffer in self.program.buffers:
+            if buffer.scope is Scope.WORKSPACE:
+                self._workspace(buffer)
+        self._nodes(self.program.body, {})
+        function = tirx.PrimFunc([*arguments, *numbers], self.statements.finish())
+        return function.with_attr({"global_symbol": "main", "tirx.noalias": True, "s_tir": True, "tirx.is_entry_func": True})
+
+    # -- on the host -----------------------------------------------------------------------------------------------------
+
+    def _number(self, expr: Expr, variables: Variables) -> tirx.Expr:
+        """A number of the host's, in a variable that kernels can be given."""
+        return self.statements.bind("extent", as_index(self.size(expr, variables)))
+
+    def _nodes(self, nodes: tuple[Node, ...], variables: Variables) -> None:
+        for node in nodes:
+            self._node(node, variables)
+
+    def _node(self, node: Node, variables: Variables) -> None:
+        s = self.statements
+        match node:
+            case Compute():
+                self._points(node, variables)
+            case Fill(target=target, value=value):
+                self._fill(self.views[target], value)
+            case When(condition=condition, body=body) if any(True for _ in reads_of(condition)):
+                self.conditions.append(condition)
+                self._nodes(body, variables)
+                self.conditions.pop()
+            case When(condition=condition, body=body):
+                with s.when(self.size(condition, variables)):
+                    self._nodes(body, variables)
+            case Loop() if _is_data(node):
+                # Only the device knows how often: one block goes through all of it.
+                with self._kernel(index(1), variables) as (d, team):
+                    self._block(d, team).nodes((node,), variables)
+            case Loop(parallel=True):
+                self._blocks(node, variables)
+            case Loop():
+                for buffer in node.buffers:
+                    self._workspace(buffer)
+                extent = self._number(node.extent, variables)
+                inner = [self._number(r.extent, variables) for r in node.inner]
+                total = _product([extent, *inner])
+                with s.loop(node.variable, total) as step:
+                    self._nodes(node.body, {**variables, **_coordinates(s, node, step, extent, inner)})
+
+    def _workspace(self, buffer: Buffer, copies: tirx.Expr | None = None, block: tirx.Expr | None = None) -> None:
+        """Memory of the device for the length of the call; with ``copies`` so many, of which each block has one."""
+        s = self.statements
+        shape = [self._number(e, {}) for e in buffer.shape]
+        strides, total = _strides(s, shape)
+        held = total if copies is None else s.bind("held", total * copies)
+        flat = tirx.decl_buffer((maximum(held, 1),), stored(buffer.dtype), name=buffer.name.replace(".", "_"))
+        s.add(tirx.AllocBuffer(flat))
+        base = None if block is None else block * total
+        self.views[buffer.name] = View(
+            flat=flat, strides=tuple(strides), extents=tuple(shape), dtype=buffer.dtype, base=base, dense=block is None
+        )
+
+    @contextmanager
+    def _kernel(
+        self, blocks: tirx.Expr, variables: Variables, threads: int = THREADS, *, spread: bool = False
+    ) -> Iterator[tuple[DeviceStatements, Team]]:
+        """The body of a launch of so many blocks; ``spread``: their threads share the points of one Compute."""
+        d = DeviceStatements()
+        team = Team(thread=tirx.Var("thread", "int64"), block=tirx.Var("block", "int64"), threads=threads, launch=spread)
+        with ExitStack() as stack:
+            for condition in self.conditions:
+                stack.enter_context(d.when(self.context.evaluator(d, variables).value(condition)))
+            yield d, team
+        s = self.statements
+        blocks = s.bind("blocks", blocks)
+        with s.when(positive(blocks)):
+            s.add(launched(d.finish(), team, blocks))
+
+    def _emitter(self, compute: Compute, variables: Variables, team: Team) -> DeviceComputeEmitter:
+        return DeviceComputeEmitter(context=self.context, compute=compute, variables=variables, serial=True, team=team)
+
+    def _points(self, compute: Compute, variables: Variables) -> None:
+        anyone = Team(thread=index(0), block=index(0), threads=THREADS, launch=True)
+        asking = self._emitter(compute, variables, anyone)
+        if compute.scatter and compute.method is not Method.LANES:
+            points: tirx.Expr = index(1)
+        elif compute.scatter:
+            points = self._number(compute.extent(compute.vector or ""), variables)
+        else:
+            points = asking.points(self.statements)
+        with self._kernel(blocks_for(points, asking.workers), variables, spread=True) as (d, team):
+            self._emitter(compute, variables, team).emit(d)
+
+    def _fill(self, view: View, value: int | float | bool) -> None:
+        total = _product(view.extents)
+        with self._kernel(blocks_for(total, THREADS), {}, spread=True) as (d, team):
+            at = d.bind("point", team.block * team.threads + team.thread)
+            with d.when(at < total):
+                _store_at(d, view, at, value)
+
+    def _blocks(self, loop: Loop, variables: Variables) -> None:
+        """A launch with a block for each turn of a parallel loop."""
+        s = self.statements
+        extent = self._number(loop.extent, variables)
+        inner = [self._number(r.extent, variables) for r in loop.inner]
+        total = s.bind("turns", _product([extent, *inner]))
+        shared, large = held_by_block(loop.buffers, self.target, self.lets)
+        most = self.gpu.multiprocessors * WAVES
+        blocks = s.bind("blocks", minimum(total, most)) if large else total
+        mine = tirx.Var("block", "int64")
+        for buffer in large:
+            self._workspace(buffer, blocks, mine)
+        with self._kernel(blocks, variables) as (d, team):
+            d.add(tirx.Bind(mine, team.block))
+            body = self._block(d, team)
+            if not large:
+                body.turn(loop, {**variables, **_coordinates(d, loop, team.block, extent, inner)}, shared)
+                return
+            with d.loop("round", _rounds(total, blocks)) as turn:
+                task = d.bind("task", turn * blocks + team.block)
+                with d.when(task < total):
+                    d.barrier()
+                    body.turn(loop, {**variables, **_coordinates(d, loop, task, extent, inner)}, shared)
+
+    def _block(self, d: DeviceStatements, team: Team) -> _Block:
+        return _Block(self, d, team)
+
+
+STATIC = 48 << 10
+"""Bytes of shared memory that a kernel may have without asking for them at its launch (CUDA C++ Programming Guide, section
+Shared Memory of each architecture)."""
+
+
+class _Block:
+    """What the threads of one block do together."""
+
+    def __init__(self, kernel: _Lowering, statements: DeviceStatements, team: Team) -> None:
+        self.kernel, self.statements, self.team = kernel, statements, team
+        self.order = Order()
+
+    def turn(self, loop: Loop, variables: Variables, shared: list[Buffer]) -> None:
+        """One turn of a parallel loop, whose other tiles have their places."""
+        self._allocate(shared)
+        self.nodes(loop.body, variables)
+
+    def nodes(self, nodes: tuple[Node, ...], variables: Variables) -> None:
+        """The nodes in order, with barriers where they need them."""
+        for node in nodes:
+            self._node(node, variables)
+
+    def _node(self, node: Node, variables: Variables) -> None:
+        s, context = self.statements, self.kernel.context
+        reads, writes = accesses(node)
+        if self.order.conflicts(reads, writes):
+            s.barrier()
+            self.order.met()
+        self.order.take(reads, writes)
+        match node:
+            case Compute():
+                self.kernel._emitter(node, variables, self.team).emit(s)
+            case Fill(target=target, value=value):
+                self._fill(self.kernel.views[target], value)
+            case When(condition=condition, body=body):
+                chosen = s.share(tirx.Cast("int32", context.evaluator(s, variables).value(condition)))
+                with s.when(tirx.NE(chosen, tirx.IntImm("int32", 0))):
+                    self.nodes(body, variables)
+                self.order.around(body)
+            case Loop():
+                at = context.evaluator(s, variables)
+                extent = s.bind("extent", as_index(at.value(node.extent)))
+                inner = [s.bind("extent", as_index(at.value(r.extent))) for r in node.inner]
+                self._allocate(node.buffers)
+                self.order.around(node.body)
+                with s.loop(node.variable, _product([extent, *inner])) as step:
+                    self.nodes(node.body, {**variables, **_coordinates(s, node, step, extent, inner)})
+                self.order.around(node.body)
+
+    def _allocate(self, buffers: Sequence[Buffer]) -> None:
+        """Tiles in shared memory, each of the greatest extents that it can have."""
+        s, placed, held = self.statements, [], 0
+        for buffer in buffers:
+            size = tile_bytes(buffer, self.kernel.lets)
+            if size is None:
+                raise NotImplementedError(f"a tile of unlimited size inside a loop of a block: {buffer.name}")
+            placed.append((buffer, held))
+            held += size
+        if not placed:
+            return
+        # Every tile of the block in one allocation: beyond 48 KB a kernel has only one, whose size the launch tells.
+        pool = s.allocate("tiles", (held,), "uint8", scope="shared" if held <= STATIC else "shared.dyn")
+        for buffer, start in placed:
+            dtype = stored(buffer.dtype)
+            flat = tirx.decl_buffer((index(held),), dtype, name=buffer.name.replace(".", "_"), data=pool.data)
+            s.add(tirx.DeclBuffer(flat, data=pool.data))
+            shape = [max(1, upper_bound(e, self.kernel.lets) or 1) for e in buffer.shape]
+            strides = [index(math.prod(shape[d + 1 :])) for d in range(len(shape))]
+            base = index(start // tvm_ffi.dtype(dtype).itemsize)
+            self.kernel.views[buffer.name] = View(
+                flat=flat, strides=tuple(strides), extents=tuple(map(index, shape)), dtype=buffer.dtype, base=base
+            )
+
+    def _fill(self, view: View, value: int | float | bool) -> None:
+        s, team = self.statements, self.team
+        total = s.bind("total", _product(view.extents))
+        with s.loop("turn", _rounds(total, index(team.threads))) as turn:
+            at = s.bind("point", turn * team.threads + team.thread)
+            with s.when(at < total):
+                _store_at(s, view, at, value)
+
+
+def _store_at(s: Statements, view: View, at: tirx.Expr, value: int | float | bool) -> None:
+    """Stores a constant at point number ``at`` of a tensor."""
+    indices: list[tirx.Expr] = []
+    for extent in reversed(view.extents[1:]):
+        indices.insert(0, s.bind("i", tirx.truncmod(at, extent)))
+        at = s.bind("rest", tirx.truncdiv(at, extent))
+    indices = [at, *indices] if view.extents else []
+    s.store(view.flat, view.offset(indices), encode(literal(value, computed(view.dtype)), view.dtype, 1))
+
+
+def _coordinates(s: Statements, loop: Loop, step: tirx.Expr, extent: tirx.Expr, inner: list[tirx.Expr]) -> Variables:
+    """The variables of a loop in its turn number ``step``."""
+    found: Variables = {}
+    for r, further in zip(reversed(loop.inner), reversed(inner), strict=True):
+        found[r.name] = s.bind(r.name, tirx.truncmod(step, further))
+        step = s.bind("rest", tirx.truncdiv(step, further))
+    found[loop.variable] = s.bind(loop.variable, extent - 1 - step) if loop.reverse else step
+    return found
+
+
+def _strides(s: Statements, shape: list[tirx.Expr]) -> tuple[list[tirx.Expr], tirx.Expr]:
+    """(the strides of a dense tensor, its elements)."""
+    strides: list[tirx.Expr] = []
+    total: tirx.Expr = index(1)
+    for extent in reversed(shape):
+        strides.insert(0, total)
+        total = s.bind("stride", total * extent)
+    return strides, total
+
+
+def _product(extents: list[tirx.Expr] | tuple[tirx.Expr, ...]) -> tirx.Expr:
+    total: tirx.Expr = index(1)
+    for extent in extents:
+        total = extent if constant(total) == 1 else total * extent
+    return total
+
+
+def _rounds(total: tirx.Expr, width: tirx.Expr) -> tirx.Expr:
+    return tirx.truncdiv(total + width - 1, width)
+
+
+def _is_data(loop: Loop) -> bool:
+    """Whether only the device knows the extents of a loop."""
+    return any(True for e in (loop.extent, *(r.extent for r in loop.inner)) for _ in reads_of(e))
+
+
+__all__ = ["THREADS", "lower"]

@@ -1,0 +1,53 @@
+"""Where the threads of a block must meet: between what one writes and what another reads or writes of a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ...ir.expr import reads_of
+from ...ir.tile import Compute, Fill, Loop, Node, When, walk
+
+
+@dataclass(kw_only=True)
+class Order:
+    """The tensors that the block's threads have read and written since they met last."""
+
+    read: set[str] = field(default_factory=set)
+    written: set[str] = field(default_factory=set)
+
+    def conflicts(self, reads: Iterable[str], writes: Iterable[str]) -> bool:
+        """Whether threads that read and write these must have met before."""
+        reads, writes = set(reads), set(writes)
+        return bool(self.written & (reads | writes) or self.read & writes)
+
+    def met(self) -> None:
+        """Notes a barrier."""
+        self.read.clear()
+        self.written.clear()
+
+    def take(self, reads: Iterable[str], writes: Iterable[str]) -> None:
+        """Notes accesses."""
+        self.read.update(reads)
+        self.written.update(writes)
+
+    def around(self, nodes: tuple[Node, ...]) -> None:
+        """Notes all accesses of a loop's body: in each turn they follow those of the turn before."""
+        for node in walk(nodes):
+            self.take(*accesses(node))
+
+
+def accesses(node: Node) -> tuple[set[str], set[str]]:
+    """(the tensors that a node by itself reads, those that it writes); the bodies of loops are nodes of their own."""
+    match node:
+        case Compute():
+            reads = {r.tensor for r in node.reads()}
+            extents = {r.tensor for e in node.ranks for r in reads_of(e.extent)}
+            own = {node.target} if node.scatter else set()
+            return reads | extents | own, set(node.targets)
+        case Fill(target=target):
+            return set(), {target}
+        case When(condition=condition):
+            return {r.tensor for r in reads_of(condition)}, set()
+        case Loop(extent=extent, inner=inner):
+            return {r.tensor for e in (extent, *(i.extent for i in inner)) for r in reads_of(e)}, set()

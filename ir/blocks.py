@@ -1,0 +1,50 @@
+"""What a thread block of a GPU holds: which tiles of a parallel loop its shared memory takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from .expr import Expr
+from .index import upper_bound
+from .target import Target
+from .tile import Buffer, Loop, TileProgram, walk
+
+ALIGNED = 64
+"""TVM aligns every allocation to so many bytes."""
+
+RESERVED = 1024
+"""Bytes of shared memory for what the threads of a block combine."""
+
+
+def tile_bytes(buffer: Buffer, lets: Mapping[str, Expr]) -> int | None:
+    """The bytes of a tile at its largest; None where that depends on free sizes."""
+    total = max(1, buffer.dtype.bits // 8)
+    for extent in buffer.shape:
+        most = upper_bound(extent, lets)
+        if most is None:
+            return None
+        total *= max(1, most)
+    return -(-total // ALIGNED) * ALIGNED
+
+
+def held_by_block(buffers: Sequence[Buffer], target: Target, lets: Mapping[str, Expr]) -> tuple[list[Buffer], list[Buffer]]:
+    """(the tiles that the shared memory of a block holds, the smallest first, those that are too large for it)."""
+    assert target.gpu is not None
+    free = target.gpu.shared_per_block - RESERVED
+    held: list[Buffer] = []
+    large: list[Buffer] = []
+    for buffer in sorted(buffers, key=lambda b: tile_bytes(b, lets) or 0):
+        size = tile_bytes(buffer, lets)
+        if size is None or size > free:
+            large.append(buffer)
+        else:
+            free -= size
+            held.append(buffer)
+    return held, large
+
+
+def fits_blocks(program: TileProgram, target: Target) -> bool:
+    """Whether the tiles of every parallel loop fit in shared memory."""
+    lets = {let.name: let.value for let in (*program.cascade.lets, *program.derived)}
+    loops = (node for node in walk(program.body) if isinstance(node, Loop) and node.parallel)
+    return not any(held_by_block(loop.buffers, target, lets)[1] for loop in loops)

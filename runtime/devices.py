@@ -1,0 +1,81 @@
+"""GPUs as the runtime needs them: whether there is one, and a kernel's machine code on it. TVM's runtime does for all of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+
+from ..ir.diagnostics import EinfallError, error
+from .tvm_runtime import global_function, load_library, tvm_ffi
+
+CUDA = 2
+"""DLPack's number of the device type kDLCUDA."""
+
+ARCHITECTURE = re.compile(r"sm_(\d+)(\d)([af]?)")
+"""The name of a CUDA architecture: major and minor number, and a letter where it is for these alone."""
+
+_EXISTS, _COMPUTE_CAPABILITY = 0, 4  # TVM's DeviceAttrKind
+
+
+@lru_cache(maxsize=1)
+def missing_driver() -> str | None:
+    """Why no CUDA kernel can run in this process: what the loader says of TVM's CUDA runtime. None where one can."""
+    tvm_ffi()
+    try:
+        load_library("tvm_runtime_cuda")
+    except (OSError, RuntimeError) as failure:
+        return str(failure).strip().partition("\n")[0]
+    return None
+
+
+def capability(device: int) -> str | None:
+    """The compute capability (``"9.0"``) of GPU number ``device``; None where there is no such GPU."""
+    if missing_driver() is not None:
+        return None
+    ask = global_function("runtime.GetDeviceAttr")
+    if not ask(CUDA, device, _EXISTS):
+        return None
+    return str(ask(CUDA, device, _COMPUTE_CAPABILITY))
+
+
+@lru_cache(maxsize=256)
+def check_device(name: str, arch: str, device: int) -> None:
+    """Raise EinfallError E1207 unless GPU number ``device`` is there, E1106 unless it runs machine code for ``arch``.
+
+    Code for sm_XY runs on capabilities X.Z with Z at least Y, and code for sm_XYa on X.Y alone (CUDA C++ Programming Guide,
+    section Application Compatibility).
+    """
+    reason, found = missing_driver(), capability(device)
+    if reason is not None or found is None:
+        raise no_device(name, arch, reason or f"there is no GPU number {device}")
+    numbers = ARCHITECTURE.fullmatch(arch)
+    assert numbers is not None, arch
+    major, minor = (int(n) for n in found.split("."))
+    fits = major == int(numbers[1]) and (minor == int(numbers[2]) if numbers[3] else minor >= int(numbers[2]))
+    if not fits:
+        raise error(
+            "E1106",
+            f"`{name}` was compiled for {arch}, but GPU {device} has compute capability {found}",
+            help=f'compile it for this GPU: target="cuda:sm_{major}{minor}"',
+        )
+
+
+def no_device(name: str, arch: str, reason: str) -> EinfallError:
+    """What is said where a kernel cannot run for want of a GPU."""
+    return error(
+        "E1207",
+        f"`{name}` ({arch}) cannot run here: {reason}",
+        help='a CUDA kernel needs an NVIDIA GPU and its driver; target="cpu" runs everywhere',
+    )
+
+
+def device_function(module: object, cubin: bytes, launches: str) -> Callable[..., object]:
+    """A kernel's function, of the module of its host part, with its machine code for the GPU.
+
+    ``launches`` is TVM's JSON about the kernels in it. Raises what the loader raises.
+    """
+    known = global_function("runtime.LoadMetaDataFromJSON")(launches)
+    module.import_module(global_function("ffi.Module.create.cuda")(cubin, "cubin", known, {}))  # type: ignore[attr-defined]
+    function: Callable[..., object] = module["main"]  # type: ignore[index]
+    return function

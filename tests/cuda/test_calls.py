@@ -1,0 +1,122 @@
+"""Kernels for a GPU as objects: saved and loaded, called with wrong arrays, compiled without a toolkit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import einfall as ef
+from einfall.codegen.cuda import toolkit
+from einfall.ir.diagnostics import EinfallError
+from einfall.runtime.devices import check_device
+
+from ..cuda_emulation.device import Worker
+from . import kernels
+
+SCALE = """\
+kernel scale(X: f32[M, N], c: f32) -> (Y: f32[M, N]) {
+    Y[m, n] = c * X[m, n]
+}
+"""
+
+
+def message(function, *arguments: object) -> str:
+    """What a call says that must fail."""
+    try:
+        function(*arguments)
+    except EinfallError as failure:
+        return str(failure)
+    raise AssertionError("nothing was refused")
+
+
+def saved_and_loaded(path: Path) -> np.ndarray:
+    kernels.emulate()
+    kernel = ef.compile(SCALE, target="cuda:sm_90", cache=False)
+    kernel.save(path)
+    x = np.arange(12, dtype=np.float32).reshape(3, 4)
+    found = ef.load(path)(kernels.on_gpu(x), 2.0)
+    return kernels.back(found)
+
+
+def test_a_saved_kernel_runs(gpu: Worker, tmp_path: Path) -> None:
+    found = gpu.run(saved_and_loaded, tmp_path / "scale.efk")
+    assert np.array_equal(found, 2 * np.arange(12, dtype=np.float32).reshape(3, 4))
+
+
+def wrong(which: str) -> str:
+    kernels.emulate()
+    kernel = ef.compile(SCALE, target="cuda:sm_90", cache=False)
+    x = np.zeros((3, 4), np.float32)
+    match which:
+        case "host":
+            return message(kernel, x, 2.0)
+        case "dtype":
+            return message(kernel, kernels.on_gpu(x.astype(np.float64)), 2.0)
+        case "shape":
+            return message(kernel, kernels.on_gpu(x[0]), 2.0)
+        case "none":
+            return message(kernel, 1.0, 2.0)
+        case "architecture":
+            return message(check_device, "scale", "sm_80", 0)
+        case "number":
+            return message(check_device, "scale", "sm_90", 7)
+    raise AssertionError(which)
+
+
+@pytest.mark.parametrize(
+    ("which", "code"),
+    [
+        ("host", "E1010"),
+        ("dtype", "E1009"),
+        ("shape", "E1003"),
+        ("none", "E1008"),
+        ("architecture", "E1106"),
+        ("number", "E1207"),
+    ],
+)
+def test_what_is_refused(gpu: Worker, which: str, code: str) -> None:
+    assert code in gpu.run(wrong, which)
+
+
+needs_nvcc = pytest.mark.skipif(toolkit.nvcc() is None, reason="there is no nvcc")
+
+
+@needs_nvcc
+def test_without_a_gpu_it_compiles_and_says_why_it_does_not_run(tmp_path: Path) -> None:
+    kernel = ef.compile(SCALE, target="cuda:sm_90", cache=False)
+    assert ".target sm_90" in kernel.source("ptx")
+    assert "__global__" in kernel.source("cuda")
+    loaded = ef.load(kernel.save(tmp_path / "scale.efk"))
+    assert loaded.source("ptx") == kernel.source("ptx")
+    with pytest.raises(EinfallError, match="E1207"):
+        loaded(np.zeros((3, 4), np.float32), 2.0)
+
+
+@needs_nvcc
+def test_what_ptxas_says_is_kept(tmp_path: Path) -> None:
+    from einfall.runtime.artifact import Artifact
+
+    path = ef.compile(SCALE, target="cuda:sm_80", cache=False).save(tmp_path / "scale.efk")
+    device = Artifact.read(path).device
+    assert device is not None
+    assert device.arch == "sm_80"
+    (usage,) = device.usage
+    assert usage.registers > 0
+    assert usage.spill_stores == 0
+
+
+def test_without_a_toolkit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolkit, "nvcc", lambda: None)
+    with pytest.raises(EinfallError, match="E1205"):
+        ef.compile(SCALE, target="cuda:sm_80", cache=False)
+
+
+def test_a_toolkit_that_is_too_old(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    old = tmp_path / "nvcc"
+    old.write_text("#!/bin/sh\necho \"nvcc fatal   : Unsupported gpu architecture 'compute_90a'\" >&2\nexit 1\n")
+    old.chmod(0o755)
+    monkeypatch.setattr(toolkit, "nvcc", lambda: str(old))
+    with pytest.raises(EinfallError, match="E1206"):
+        ef.compile(SCALE, target="cuda:sm_90", cache=False)
