@@ -43,7 +43,7 @@ from .functions.lanes import using
 from .microkernels.dot_inside import PackedPanels
 from .microkernels.packing import PackedMatrix
 from .microkernels.panels import PackedWords
-from .microkernels.statements import Statements, as_index, constant, either, index
+from .microkernels.statements import Statements, as_index, constant, either, identifier, index
 from .microkernels.tasks import spread
 from .overlap import Overlap, OverlapEmitter
 from .prepacked import Form, Packer
@@ -125,7 +125,7 @@ class _Lowering(Frame):
         padded = buffer.scope is Scope.TILE and buffer.name in self.left and constant(strides[-2]) is not None
         slack = SLACK if padded else 0
         held = total + slack * strides[-2] if padded else tirx.Max(total, index(1))
-        flat = tirx.decl_buffer((held,), stored(buffer.dtype), name=buffer.name.replace(".", "_"))
+        flat = tirx.decl_buffer((held,), stored(buffer.dtype), name=identifier(buffer.name))
         s.add(tirx.AllocBuffer(flat))
         if padded:
             # What lay in the memory before may be subnormal, which stalls a product that reads beyond the rows.

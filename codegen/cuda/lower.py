@@ -25,7 +25,7 @@ from ..context import Context, Variables
 from ..element import computed, stored
 from ..frame import Frame
 from ..functions.lanes import using
-from ..microkernels.statements import Statements, as_index, constant, index, maximum, minimum, positive
+from ..microkernels.statements import Statements, as_index, constant, identifier, index, maximum, minimum, positive
 from ..views import View, encode
 from .compute import DeviceComputeEmitter, blocks_for
 from .order import Order, accesses
@@ -108,7 +108,7 @@ class _Lowering(Frame):
         shape = [self._number(e, {}) for e in buffer.shape]
         strides, total = _strides(s, shape)
         held = total if copies is None else s.bind("held", total * copies)
-        flat = tirx.decl_buffer((maximum(held, 1),), stored(buffer.dtype), name=buffer.name.replace(".", "_"))
+        flat = tirx.decl_buffer((maximum(held, 1),), stored(buffer.dtype), name=identifier(buffer.name))
         s.add(tirx.AllocBuffer(flat))
         base = None if block is None else block * total
         self.views[buffer.name] = View(
@@ -245,7 +245,7 @@ class _Block:
         pool = s.allocate("tiles", (held,), "uint8", scope="shared" if held <= STATIC else "shared.dyn")
         for buffer, start in placed:
             dtype = stored(buffer.dtype)
-            flat = tirx.decl_buffer((index(held),), dtype, name=buffer.name.replace(".", "_"), data=pool.data)
+            flat = tirx.decl_buffer((index(held),), dtype, name=identifier(buffer.name), data=pool.data)
             s.add(tirx.DeclBuffer(flat, data=pool.data))
             shape = [max(1, upper_bound(e, self.kernel.lets) or 1) for e in buffer.shape]
             strides = [index(math.prod(shape[d + 1 :])) for d in range(len(shape))]

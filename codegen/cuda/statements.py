@@ -9,7 +9,7 @@ from tvm import tirx
 from tvm.ir import Range
 from tvm.tirx import op
 
-from ..microkernels.statements import Statements, index
+from ..microkernels.statements import Statements, identifier, index
 
 WARP = 32
 """Threads of a warp, on every architecture (CUDA C++ Programming Guide, section SIMT Architecture)."""
@@ -21,7 +21,7 @@ class DeviceStatements(Statements):
     def allocate(self, name: str, shape: Sequence[int], dtype: str, *, scope: str = "global") -> tirx.Buffer:
         """A buffer that lives to the end of the scope, of scope `local`, `shared` or `shared.dyn`."""
         assert scope in ("local", "shared", "shared.dyn"), scope
-        buffer = tirx.decl_buffer([index(extent) for extent in shape], dtype, name=name, scope=scope)
+        buffer = tirx.decl_buffer([index(extent) for extent in shape], dtype, name=identifier(name), scope=scope)
         self.add(tirx.AllocBuffer(buffer))
         return buffer
 

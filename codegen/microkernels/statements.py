@@ -84,6 +84,11 @@ def as_index(value: tirx.Expr | int) -> tirx.Expr:
     return value if str(value.ty.dtype) == INDEX else tirx.Cast(INDEX, value)
 
 
+def identifier(name: str) -> str:
+    """A name of the language (``k'``, ``tile.1``) as one that C knows too."""
+    return name.replace(".", "_").replace("'", "_prime")
+
+
 class Statements:
     """Collects statements; `loop` and `when` open a nested scope for the length of a `with` block."""
 
@@ -107,7 +112,7 @@ class Statements:
             return index(value)
         if isinstance(value, tirx.IntImm | tirx.Var):
             return value
-        variable = tirx.Var(name, value.ty)
+        variable = tirx.Var(identifier(name), value.ty)
         if str(value.ty.dtype) == INDEX:
             value = self.share(value, name)
         self.add(tirx.Bind(variable, value))
@@ -134,7 +139,9 @@ class Statements:
         register is a `global` allocation that the lowering is told to leave to LLVM.
         """
         on_stack = {"disable_lower_builtin": tirx.IntImm("bool", 1)} if scope == "local" else None
-        buffer = tirx.decl_buffer([index(extent) for extent in shape], dtype, name=name, scope="global", layout=None)
+        buffer = tirx.decl_buffer(
+            [index(extent) for extent in shape], dtype, name=identifier(name), scope="global", layout=None
+        )
         self.add(tirx.AllocBuffer(buffer, on_stack))
         return buffer
 
@@ -163,7 +170,7 @@ class Statements:
         if constant(extent) == 1 and kind is ForKind.SERIAL:
             yield index(0)
             return
-        variable = tirx.Var(name, INDEX)
+        variable = tirx.Var(identifier(name), INDEX)
         self._scopes.append([])
         yield variable
         body = self._close()
