@@ -247,6 +247,16 @@ def activemask(body: Body, each: Instruction, found: re.Match[str]) -> str:
     return assign(body, each.operands[0], "b32", f"::emulation::active_mask({body.line})")
 
 
+@instruction(r"elect\.sync")
+def elect(body: Body, each: Instruction, found: re.Match[str]) -> str:
+    """`elect.sync lane|predicate, mask;`: the lowest lane of the mask is elected."""
+    lane, predicate = each.operands[0].split("|")
+    mask = body.value(each.operands[1], "b32")
+    elected = f"(::emulation::vote({body.line}, ::emulation::Vote::Ballot, {mask}, true), uint32_t(__builtin_ctz({mask})))"
+    result = assign(body, predicate, "pred", "elected == ::emulation::lane()")
+    return f"{{ const uint32_t elected = {elected}; {assign(body, lane, 'b32', 'elected')} {result} }}"
+
+
 @instruction(r"redux\.sync\.(add|min|max|and|or|xor)\.([bsu]32)")
 def redux(body: Body, each: Instruction, found: re.Match[str]) -> str:
     value, mask = (body.value(operand, "b32") for operand in each.operands[1:3])

@@ -70,8 +70,8 @@ class Body:
         operand = operand.strip()
         if found := re.fullmatch(r"%(\d+)", operand):
             return f"operand{found[1]}"
-        if operand in self.registers:
-            return f"ptx_{operand}"
+        if (name := operand.lstrip("%")) in self.registers:
+            return f"ptx_{name}"
         if (found := re.fullmatch(r"%{1,2}([a-z_]+(?:\.[xyz])?)", operand)) and found[1] in SPECIAL:
             return SPECIAL[found[1]]
         if found := re.fullmatch(r"0[fF]([0-9a-fA-F]{8})", operand):
@@ -177,11 +177,11 @@ def declaration(body: Body, each: Instruction) -> str:
     if type not in TYPES:
         raise UnsupportedError(f"register of type .{type} at line {body.line}")
     names = []
-    for name in (first, *each.operands[1:]):
-        if found := re.fullmatch(r"([\w%$]+)<(\d+)>", name.strip()):
+    for name in (name.strip().lstrip("%") for name in (first, *each.operands[1:])):
+        if found := re.fullmatch(r"([\w$]+)<(\d+)>", name):
             names += [f"{found[1]}{i}" for i in range(int(found[2]))]
         else:
-            names.append(name.strip())
+            names.append(name)
     body.registers.update(names)
     return f"{TYPES[type]} {', '.join(f'ptx_{name}' for name in names)};"
 

@@ -176,6 +176,16 @@ def test_deadlock_says_who_waits() -> None:
         kernel.launch("half_barrier", 1, 128, [np.zeros(128, np.float32)])
 
 
+@pytest.mark.slow
+def test_endless_loop() -> None:
+    kernel = build("""extern "C" __global__ void spin(volatile int* flag) {
+      while (*flag == 0) {
+      }
+    }""")
+    with pytest.raises(EmulationError, match=r"an endless loop"):
+        kernel.launch("spin", 1, 1, [np.zeros(1, np.int32)])
+
+
 def test_divergent_barrier() -> None:
     kernel = build("""extern "C" __global__ void divergent(float* out) {
       if (threadIdx.x < 64) {
@@ -207,7 +217,9 @@ def test_shuffle_in_a_divergent_warp() -> None:
       }
       out[threadIdx.x] = value;
     }""")
-    with pytest.raises(EmulationError, match=r"divergent warp"):
+    with pytest.raises(
+        EmulationError, match=r"deadlock.*16 threads .first 0, last 15.: waits for __shfl_sync at line 4; 16 threads.*at line 6"
+    ):
         kernel.launch("shuffled", 1, 32, [np.zeros(32, np.int32)])
 
 

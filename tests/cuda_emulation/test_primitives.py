@@ -224,6 +224,11 @@ extern "C" __global__ void warp(const int* in, int* out) {
   put(__reduce_max_sync(0xffffffff, v));
   put(__match_any_sync(0xffffffff, v & 3));
   put(t < 16 ? __shfl_xor_sync(0x0000ffff, v, 1) : __shfl_xor_sync(0xffff0000, v, 2));
+  unsigned elected = 0;
+  asm volatile("{\\n.reg .pred %%px;\\n elect.sync _|%%px, %1;\\n@%%px mov.s32 %0, 1;\\n}\\n"
+               : "+r"(elected) : "r"(0xFFFFFFFF));
+  put(elected);
+  put(__syncthreads_count(v > 0) * 4 + __syncthreads_or(v > 60) * 2 + __syncthreads_and(v > -60));
   if (t % 2) {
     const unsigned mask = __activemask();
     put(mask);
@@ -236,7 +241,7 @@ extern "C" __global__ void warp(const int* in, int* out) {
 def test_warp_primitives() -> None:
     rng = np.random.default_rng(8)
     v, lanes = rng.integers(-50, 50, 32).astype(np.int32), np.arange(32)
-    result = np.zeros((15, 32), np.int32)
+    result = np.zeros((17, 32), np.int32)
     build(WARP).launch("warp", 1, 32, [v, result])
     odd = lanes % 2 == 1
     expected = [
@@ -253,6 +258,8 @@ def test_warp_primitives() -> None:
         np.full(32, v.max()),
         np.array([sum(1 << j for j in range(32) if v[j] & 3 == x & 3) for x in v]),
         np.where(lanes < 16, v[lanes ^ 1], v[lanes ^ 2]),
+        lanes == 0,
+        np.full(32, (v > 0).sum() * 4 + 1),
         np.where(odd, 0xAAAAAAAA, 0),
         np.where(odd, v[1], 0),
     ]

@@ -18,7 +18,9 @@ static inline float __bfloat162float(__nv_bfloat16 x) { return float(x); }
 static inline __nv_bfloat16 __int2bfloat16_rn(int x) { return __nv_bfloat16(x); }
 static inline int __bfloat162int_rn(__nv_bfloat16 x) { return int(nearbyintf(float(x))); }
 static inline __nv_bfloat162 __float2bfloat162_rn(float x) { return __nv_bfloat162(__nv_bfloat16(x), __nv_bfloat16(x)); }
-static inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) { return __nv_bfloat162(__nv_bfloat16(x), __nv_bfloat16(y)); }
+static inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) {
+  return __nv_bfloat162(__nv_bfloat16(x), __nv_bfloat16(y));
+}
 static inline __nv_bfloat162 __float22bfloat162_rn(float2 x) { return __floats2bfloat162_rn(x.x, x.y); }
 static inline float2 __bfloat1622float2(__nv_bfloat162 x) { return make_float2(float(x.x), float(x.y)); }
 static inline __nv_bfloat162 __bfloat162bfloat162(__nv_bfloat16 x) { return __nv_bfloat162(x, x); }

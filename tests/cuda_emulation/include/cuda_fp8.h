@@ -19,7 +19,8 @@ struct Float8 {
     if (magnitude > largest) {
       value = magnitude == largest + 1 && nan != largest + 1 ? __builtin_huge_valf() : __builtin_nanf("");
     } else {
-      value = exponent ? ldexpf(float(fraction + (1 << mantissa)), exponent - bias - mantissa) : ldexpf(float(fraction), 1 - bias - mantissa);
+      value = exponent ? ldexpf(float(fraction + (1 << mantissa)), exponent - bias - mantissa)
+                       : ldexpf(float(fraction), 1 - bias - mantissa);
     }
     return bits & 0x80 ? -value : value;
   }
@@ -63,7 +64,9 @@ struct Octet {
   explicit operator double() const { return Format::widen(__x); }
   explicit operator int() const { return int(Format::widen(__x)); }
   template <class Other>
-  explicit operator Narrow<Other>() const { return Narrow<Other>(Format::widen(__x)); }
+  explicit operator Narrow<Other>() const {
+    return Narrow<Other>(Format::widen(__x));
+  }
 };
 
 template <class Format>

@@ -29,8 +29,8 @@ static inline void __stcg(T* address, T value) {
 }
 
 // ---- min and max: the overloads of CUDA; fmin and fmax semantics for floating point ----
-#define EMULATION_MINMAX(T)                                   \
-  static inline T min(T a, T b) { return b < a ? b : a; }     \
+#define EMULATION_MINMAX(T)                               \
+  static inline T min(T a, T b) { return b < a ? b : a; } \
   static inline T max(T a, T b) { return a < b ? b : a; }
 EMULATION_MINMAX(int)
 EMULATION_MINMAX(unsigned)
@@ -136,8 +136,8 @@ static inline size_t __cvta_generic_to_global(const void* address) { return size
 static inline void __nanosleep(unsigned) { emulation::yield_now(); }
 
 // ---- atomics ----
-#define EMULATION_ATOMIC(name, T, expression)                                     \
-  static inline T name(T* address, T value) {                                     \
+#define EMULATION_ATOMIC(name, T, expression)                                                        \
+  static inline T name(T* address, T value) {                                                        \
     return emulation::read_modify_write(address, [=](T old) { return static_cast<T>(expression); }); \
   }
 EMULATION_ATOMIC(atomicAdd, int, unsigned(old) + unsigned(value))
@@ -155,8 +155,8 @@ EMULATION_ATOMIC(atomicMin, int, value < old ? value : old)
 EMULATION_ATOMIC(atomicMin, unsigned, value < old ? value : old)
 EMULATION_ATOMIC(atomicMin, long long, value < old ? value : old)
 EMULATION_ATOMIC(atomicMin, unsigned long long, value < old ? value : old)
-EMULATION_ATOMIC(atomicAnd, int, old & value)
-EMULATION_ATOMIC(atomicAnd, unsigned, old & value)
+EMULATION_ATOMIC(atomicAnd, int, old& value)
+EMULATION_ATOMIC(atomicAnd, unsigned, old& value)
 EMULATION_ATOMIC(atomicOr, int, old | value)
 EMULATION_ATOMIC(atomicOr, unsigned, old | value)
 EMULATION_ATOMIC(atomicXor, unsigned, old ^ value)
@@ -167,9 +167,9 @@ EMULATION_ATOMIC(atomicExch, float, value)
 EMULATION_ATOMIC(atomicInc, unsigned, old >= value ? 0u : old + 1u)
 #undef EMULATION_ATOMIC
 
-#define EMULATION_ATOMIC_CAS(T)                                                                          \
-  static inline T atomicCAS(T* address, T compare, T value) {                                            \
-    return emulation::read_modify_write(address, [=](T old) { return old == compare ? value : old; });   \
+#define EMULATION_ATOMIC_CAS(T)                                                                        \
+  static inline T atomicCAS(T* address, T compare, T value) {                                          \
+    return emulation::read_modify_write(address, [=](T old) { return old == compare ? value : old; }); \
   }
 EMULATION_ATOMIC_CAS(int)
 EMULATION_ATOMIC_CAS(unsigned)

@@ -22,6 +22,7 @@ __attribute__((const)) uint32_t lane();
 
 // ---- barriers ----
 void block_barrier(int line);
+int block_count(int line, bool predicate);  // a barrier that counts the threads with the predicate
 void named_barrier(int line, uint32_t id, uint32_t threads, bool wait);
 void warp_barrier(int line, uint32_t mask);
 void fence();
@@ -102,7 +103,6 @@ inline To bit_cast(From from) {
 using Kernel = void (*)(void** arguments);
 void register_kernel(const char* name, Kernel kernel, unsigned most_threads);
 
-
 template <class... Parameters, size_t... I>
 EMULATION_QUIET void start(void (*kernel)(Parameters...), void** arguments, std::index_sequence<I...>) {
   kernel(*static_cast<std::remove_const_t<Parameters>*>(arguments[I])...);
@@ -110,9 +110,9 @@ EMULATION_QUIET void start(void (*kernel)(Parameters...), void** arguments, std:
 
 template <auto kernel, class... Parameters>
 void announce(const char* name, void (*)(Parameters...), unsigned most_threads) {
-  register_kernel(name, [](void** arguments) {
-    start<Parameters...>(kernel, arguments, std::index_sequence_for<Parameters...>());
-  }, most_threads);
+  register_kernel(
+      name, [](void** arguments) { start<Parameters...>(kernel, arguments, std::index_sequence_for<Parameters...>()); },
+      most_threads);
 }
 
 }  // namespace emulation

@@ -16,6 +16,7 @@
 #define __global__
 #define __constant__
 #define __forceinline__ inline
+#define __builtin_assume(condition)
 #define __noinline__
 #define __restrict__ /* fibers of one function alias each other's buffers: no promise to g++ */
 #define __launch_bounds__(...)
@@ -35,11 +36,14 @@ static const int warpSize = 32;
 #define __reduce_add_sync(mask, value) EMULATION_REDUCE(Add, mask, value)
 #define __reduce_min_sync(mask, value) EMULATION_REDUCE(Min, mask, value)
 #define __reduce_max_sync(mask, value) EMULATION_REDUCE(Max, mask, value)
-#define EMULATION_REDUCE(kind, mask, value)                                                                                \
-  std::decay_t<decltype(value)>(::emulation::reduce(__LINE__, ::emulation::Reduction::kind, std::is_signed_v<std::decay_t<decltype(value)>>, mask, \
-                                      uint32_t(value)))
+#define EMULATION_REDUCE(kind, mask, value)                                                 \
+  std::decay_t<decltype(value)>(::emulation::reduce(__LINE__, ::emulation::Reduction::kind, \
+                                                    std::is_signed_v<std::decay_t<decltype(value)>>, mask, uint32_t(value)))
 
 #define __syncthreads() ::emulation::block_barrier(__LINE__)
+#define __syncthreads_count(predicate) ::emulation::block_count(__LINE__, predicate)
+#define __syncthreads_or(predicate) int(::emulation::block_count(__LINE__, predicate) != 0)
+#define __syncthreads_and(predicate) int(::emulation::block_count(__LINE__, !(predicate)) == 0)
 #define EMULATION_SYNCWARP0() ::emulation::warp_barrier(__LINE__, 0xffffffffu)
 #define EMULATION_SYNCWARP1(mask) ::emulation::warp_barrier(__LINE__, mask)
 #define EMULATION_PICK(_0, _1, name, ...) name

@@ -50,13 +50,17 @@ struct alignas(sizeof(T) * N) Pack {
 // ---- arithmetic ----
 template <class T>
 inline T min_of(T a, T b) {
-  if constexpr (std::is_floating_point_v<T>) return std::fmin(a, b);
-  else return b < a ? b : a;
+  if constexpr (std::is_floating_point_v<T>)
+    return std::fmin(a, b);
+  else
+    return b < a ? b : a;
 }
 template <class T>
 inline T max_of(T a, T b) {
-  if constexpr (std::is_floating_point_v<T>) return std::fmax(a, b);
-  else return a < b ? b : a;
+  if constexpr (std::is_floating_point_v<T>)
+    return std::fmax(a, b);
+  else
+    return a < b ? b : a;
 }
 template <class T>
 inline T min_nan(T a, T b) {
@@ -67,9 +71,13 @@ inline T max_nan(T a, T b) {
   return a != a ? a : b != b ? b : max_of(a, b);
 }
 template <class T>
-inline T min_of(T a, T b, T c) { return min_of(min_of(a, b), c); }
+inline T min_of(T a, T b, T c) {
+  return min_of(min_of(a, b), c);
+}
 template <class T>
-inline T max_of(T a, T b, T c) { return max_of(max_of(a, b), c); }
+inline T max_of(T a, T b, T c) {
+  return max_of(max_of(a, b), c);
+}
 
 template <class T>
 inline T shl(T value, uint32_t amount) {
@@ -100,7 +108,8 @@ inline double rzi(double x) { return std::trunc(x); }
 template <class T, class F>
 inline T to_integer(F x) {
   constexpr double low = std::is_signed_v<T> ? -double(uint64_t(1) << (8 * sizeof(T) - 1)) : 0.0;
-  constexpr double high = std::is_signed_v<T> ? double(uint64_t(1) << (8 * sizeof(T) - 1)) : 2.0 * double(uint64_t(1) << (8 * sizeof(T) - 1));
+  constexpr double high =
+      std::is_signed_v<T> ? double(uint64_t(1) << (8 * sizeof(T) - 1)) : 2.0 * double(uint64_t(1) << (8 * sizeof(T) - 1));
   constexpr T least = std::is_signed_v<T> ? T(uint64_t(1) << (8 * sizeof(T) - 1)) : T(0);
   if (x != x) return 0;
   if (x <= low) return least;
@@ -145,9 +154,9 @@ inline uint32_t each_lane(F function, Bits... operands) {
   return result;
 }
 
-#define EMULATION_PACKED(name, parameters, expression)                                   \
-  template <class Half, int lanes, class... Bits>                                         \
-  inline uint32_t packed_##name(Bits... operands) {                                       \
+#define EMULATION_PACKED(name, parameters, expression)                                         \
+  template <class Half, int lanes, class... Bits>                                              \
+  inline uint32_t packed_##name(Bits... operands) {                                            \
     return each_lane<Half, lanes>([] parameters -> float { return expression; }, operands...); \
   }
 EMULATION_PACKED(add, (float a, float b), a + b)

@@ -11,7 +11,8 @@ namespace {
 
 void land(const AsyncCopy& copy) {
   end_flight(copy.destination, copy.bytes);
-  access_as(current->linear, reinterpret_cast<uintptr_t>(copy.destination), copy.bytes, Access::Write, copy.bytes, at_line(copy.line));
+  access_as(current->linear, reinterpret_cast<uintptr_t>(copy.destination), copy.bytes, Access::Write, copy.bytes,
+            at_line(copy.line));
   memcpy(copy.destination, copy.source, copy.source_bytes);
   memset(static_cast<char*>(copy.destination) + copy.source_bytes, 0, copy.bytes - copy.source_bytes);
   settle_writes();
@@ -49,7 +50,8 @@ void cp_async_wait_all() {
 
 // A kernel may end with committed copies that nobody waits for; copies that were never committed are a mistake.
 void thread_left_copies(Thread& thread) {
-  if (!thread.open_copies.empty()) fail("the thread ends with a cp.async that no commit_group covers (line %d)", thread.open_copies.front().line);
+  if (!thread.open_copies.empty())
+    fail("the thread ends with a cp.async that no commit_group covers (line %d)", thread.open_copies.front().line);
 }
 
 }  // namespace emulation

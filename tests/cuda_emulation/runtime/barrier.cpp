@@ -15,8 +15,14 @@ struct Barrier {
 };
 
 Barrier barriers[kNamedBarriers];
+int counted = 0;         // of the __syncthreads_count that threads wait at
+int counted_before = 0;  // of the one that completed last
 
 void complete(Barrier& barrier) {
+  if (&barrier == &barriers[0]) {
+    counted_before = counted;
+    counted = 0;
+  }
   if (int(barrier.arrived.size()) == alive) {
     everyone_synchronises();
   } else {
@@ -44,6 +50,7 @@ void arrive(Barrier& barrier, const char* name, int line, bool wait) {
 }  // namespace
 
 void start_barriers() {
+  counted = 0;
   for (Barrier& barrier : barriers) barrier = Barrier();
 }
 
@@ -57,10 +64,17 @@ void thread_left_barriers() {
 void block_barrier(int line) {
   Barrier& barrier = barriers[0];
   if (!barrier.arrived.empty() && barrier.line != line) {
-    fail("divergent barrier: this thread is at the __syncthreads of line %d, others wait at the one of line %d", line, barrier.line);
+    fail("divergent barrier: this thread is at the __syncthreads of line %d, others wait at the one of line %d", line,
+         barrier.line);
   }
   barrier.line = line;
   arrive(barrier, "__syncthreads", line, true);
+}
+
+int block_count(int line, bool predicate) {
+  counted += predicate;
+  block_barrier(line);
+  return counted_before;
 }
 
 void named_barrier(int line, uint32_t id, uint32_t count, bool wait) {

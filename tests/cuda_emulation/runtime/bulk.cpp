@@ -138,7 +138,8 @@ void issue(BulkCopy copy, uint32_t bytes) {
 void carry_out(const BulkStore& store) {
   each_unit(store.map, store.corner, store.source, [&](uint32_t source, char* target, uint32_t size) {
     if (!target) return;
-    access_as(current->linear, reinterpret_cast<uintptr_t>(generic_address(source)), size, Access::Read, 1, at_line(store.line));
+    access_as(current->linear, reinterpret_cast<uintptr_t>(generic_address(source)), size, Access::Read, 1,
+              at_line(store.line));
     access_as(current->linear, reinterpret_cast<uintptr_t>(target), size, Access::Write, 1, at_line(store.line));
     memcpy(target, generic_address(source), size);
     settle_writes();
@@ -182,7 +183,8 @@ void mbarrier_expect(int line, uint32_t address, uint32_t bytes) {
 uint64_t mbarrier_arrive(int line, uint32_t address, uint32_t count) {
   TransactionBarrier& barrier = barrier_at(address, line, "mbarrier.arrive", current->linear);
   if (count > barrier.pending) {
-    fail("mbarrier.arrive at line %d: %u arrivals, but the phase waits for %u more of %u", line, count, barrier.pending, barrier.expected);
+    fail("mbarrier.arrive at line %d: %u arrivals, but the phase waits for %u more of %u", line, count, barrier.pending,
+         barrier.expected);
   }
   const uint64_t token = barrier.phase;
   release_into(barrier.current, current->linear);

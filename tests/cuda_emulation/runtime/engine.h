@@ -17,7 +17,7 @@ namespace emulation {
 constexpr int kWarpSize = 32;
 constexpr int kMostThreads = 1024;
 constexpr int kNamedBarriers = 16;
-constexpr int kCopyEngine = kMostThreads;  // the "thread" in whose name bulk copies (TMA) write
+constexpr int kCopyEngine = kMostThreads;      // the "thread" in whose name bulk copies (TMA) write
 constexpr int kTensorCores = kCopyEngine + 1;  // one for each warpgroup: in whose name wgmma reads
 constexpr int kWarpgroup = 128;
 constexpr int kAgents = kTensorCores + kMostThreads / kWarpgroup;
@@ -43,19 +43,20 @@ struct Thread {
   State state;
   const char* waits_for;  // for the report of a deadlock
   int line;
-  bool polling;  // it came back to the scheduler only to look again
-  bool fenced;  // a __threadfence happened: its next atomic releases what it wrote
+  uint32_t accesses;  // since it was resumed
+  bool polling;       // it came back to the scheduler only to look again
+  bool fenced;        // a __threadfence happened: its next atomic releases what it wrote
   std::vector<AsyncCopy> open_copies;
   std::deque<std::vector<AsyncCopy>> copy_groups;
 };
 
 // ---- logical time: one counter for the whole process; every release takes the next tick ----
 struct Clocks {
-  uint32_t counter;  // the last tick given out
-  uint32_t horizon;  // accesses before this tick happened before everything that runs now
-  uint32_t launch;   // first tick of the launch
-  uint32_t block;    // first tick of the block
-  uint32_t acquired; // ticks of earlier blocks up to here are ordered before this block (fence and atomic)
+  uint32_t counter;   // the last tick given out
+  uint32_t horizon;   // accesses before this tick happened before everything that runs now
+  uint32_t launch;    // first tick of the launch
+  uint32_t block;     // first tick of the block
+  uint32_t acquired;  // ticks of earlier blocks up to here are ordered before this block (fence and atomic)
   uint32_t now[kAgents];
   uint32_t known[kAgents][kAgents];  // known[t][u]: accesses of u up to this tick happened before t's next one
 };
@@ -132,7 +133,7 @@ void thread_left_copies(Thread& thread);
 
 // ---- bulk.cpp ----
 void start_block_copies();
-bool land_bulk_copy();  // true if something landed
+bool land_bulk_copy();      // true if something landed
 void finish_bulk_stores();  // of the running thread, which leaves
 
 // ---- warpgroup.cpp ----

@@ -65,10 +65,16 @@ void emulation_set_order(int which, uint32_t new_seed) {
 }
 
 // 0, or -1 with the reason in emulation_last_error().
-int emulation_launch(const EmulatedKernel* kernel, const unsigned* grid, const unsigned* block, size_t dynamic_bytes, void** arguments) {
+int emulation_launch(const EmulatedKernel* kernel, const unsigned* grid, const unsigned* block, size_t dynamic_bytes,
+                     void** arguments) {
   emulation_set_source(kernel->module->source.c_str());
-  const Launch launch = {kernel->entry.kernel, kernel->entry.most_threads, kernel->name, arguments, dim3(grid[0], grid[1], grid[2]),
-                         dim3(block[0], block[1], block[2]), dynamic_bytes};
+  const Launch launch = {kernel->entry.kernel,
+                         kernel->entry.most_threads,
+                         kernel->name,
+                         arguments,
+                         dim3(grid[0], grid[1], grid[2]),
+                         dim3(block[0], block[1], block[2]),
+                         dynamic_bytes};
   return run(launch, order, seed);
 }
 

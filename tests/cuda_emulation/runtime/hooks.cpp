@@ -10,19 +10,19 @@
 using emulation::Access;
 using emulation::access;
 
-#define EMULATION_HOOK(name, bytes, kind) \
-  extern "C" void name(void* pointer) {   \
-    const uintptr_t address = reinterpret_cast<uintptr_t>(pointer); \
-    if (emulation::current && !emulation::is_own_stack(address)) { \
+#define EMULATION_HOOK(name, bytes, kind)                                   \
+  extern "C" void name(void* pointer) {                                     \
+    const uintptr_t address = reinterpret_cast<uintptr_t>(pointer);         \
+    if (emulation::current && !emulation::is_own_stack(address)) {          \
       access(address, bytes, Access::kind, 1, __builtin_return_address(0)); \
-    } \
+    }                                                                       \
   }
-#define EMULATION_HOOKS(bytes)                                       \
-  EMULATION_HOOK(__tsan_read##bytes, bytes, Read)                    \
-  EMULATION_HOOK(__tsan_write##bytes, bytes, Write)                  \
-  EMULATION_HOOK(__tsan_unaligned_read##bytes, bytes, Read)          \
-  EMULATION_HOOK(__tsan_unaligned_write##bytes, bytes, Write)        \
-  EMULATION_HOOK(__tsan_volatile_read##bytes, bytes, Read)           \
+#define EMULATION_HOOKS(bytes)                                \
+  EMULATION_HOOK(__tsan_read##bytes, bytes, Read)             \
+  EMULATION_HOOK(__tsan_write##bytes, bytes, Write)           \
+  EMULATION_HOOK(__tsan_unaligned_read##bytes, bytes, Read)   \
+  EMULATION_HOOK(__tsan_unaligned_write##bytes, bytes, Write) \
+  EMULATION_HOOK(__tsan_volatile_read##bytes, bytes, Read)    \
   EMULATION_HOOK(__tsan_volatile_write##bytes, bytes, Write)
 EMULATION_HOOKS(1)
 EMULATION_HOOKS(2)
@@ -83,7 +83,8 @@ void __ubsan_handle_type_mismatch_v1(TypeMismatch* data, void* pointer) {
 }
 
 void __ubsan_handle_out_of_bounds(OutOfBounds* data, size_t index) {
-  emulation::fail("out of bounds: index %ld of an array of type %s%s", long(index), data->array->name, place(data->location).c_str());
+  emulation::fail("out of bounds: index %ld of an array of type %s%s", long(index), data->array->name,
+                  place(data->location).c_str());
 }
 
 void __ubsan_handle_divrem_overflow(Overflow* data, size_t, size_t) {

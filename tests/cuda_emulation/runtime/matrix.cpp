@@ -23,7 +23,8 @@ void execute_matrix(void** operands, uint32_t) {
   for (int matrix = 0; matrix < first.count; ++matrix) {
     for (int row = 0; row < 8; ++row) {
       const uint32_t address = static_cast<MatrixOperand*>(operands[matrix * 8 + row])->address;
-      if (address % 16) fail("misaligned: row address 0x%x of %s at line %d", address, first.stores ? "stmatrix" : "ldmatrix", first.line);
+      if (address % 16)
+        fail("misaligned: row address 0x%x of %s at line %d", address, first.stores ? "stmatrix" : "ldmatrix", first.line);
     }
     for (int lane = 0; lane < kWarpSize; ++lane) {
       uint16_t halves[2];
@@ -79,7 +80,8 @@ void execute_mma(void** operands, uint32_t) {
   // Accumulators: row = lane / 4 + 8 (i / 2), column = 2 (lane % 4) + i % 2.
   auto each_accumulator = [&](auto visit) {
     for (int lane = 0; lane < kWarpSize; ++lane) {
-      for (int i = 0; i < 4; ++i) visit(*static_cast<MmaOperand*>(operands[lane]), i, lane / 4 + 8 * (i / 2), 2 * (lane % 4) + i % 2);
+      for (int i = 0; i < 4; ++i)
+        visit(*static_cast<MmaOperand*>(operands[lane]), i, lane / 4 + 8 * (i / 2), 2 * (lane % 4) + i % 2);
     }
   };
   if (is_integer(shape.a)) {
@@ -107,7 +109,8 @@ void execute_mma(void** operands, uint32_t) {
     if (!shape.half_sums) {
       *mine.d[i] = bit_cast<uint32_t>(floats[row][column]);
     } else if (i % 2 == 0) {
-      *mine.d[i / 2] = uint32_t(Binary16::round(floats[row][column])) | uint32_t(Binary16::round(floats[row][column + 1])) << 16;
+      *mine.d[i / 2] = uint32_t(Binary16::round(floats[row][column])) | uint32_t(Binary16::round(floats[row][column + 1]))
+                                                                            << 16;
     }
   });
 }

@@ -1,12 +1,12 @@
 // Memory of the device: global buffers far apart from each other, the shared window, and the check of every access.
+#include "memory.h"
+
 #include <dlfcn.h>
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <cstring>
 #include <map>
-
-#include "memory.h"
 
 namespace emulation {
 
@@ -17,7 +17,8 @@ constexpr int kSlotBits = 32;
 constexpr int kSlots = 4096;
 constexpr size_t kMargin = 1 << 20;  // room before a buffer, so that its neighbourhood belongs to it in reports
 constexpr size_t kPage = 4096;
-constexpr unsigned char kPoison = 0xff;  // NaN in every floating-point format, -1 in every integer
+constexpr uint32_t kMostAccesses = 1u << 26;  // of a thread before it waits for others: seconds of work
+constexpr unsigned char kPoison = 0xff;       // NaN in every floating-point format, -1 in every integer
 
 struct Buffer {
   size_t bytes = 0;
@@ -91,14 +92,18 @@ void check_shared(int agent, uintptr_t address, size_t bytes, Access kind, const
   if (!array_at(offset, bytes)) outside(address, bytes, kind, where);
   for (size_t granule = offset / kGranule; granule <= (offset + bytes - 1) / kGranule; ++granule) {
     if (kind != Access::Read && being_read[granule].count) {
-      fail("wgmma still under way: %s of %zu bytes at %s%s, which the wgmma issued at line %d may be reading: no wait_group covers it "
-           "yet", verb(kind), bytes, describe(reinterpret_cast<void*>(address)).c_str(), source_line(where).c_str(),
-           being_read[granule].line);
+      fail(
+          "wgmma still under way: %s of %zu bytes at %s%s, which the wgmma issued at line %d may be reading: no wait_group "
+          "covers it "
+          "yet",
+          verb(kind), bytes, describe(reinterpret_cast<void*>(address)).c_str(), source_line(where).c_str(),
+          being_read[granule].line);
     }
     if (!in_flight[granule]) continue;
-    fail("asynchronous copy still under way: %s of %zu bytes at %s%s, which the copy issued at line %d may be writing: no wait "
-         "covers it yet", verb(kind), bytes, describe(reinterpret_cast<void*>(address)).c_str(), source_line(where).c_str(),
-         in_flight[granule]);
+    fail(
+        "asynchronous copy still under way: %s of %zu bytes at %s%s, which the copy issued at line %d may be writing: no wait "
+        "covers it yet",
+        verb(kind), bytes, describe(reinterpret_cast<void*>(address)).c_str(), source_line(where).c_str(), in_flight[granule]);
   }
   touch_shared(shared_cells, offset, address, bytes, kind, agent, where);
 }
@@ -132,6 +137,9 @@ void access_as(int agent, uintptr_t address, size_t bytes, Access kind, size_t a
 
 void access(uintptr_t address, size_t bytes, Access kind, size_t alignment, const void* where) {
   if (!current || is_own_stack(address)) return;
+  if (++current->accesses > kMostAccesses) {
+    fail("%u accesses to memory without a wait: an endless loop%s", kMostAccesses, source_line(where).c_str());
+  }
   access_as(current->linear, address, bytes, kind, alignment, where);
   if (kind != Access::Atomic) return;
   // Fence and atomic: the way in which blocks hand results to each other.
@@ -152,7 +160,8 @@ std::string describe(const void* pointer) {
       if (!nearest || array.offset <= offset) nearest = &array;
     }
     if (!nearest) return "shared memory, of which this kernel has none";
-    snprintf(text, sizeof text, "shared memory, byte %td of an array of %zu", ptrdiff_t(offset) - ptrdiff_t(nearest->offset), nearest->bytes);
+    snprintf(text, sizeof text, "shared memory, byte %td of an array of %zu", ptrdiff_t(offset) - ptrdiff_t(nearest->offset),
+             nearest->bytes);
   } else if (address - global_base() < (uintptr_t(kSlots) << kSlotBits)) {
     const int slot = int((address - global_base()) >> kSlotBits);
     const Buffer& buffer = buffers[slot];
@@ -248,7 +257,9 @@ void* allocate(size_t bytes) {
 bool release(void* address) {
   const uintptr_t offset = reinterpret_cast<uintptr_t>(address) - global_base();
   const int slot = int(offset >> kSlotBits);
-  if (offset >= (uintptr_t(kSlots) << kSlotBits) || !buffers[slot].in_use || start_of(slot) != reinterpret_cast<uintptr_t>(address)) return false;
+  if (offset >= (uintptr_t(kSlots) << kSlotBits) || !buffers[slot].in_use ||
+      start_of(slot) != reinterpret_cast<uintptr_t>(address))
+    return false;
   Buffer& buffer = buffers[slot];
   munmap(buffer.cells, buffer.cell_bytes);
   mmap(address, pages(buffer.bytes), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);

@@ -36,13 +36,14 @@ const void* whole_address(uint32_t low, const void* here) {
 [[noreturn]] void report(const Touch& other, bool other_block, int agent, uintptr_t address, size_t bytes, Access kind,
                          const void* where) {
   const std::string there = source_line(whole_address(other.where, where));
-  fail("race in %s: %zu bytes are %s by %s%s and were %s by %s%s, %s", describe(reinterpret_cast<void*>(address)).c_str(), bytes,
-       verb(kind), name(agent).c_str(), source_line(where).c_str(), verb(other.kind),
+  fail("race in %s: %zu bytes are %s by %s%s and were %s by %s%s, %s", describe(reinterpret_cast<void*>(address)).c_str(),
+       bytes, verb(kind), name(agent).c_str(), source_line(where).c_str(), verb(other.kind),
        other_block ? "another block" : name(other.agent).c_str(), there.c_str(),
        other_block ? "and blocks are not ordered" : "with no barrier between");
 }
 
-void conflict(const Touch& other, bool other_block, int agent, uintptr_t address, size_t bytes, Access kind, const void* where) {
+void conflict(const Touch& other, bool other_block, int agent, uintptr_t address, size_t bytes, Access kind,
+              const void* where) {
   if (kind != Access::Write) report(other, other_block, agent, address, bytes, kind, where);
   // Threads that store the same value to the same place are common and harmless.
   if (open_write.active) return;
@@ -75,8 +76,8 @@ void touch(Cell<N>* cells, size_t offset, uintptr_t address, size_t bytes, Acces
         continue;
       }
       if (compatible(other.kind, kind)) continue;
-      const bool ordered = other_block ? other.when <= clocks.acquired
-                                       : other.when < clocks.horizon || other.when <= known[other.agent];
+      const bool ordered =
+          other_block ? other.when <= clocks.acquired : other.when < clocks.horizon || other.when <= known[other.agent];
       if (!ordered) {
         conflict(other, other_block, agent, address, bytes, kind, where);
       } else if (covered && kind == Access::Write) {
@@ -92,11 +93,13 @@ void touch(Cell<N>* cells, size_t offset, uintptr_t address, size_t bytes, Acces
 
 }  // namespace
 
-void touch_shared(SharedCell* cells, size_t offset, uintptr_t address, size_t bytes, Access kind, int agent, const void* where) {
+void touch_shared(SharedCell* cells, size_t offset, uintptr_t address, size_t bytes, Access kind, int agent,
+                  const void* where) {
   touch<6, false>(cells, offset, address, bytes, kind, agent, where);
 }
 
-void touch_global(GlobalCell* cells, size_t offset, uintptr_t address, size_t bytes, Access kind, int agent, const void* where) {
+void touch_global(GlobalCell* cells, size_t offset, uintptr_t address, size_t bytes, Access kind, int agent,
+                  const void* where) {
   touch<3, true>(cells, offset, address, bytes, kind, agent, where);
 }
 

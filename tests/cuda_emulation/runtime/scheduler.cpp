@@ -2,10 +2,10 @@
 // runnable fibers are resumed is a parameter of the launch, so that missing barriers show as different results too.
 #include <sys/mman.h>
 
-#include <utility>
 #include <cstdarg>
 #include <cstdio>
 #include <map>
+#include <utility>
 
 #include "engine.h"
 
@@ -62,8 +62,8 @@ void fiber_main() {
 
 unsigned char* stacks() {
   static unsigned char* all = [] {
-    void* memory = mmap(nullptr, kStackBytes * kMostThreads, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* memory =
+        mmap(nullptr, kStackBytes * kMostThreads, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     return memory == MAP_FAILED ? nullptr : static_cast<unsigned char*>(memory);
   }();
   return all;
@@ -94,7 +94,8 @@ std::string deadlock() {
     const Thread& thread = threads[t];
     std::string what = "left the kernel";
     if (thread.polling) what = "polls memory";
-    if (thread.state == State::Blocked) what = std::string("waits for ") + thread.waits_for + " at line " + std::to_string(thread.line);
+    if (thread.state == State::Blocked)
+      what = std::string("waits for ") + thread.waits_for + " at line " + std::to_string(thread.line);
     waiting[what].push_back(t);
   }
   std::string text = "deadlock: no thread can go on;";
@@ -141,6 +142,7 @@ void run_block(Order order, Random& random) {
       if (threads[t].state != State::Runnable) continue;
       current = &threads[t];
       current->polling = false;
+      current->accesses = 0;
       emulation_switch(&scheduler_stack, current->stack_pointer);
       current = nullptr;
       if (failed) return;
@@ -179,8 +181,8 @@ void fail(const char* format, ...) {
     const uint3 b = block_index_now;
     if (current) {
       const uint3 t = current->index;
-      snprintf(place, sizeof place, " [kernel %s, block (%u,%u,%u), thread (%u,%u,%u)]", launch_state.name, b.x, b.y, b.z,
-               t.x, t.y, t.z);
+      snprintf(place, sizeof place, " [kernel %s, block (%u,%u,%u), thread (%u,%u,%u)]", launch_state.name, b.x, b.y, b.z, t.x,
+               t.y, t.z);
     } else {
       snprintf(place, sizeof place, " [kernel %s, block (%u,%u,%u)]", launch_state.name, b.x, b.y, b.z);
     }
@@ -212,15 +214,15 @@ int run(const Launch& launch, Order order, uint32_t seed) {
   try {
     if (!stacks()) fail("no memory for the stacks of the threads");
     const uint64_t size = uint64_t(launch.block.x) * launch.block.y * launch.block.z;
-    if (size == 0 || size > launch.most_threads) fail("blocks of %zu threads; the kernel is made for 1 to %u", size_t(size), launch.most_threads);
+    if (size == 0 || size > launch.most_threads)
+      fail("blocks of %zu threads; the kernel is made for 1 to %u", size_t(size), launch.most_threads);
     for (uint64_t b : sequence) {
       block_index_now = {unsigned(b % launch.grid.x), unsigned(b / launch.grid.x % launch.grid.y),
                          unsigned(b / (uint64_t(launch.grid.x) * launch.grid.y))};
       run_block(order, random);
       if (failed) break;
     }
-  } catch (const Failure&) {
-  }
+  } catch (const Failure&) {}
   current = nullptr;
   launch_state.name = nullptr;
   return failed ? -1 : 0;

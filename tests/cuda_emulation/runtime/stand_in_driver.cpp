@@ -11,8 +11,9 @@ void* emulation_load(const char* path, const char* source);
 void* emulation_kernel(void* module, const char* name);
 int emulation_launch(const void* kernel, const unsigned* grid, const unsigned* block, size_t dynamic_bytes, void** arguments);
 const char* emulation_last_error();
-int emulation_encode_tensor_map(void* map, int type, uint32_t rank, void* address, const uint64_t* extents, const uint64_t* strides,
-                                const uint32_t* box, const uint32_t* element_strides, int interleave, int swizzle);
+int emulation_encode_tensor_map(void* map, int type, uint32_t rank, void* address, const uint64_t* extents,
+                                const uint64_t* strides, const uint32_t* box, const uint32_t* element_strides, int interleave,
+                                int swizzle);
 }
 
 namespace {
@@ -92,8 +93,9 @@ EXPORT int cuLaunchKernelEx(const LaunchConfiguration* launch, void* function, v
   return emulation_launch(f.kernel, launch->grid, launch->block, launch->shared_bytes, arguments) ? kLaunchFailed : kSuccess;
 }
 
-EXPORT int cuTensorMapEncodeTiled(void* map, int type, uint32_t rank, void* address, const uint64_t* extents, const uint64_t* strides,
-                                  const uint32_t* box, const uint32_t* element_strides, int interleave, int swizzle, int, int) {
+EXPORT int cuTensorMapEncodeTiled(void* map, int type, uint32_t rank, void* address, const uint64_t* extents,
+                                  const uint64_t* strides, const uint32_t* box, const uint32_t* element_strides, int interleave,
+                                  int swizzle, int, int) {
   return emulation_encode_tensor_map(map, type, rank, address, extents, strides, box, element_strides, interleave, swizzle)
              ? kInvalidValue
              : kSuccess;

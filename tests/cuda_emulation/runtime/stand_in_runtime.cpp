@@ -1,10 +1,9 @@
 // libcudart.so.13 as far as TVM's runtime uses it: device memory is the emulator's, streams are in order by themselves.
-#include <ctime>
-
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -30,17 +29,17 @@ EXPORT int cudaSetDevice(int) { return kSuccess; }
 
 EXPORT int cudaDeviceGetAttribute(int* value, int attribute, int) {
   switch (attribute) {
-    case 8: *value = 48 << 10; break;        // shared memory per block
-    case 10: *value = 32; break;             // warp size
-    case 12: *value = 65536; break;          // registers per block
-    case 13: *value = 1755000; break;        // clock rate in kHz
-    case 16: *value = 132; break;            // multiprocessors
-    case 38: *value = 50 << 20; break;       // L2 cache
-    case 75: *value = 9; break;              // compute capability
+    case 8: *value = 48 << 10; break;   // shared memory per block
+    case 10: *value = 32; break;        // warp size
+    case 12: *value = 65536; break;     // registers per block
+    case 13: *value = 1755000; break;   // clock rate in kHz
+    case 16: *value = 132; break;       // multiprocessors
+    case 38: *value = 50 << 20; break;  // L2 cache
+    case 75: *value = 9; break;         // compute capability
     case 76: *value = 0; break;
-    case 81: *value = 228 << 10; break;      // shared memory per multiprocessor
-    case 97: *value = 227 << 10; break;      // shared memory per block, opted in
-    default: *value = 1024;                  // threads per block, extents of blocks and grids
+    case 81: *value = 228 << 10; break;  // shared memory per multiprocessor
+    case 97: *value = 227 << 10; break;  // shared memory per block, opted in
+    default: *value = 1024;              // threads per block, extents of blocks and grids
   }
   return kSuccess;
 }

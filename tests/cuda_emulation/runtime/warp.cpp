@@ -92,14 +92,11 @@ void warp_operation(const char* name, int line, uint32_t mask, WarpFunction exec
   Thread& thread = *current;
   Warp& warp = *thread.warp;
   const uint32_t bit = 1u << thread.lane;
-  if (!(mask & bit)) fail("%s at line %d: lane %d executes it, but the mask 0x%08x does not name it", name, line, thread.lane, mask);
+  if (!(mask & bit))
+    fail("%s at line %d: lane %d executes it, but the mask 0x%08x does not name it", name, line, thread.lane, mask);
   auto meeting = warp.meetings.begin();
   for (; meeting != warp.meetings.end(); ++meeting) {
     if (meeting->mask == mask && meeting->line == line && meeting->execute == execute && meeting->name == name) break;
-    if (meeting->mask & mask & warp.living) {
-      fail("divergent warp: lane %d executes %s with mask 0x%08x at line %d while others of these lanes wait in %s with mask 0x%08x "
-           "at line %d", thread.lane, name, mask, line, meeting->name, meeting->mask, meeting->line);
-    }
   }
   if (meeting == warp.meetings.end()) {
     warp.meetings.push_back({name, line, mask, 0, execute, {}});
@@ -115,7 +112,8 @@ void warp_operation(const char* name, int line, uint32_t mask, WarpFunction exec
 }
 
 void full_warp_operation(const char* name, int line, WarpFunction execute, void* operand) {
-  if (current->warp->living != ~0u) fail("%s at line %d needs all 32 lanes; living lanes: 0x%08x", name, line, current->warp->living);
+  if (current->warp->living != ~0u)
+    fail("%s at line %d needs all 32 lanes; living lanes: 0x%08x", name, line, current->warp->living);
   warp_operation(name, line, ~0u, execute, operand);
 }
 

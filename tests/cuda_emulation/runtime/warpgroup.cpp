@@ -17,8 +17,8 @@ constexpr int kRows = 64, kMostColumns = 256, kMostK = 32, kMostSums = kMostColu
 struct Product {
   int line;
   WgmmaShape shape;
-  uint64_t a, b;                           // descriptors
-  uint32_t fragments[kWarpgroup][4];       // A from registers
+  uint64_t a, b;                      // descriptors
+  uint32_t fragments[kWarpgroup][4];  // A from registers
   uint32_t* sums[kWarpgroup][kMostSums];
 };
 
@@ -51,7 +51,8 @@ void meet(const char* name, int line, F execute) {
   const int first = current->linear / kWarpgroup * kWarpgroup;
   if (first + kWarpgroup > thread_count) fail("%s at line %d needs a whole warpgroup of 128 threads", name, line);
   if (group.arrived && (group.line != line || group.name != name)) {
-    fail("divergent warpgroup: a thread executes %s at line %d while others wait in %s at line %d", name, line, group.name, group.line);
+    fail("divergent warpgroup: a thread executes %s at line %d while others wait in %s at line %d", name, line, group.name,
+         group.line);
   }
   group.name = name;
   group.line = line;
@@ -79,7 +80,8 @@ struct Tile {  // an operand in shared memory: offset of element (row or column 
     stride = uint32_t(descriptor >> 32 & 0x3fff) << 4;
     mode = mode_of[descriptor >> 62];
     if (descriptor >> 49 & 7) fail("wgmma at line %d: a descriptor with a base offset is not modelled", line);
-    if (mn_major && (bytes != 2 || mode == 0)) fail("wgmma at line %d: a transposed operand needs 16-bit elements and a swizzle", line);
+    if (mn_major && (bytes != 2 || mode == 0))
+      fail("wgmma at line %d: a transposed operand needs 16-bit elements and a swizzle", line);
   }
 
   uint32_t address(int i, int k) const {
@@ -87,7 +89,8 @@ struct Tile {  // an operand in shared memory: offset of element (row or column 
     uint32_t offset;
     if (mn_major) {
       const int across = int(span) / bytes;
-      offset = uint32_t(i / across) * leading + uint32_t(k / 8) * stride + uint32_t(k % 8) * span + uint32_t(i % across * bytes);
+      offset =
+          uint32_t(i / across) * leading + uint32_t(k / 8) * stride + uint32_t(k % 8) * span + uint32_t(i % across * bytes);
     } else {
       const uint32_t along = uint32_t(k * bytes);
       offset = uint32_t(i / 8) * stride + uint32_t(i % 8) * span + along % span + along / span * leading;
@@ -186,7 +189,8 @@ void wgmma(int line, const WgmmaShape& shape, uint64_t a, uint64_t b, const uint
     Moment issued;
     for (int t = 0; t < kWarpgroup; ++t) {
       const Operand& operand = group.operands[t];
-      if (operand.b != leader.b || (!shape.a_in_registers && operand.a != leader.a) || operand.shape->accumulates != shape.accumulates) {
+      if (operand.b != leader.b || (!shape.a_in_registers && operand.a != leader.a) ||
+          operand.shape->accumulates != shape.accumulates) {
         fail("wgmma at line %d: the threads of the warpgroup have different descriptors", leader.line);
       }
       if (shape.a_in_registers) memcpy(product.fragments[t], operand.fragment, sizeof product.fragments[t]);
