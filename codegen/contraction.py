@@ -11,7 +11,7 @@ from tvm.tirx.stmt import ForKind
 from ..ir.expr import Expr, Op, Read, ranks_of, reads_of, walk
 from ..ir.index import affine_in, upper_bound
 from ..ir.machine import Machine
-from ..ir.microkernels import BY_NAME, FMA, few_rows
+from ..ir.microkernels import BY_NAME, FMA, Lies, few_rows
 from ..ir.plans import DotPlan, GemmPlan
 from ..ir.tile import SUM, Compute, MatrixProduct
 from .arithmetic import convert, lanes_of, literal
@@ -19,28 +19,16 @@ from .context import Context, Variables
 from .element import computed, raw_type, stored
 from .expressions import Evaluator, Lanes
 from .functions import REAL
-from .microkernels.byte_rows import MOST_ROWS, emit_byte_rows, reads_as_they_lie
+from .microkernels.byte_rows import emit_byte_rows, lie
 from .microkernels.dot import emit_dot
 from .microkernels.dot_inside import PackedPanels, Pieces, emit_dot_inside, pack_panels
 from .microkernels.families import byte_dots, panel_product
 from .microkernels.gemm import emit_gemm, pack_right
-from .microkernels.gemv import emit_skinny, is_skinny
+from .microkernels.gemv import emit_skinny, lies
 from .microkernels.operand import Epilogue, Formula, Operand, Site
 from .microkernels.packing import PackedMatrix
 from .microkernels.panels import PackedWords
-from .microkernels.statements import (
-    Statements,
-    as_index,
-    both,
-    ceil_div,
-    constant,
-    either,
-    index,
-    maximum,
-    minimum,
-    negation,
-    round_up,
-)
+from .microkernels.statements import Statements, as_index, both, ceil_div, constant, index, maximum, minimum, round_up
 from .microkernels.words import reinterpreted
 from .prepacked import part_of
 from .views import View, broadcast, encode, is_matrix, moves_along
@@ -133,11 +121,16 @@ class ContractionEmitter:
         m = as_index(self.context.evaluator(s, {}).value(extent))
         anywhere = dict.fromkeys((*ranks_of(product.left), *ranks_of(product.right)), index(0))
         b = self._raw_operand(s, product.right, anywhere, product.inner, product.columns, index(0))
-        if self.compute.accumulator.is_float:
-            many = negation(is_skinny(m, b, constant(self._extent(s, product.inner, {})), self._plan()))
-            return either(many, m > few_rows(product.kernel)) if product.kernel in BY_NAME else many
-        a = self._raw_operand(s, product.left, anywhere, product.rows, product.inner, index(0))
-        return m > MOST_ROWS if self._reads_bytes() and reads_as_they_lie(a, b) else True
+        how = lies(b)
+        if not self.compute.accumulator.is_float:
+            how = lie(self._raw_operand(s, product.left, anywhere, product.rows, product.inner, index(0)), b)
+        few = self._few(how, self._extent(s, product.inner, {}), packed=self.compute.accumulator.is_float)
+        return m > few if few else True
+
+    def _few(self, how: Lies, k: tirx.Expr, *, packed: bool) -> int:
+        """Rows up to which the right operand is read as it lies, where there is a packed form of it, and otherwise."""
+        never = self._plan().skinny == 0 if self.compute.accumulator.is_float else not self._reads_bytes()
+        return 0 if never else few_rows(self.product.kernel, how, constant(k), packed=packed)
 
     def _reads_bytes(self) -> bool:
         """Whether the machine multiplies bytes as they lie."""
@@ -260,8 +253,9 @@ class ContractionEmitter:
         unless: tirx.Expr | bool = False
         if ahead is not None:
             # Sums of floats depend on the way: that is the rows' to decide, not the caller's who has bound the constant.
-            anyhow = True if self.compute.accumulator.is_float else ahead.ahead
-            unless = s.bind("unless", both(anyhow, m > few_rows(kernel.name)))
+            floats = self.compute.accumulator.is_float
+            anyhow, how = (True, lies(b)) if floats else (ahead.ahead, lie(a, b))
+            unless = s.bind("unless", both(anyhow, m > self._few(how, k, packed=True)))
         wide: tirx.Expr | bool = True
         if self.compute.accumulator.is_float:
             # What lies in memory is read by either path; a formula gives numbers to this one, and bits to the other.

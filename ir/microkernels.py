@@ -7,6 +7,7 @@ what the name says. One more instruction family is one more line of the table.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 from .target import Target
 from .types import DType
@@ -17,8 +18,14 @@ FMA = "fma"
 FEW_ROWS = 16
 """Rows of a product up to which its right operand is read once, as it lies, rather than packed in the call."""
 
-FEWER_ROWS = 4
+_FEWER_ROWS = 4
 """The same where matrix tiles multiply a constant, which is packed ahead of time."""
+
+_FEW_DOTS, _SHORT = 4, 256
+"""The same where each element is a dot product of less than so many steps: adding up its lanes costs more than they do."""
+
+FEW_BYTE_ROWS = 8
+"""The same for bytes: rows up to which the vector unit keeps up with memory."""
 
 WORDS, PANEL = 16, 32
 """Words of k in a step of the dot-product kernels, and lines of one of their panels (codegen/microkernels/words.py)."""
@@ -88,6 +95,24 @@ def choose(target: Target, left: DType, right: DType, accumulator: DType) -> Mic
     return None
 
 
-def few_rows(kernel: str) -> int:
-    """Rows up to which a product on a micro-kernel has no use for a right operand that was packed ahead of time."""
-    return FEWER_ROWS if kernel in BY_NAME and "amx-tile" in BY_NAME[kernel].features else FEW_ROWS
+class Lies(Enum):
+    """How the right operand B[k, n] of a product lies in memory: contiguous along n, along k (of bytes, both operands), or
+    otherwise, or not at all."""
+
+    ACROSS = "along n"
+    ALONG = "along k"
+    OTHERWISE = "otherwise"
+
+
+def few_rows(kernel: str, lies: Lies, depth: int | None, *, packed: bool = False) -> int:
+    """Rows up to which a product on a micro-kernel reads its right operand as it lies; 0 where it never does.
+
+    ``depth``: the extent of k, where it is known. ``packed``: there is a form of it that was packed ahead of time.
+    """
+    if kernel != FMA and BY_NAME[kernel].accumulator != "f32":
+        few = FEW_BYTE_ROWS if lies is Lies.ALONG else 0
+    elif lies is Lies.ALONG and depth is not None and depth < _SHORT:
+        few = _FEW_DOTS
+    else:
+        few = 0 if lies is Lies.OTHERWISE else FEW_ROWS
+    return min(few, _FEWER_ROWS) if packed and kernel != FMA and "amx-tile" in BY_NAME[kernel].features else few

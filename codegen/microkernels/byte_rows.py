@@ -12,6 +12,7 @@ from functools import partial
 
 from tvm import tirx
 
+from ...ir.microkernels import FEW_BYTE_ROWS, Lies
 from .fma import emit_store_vector
 from .operand import Epilogue, Formula, Operand, Site
 from .statements import Statements, both, ceil_div, constant, index, minimum, negation
@@ -19,9 +20,6 @@ from .tasks import emit_strips
 from .vector import load_aligned, splat
 from .vnni import ByteDots
 from .words import LINES, first_elements, load_bits, reinterpreted
-
-MOST_ROWS = 8
-"""Rows up to which the vector unit keeps up with memory."""
 
 _SQUARE = 4
 """Rows and columns that are multiplied together where there are several rows: 16 sums, and each vector is used four times."""
@@ -32,9 +30,10 @@ _STREAMS = 8
 _BYTES = 4 * LINES
 
 
-def reads_as_they_lie(a: Operand | Formula, b: Operand | Formula) -> bool:
-    """Whether both operands lie in memory as this form takes them: contiguous along k."""
-    return isinstance(a, Operand) and isinstance(b, Operand) and a.rows_contiguous and b.columns_contiguous
+def lie(a: Operand | Formula, b: Operand | Formula) -> Lies:
+    """How two operands lie in memory: along k, as this form takes them, where both do."""
+    along = isinstance(a, Operand) and isinstance(b, Operand) and a.rows_contiguous and b.columns_contiguous
+    return Lies.ALONG if along else Lies.OTHERWISE
 
 
 def emit_byte_rows(
@@ -53,18 +52,18 @@ def emit_byte_rows(
     parallel: bool,
     unless: tirx.Expr | bool = False,
 ) -> tirx.Expr | bool:
-    """Emits the product for at most :data:`MOST_ROWS` rows, where it can come to that, and never where `unless` holds.
+    """Emits the product for at most :data:`FEW_BYTE_ROWS` rows, where it can come to that, and never where `unless` holds.
 
     Gives the condition that it does not come to it.
     """
-    if not reads_as_they_lie(a, b):
+    if lie(a, b) is not Lies.ALONG:
         return True
     assert isinstance(a, Operand) and isinstance(b, Operand)
     rows = constant(m)
-    if rows is not None and rows > MOST_ROWS:
+    if rows is not None and rows > FEW_BYTE_ROWS:
         return True
     product = _ByteRows(kernel=kernel, a=a, b=b, c=c, m=m, n=n, k=k, accumulate=accumulate, epilogue=epilogue)
-    few = s.bind("few", both(True if rows is not None else m <= MOST_ROWS, negation(unless)))
+    few = s.bind("few", both(True if rows is not None else m <= FEW_BYTE_ROWS, negation(unless)))
     with s.when(few):
         emit_strips(s, partial(product.emit, s), n=n, threads=threads if parallel else 1, lanes=LINES)
     return negation(few)
@@ -90,7 +89,7 @@ class _ByteRows:
                 self._groups(s, first, width, rows, streams)
 
     def _groups(self, s: Statements, first: tirx.Expr, width: tirx.Expr, rows: int, streams: int) -> None:
-        sums = s.allocate("sums", (MOST_ROWS * LINES,), "int32", scope="local")
+        sums = s.allocate("sums", (FEW_BYTE_ROWS * LINES,), "int32", scope="local")
         with s.loop("group", ceil_div(width, LINES)) as group:
             col = s.bind("col", first + group * LINES)
             count = s.bind("count", minimum(width - group * LINES, LINES))

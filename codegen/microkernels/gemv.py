@@ -14,6 +14,7 @@ from functools import partial
 import tvm_ffi
 from tvm import tirx
 
+from ...ir.microkernels import FMA, Lies, few_rows
 from ...ir.plans import GemmPlan
 from .ahead import LINE, later
 from .fma import emit_store_vector
@@ -39,8 +40,6 @@ STRIP = 1024
 """Columns that it sums at most: a page of B, beyond which the hardware does not look ahead."""
 STREAMS = 8
 """Rows of B that it reads side by side, and asks for before it does."""
-SHORT, FEW = 256, 4
-"""A depth below which dot products are taken for so many rows only."""
 SIDE = 4
 """Columns of B that the dot form reads side by side."""
 AHEAD = 1024
@@ -49,14 +48,21 @@ PAGE = 2048
 """where it is longer than so many bytes: shorter ones are asked for as one stretch of memory, pages in turn."""
 
 
+def lies(b: Operand | Formula) -> Lies:
+    """How a right operand lies in memory."""
+    if isinstance(b, Formula) or not (b.rows_contiguous or b.columns_contiguous):
+        return Lies.OTHERWISE
+    return Lies.ACROSS if b.rows_contiguous else Lies.ALONG
+
+
 def is_skinny(m: tirx.Expr | int, b: Operand | Formula, k: int | None, plan: GemmPlan) -> bool | tirx.Expr:
     """Whether m rows are so few that B should not be packed: a literal, or a condition for run time.
 
-    `k`: the depth, where it is known; a short one does not repay adding up the lanes of many dot products.
+    `k`: the depth, where it is known.
     """
-    if plan.skinny == 0 or isinstance(b, Formula) or not (b.rows_contiguous or b.columns_contiguous):
+    most = min(plan.skinny, few_rows(FMA, lies(b), k))
+    if most == 0:
         return False
-    most = plan.skinny if b.rows_contiguous or k is None or k >= SHORT else min(plan.skinny, FEW)
     known = constant(m)
     return m <= most if known is None else known <= most
 

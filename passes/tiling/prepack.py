@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 
 from ...ir.cascade import Role
 from ...ir.expr import Const, Expr, Op, Rank, Read, rank, ranks_of, reads_of
-from ...ir.index import equal
-from ...ir.microkernels import FMA, few_rows
+from ...ir.index import constant_value, equal
+from ...ir.microkernels import FMA, Lies, few_rows
 from ...ir.plans import panels
 from ...ir.printer import expr_to_source
 from ...ir.target import Target
@@ -62,8 +62,7 @@ class _Found:
         right, columns, inner = product.right, product.columns, product.inner
         if product.rows is None or columns is None or compute.reduced != (inner,) or not isinstance(right, Read):
             return None
-        few = few_rows(product.kernel)
-        if _at_most(compute.extent(product.rows), few) or lane_step(compute.indices, columns) != 1:
+        if lane_step(compute.indices, columns) != 1:
             return None
         tensor = self.program.cascade.by_name.get(right.tensor)
         if tensor is None or tensor.role is not Role.CONST or any(part != 1 for part in tensor.parts):
@@ -80,6 +79,9 @@ class _Found:
             return None
         whole = along_n == rank(columns) and equal(compute.extent(columns), n, lets)
         if not whole and not (layout.words and _begins_panels(along_n, columns, layout.columns)):
+            return None
+        few = few_rows(product.kernel, _lies(product, along=transposed), constant_value(k, lets), packed=True)
+        if _at_most(compute.extent(product.rows), few):
             return None
         if lead and not (layout.words and all({columns, inner}.isdisjoint(ranks_of(i)) and not reads_of(i) for i in lead)):
             return None
@@ -103,6 +105,15 @@ def _begins_panels(index: Expr, columns: str, panel: int) -> bool:
             return name == columns and int(width) % panel == 0
         case _:
             return False
+
+
+def _lies(product: MatrixProduct, *, along: bool) -> Lies:
+    """How the operands of a product lie, the right one contiguous ``along`` k or across."""
+    if not along:
+        return Lies.ACROSS
+    left, inner = product.left, product.inner
+    both = left.dtype.is_float or (isinstance(left, Read) and inner is not None and lane_step(left.indices, inner) == 1)
+    return Lies.ALONG if both else Lies.OTHERWISE
 
 
 def _at_most(extent: Expr, limit: int) -> bool:

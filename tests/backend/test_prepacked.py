@@ -210,6 +210,23 @@ def test_few_rows_need_no_packing() -> None:
     assert kernel(text, M=17)._compiled.signature.packed != ()
 
 
+def test_few_rows_that_do_not_read_it_as_it_lies_find_it_packed() -> None:
+    """Short dot products pay for four rows only, and bytes are read along k or not at all."""
+    for program, types, sizes in (
+        (PRODUCT, ("f32", "f32", "f32"), {"M": 8, "K": 100}),
+        (ACROSS, ("i8", "i8", "i32"), {"M": 3, "K": 100}),
+    ):
+        text = program.format(x=types[0], w=types[1], y=types[2])
+        found = kernel(text, **sizes)
+        if types[1] == "i8" and not host_target().has("avx512vnni"):
+            continue
+        assert found._compiled.signature.packed != ()
+        w = drawn(types[1], (90, 100) if program is PRODUCT else (100, 90), 1)
+        checked(text, found, {"W": w}, X=drawn(types[0], (sizes["M"], 100), 2))
+    text = PRODUCT.format(x="f32", w="f32", y="f32")
+    assert kernel(text, M=4, K=100)._compiled.signature.packed == ()
+
+
 def test_saved_and_loaded(tmp_path: Path) -> None:
     text = PRODUCT.format(x="f32", w="f32", y="f32")
     w, x = drawn("f32", (70, 65), 1), drawn("f32", (20, 65), 2)
