@@ -87,8 +87,8 @@ class WindowEmitter:
                     kernel=panel_product(BY_NAME[window.kernel], computed(self.compute.accumulator)),
                     a=a,
                     b=self._image(s, variables, columns, sides),
-                    c=c,
-                    raw="uint8",
+                    c=self._result(c),
+                    raw=f"uint{window.image.dtype.bits}",
                     m=rows,
                     n=width,
                     k=depth,
@@ -97,6 +97,7 @@ class WindowEmitter:
                     parallel=not self.serial,
                 )
             )
+            self._finish(s, c, rows, width, undone)
             return
         plan = window.plan
         assert plan is not None
@@ -117,7 +118,11 @@ class WindowEmitter:
                 parallel=not self.serial,
             )
         )
-        if self.compute.filter is not None:
+        self._finish(s, c, rows, width, undone)
+
+    def _finish(self, s: Statements, c: Operand, rows: tirx.Expr, width: tirx.Expr, undone: tirx.Buffer) -> None:
+        """Looks at what a window has made that meets elements outside of the image: of floats, which may not be finite."""
+        if self.compute.filter is not None and self.compute.accumulator.is_float:
             self._look(s, c, rows, width, undone)
 
     def _result(self, c: Operand) -> Operand:

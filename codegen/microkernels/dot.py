@@ -158,7 +158,9 @@ def _pack_right(
 ) -> None:
     """Packs a panel of B, and notes in `flags` whether it has subnormal numbers."""
     if isinstance(right, WindowPanels):
-        right.emit_pack(s, target=target, at=at, first=first, inside=inside, start=start, depth=depth)
+        right.emit_pack(
+            s, target=target, at=at, first=first, inside=inside, start=start, depth=depth, subnormal=flags, flag=panel
+        )  # fmt: skip
         return
     emit_pack_panel(
         s, lines=right, target=target, at=at, first=first, inside=inside, start=start, depth=depth, transposed=True,
@@ -281,7 +283,7 @@ def emit_dot(
 
     `raw` is the unsigned type of an operand's element. A formula computes that type. `parallel` makes one parallel loop of
     `plan.threads` tasks: it must not stand inside another. `packed` is all of B, packed already; C's rows are contiguous then,
-    and also where B is a window's view of an image of bytes.
+    and also where B is a window's view of an image.
     """
     if packed is None and c.columns_contiguous and not c.rows_contiguous and not isinstance(b, WindowOperand):
         a, b, c, m, n, kernel = b.transposed(), a.transposed(), c.transposed(), n, m, kernel.mirrored()
@@ -291,7 +293,7 @@ def emit_dot(
     DotProduct(
         kernel=kernel,
         left=Lines(source=a, raw=raw, flip=kernel.flip),
-        right=WindowLines(window=b) if isinstance(b, WindowOperand) else Lines(source=b.transposed(), raw=raw),
+        right=WindowLines(window=b, raw=raw) if isinstance(b, WindowOperand) else Lines(source=b.transposed(), raw=raw),
         c=c,
         m=m,
         n=n,

@@ -45,19 +45,20 @@ def as_window(compute: Compute, buffers: Mapping[str, Buffer], target: Target) -
     for weights, image in (reads, reversed(reads)):
         if weights is None or image is None:
             return None
+        weights, image = (replace(read, dtype=buffers[read.tensor].dtype) for read in (weights, image))  # as they are stored
         found = _window(compute, names, weights, image, buffers[image.tensor].shape)
-        kernel = _kernel(weights, image, total, target)
+        kernel = _kernel(weights.dtype, image.dtype, total, target)
         if found is not None and kernel is not None:
             return replace(compute, window=replace(found, kernel=kernel), method=Method.WINDOW)
     return None
 
 
-def _kernel(weights: Read, image: Read, total: DType, target: Target) -> str | None:
+def _kernel(weights: DType, image: DType, total: DType, target: Target) -> str | None:
     """The micro-kernel for elements of these types; None where there is none."""
-    if total == F32:
-        return FMA if weights.dtype in _FLOATS and image.dtype in _FLOATS else None
-    found = choose(target, weights.dtype, image.dtype, total)
-    return None if found is None else found.name
+    found = choose(target, weights, image, total)
+    if found is not None:
+        return found.name
+    return FMA if total == F32 and weights in _FLOATS and image in _FLOATS else None
 
 
 def _read(factor: Expr) -> Read | None:

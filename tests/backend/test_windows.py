@@ -91,9 +91,9 @@ def test_narrow_floats(types: tuple[str, str, str]) -> None:
     for name, dtype in zip("IWO", types, strict=True):
         text = text.replace(f"{name}: f32", f"{name}: {dtype}")
     kernel = ef.compile(text)
-    assert "by fma: rows k, columns p, q, depth c, r, s" in kernel.source("tile")
+    assert "rows k, columns p, q, depth c, r, s" in kernel.source("tile")
     random = np.random.default_rng(2)
-    for n, c, k, y, x in ((1, 1, 1, 1, 1), (2, 3, 5, 7, 6), (1, 40, 13, 9, 33)):
+    for n, c, k, y, x in ((1, 1, 1, 1, 1), (2, 3, 5, 7, 6), (1, 40, 33, 9, 33), (1, 500, 3, 2, 5), (1, 0, 4, 3, 3)):
         image, weights = (
             random.integers(-7, 8, s).astype(storage[t]) for s, t in (((n, c, y, x), types[0]), ((k, c, 3, 3), types[1]))
         )
@@ -104,6 +104,19 @@ def test_narrow_floats(types: tuple[str, str, str]) -> None:
     found, expected = kernel(image, weights, P=6, Q=7), ef.interpret(text, I=image, W=weights, P=6, Q=7)
     np.testing.assert_array_equal(np.isfinite(found.astype("f4")), np.isfinite(expected.astype("f4")))
     assert np.isfinite(found[0, 2, 0].astype("f4")).all()  # its tap lies outside of the image there
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16], ids=["bf16", "f16"])
+@pytest.mark.parametrize("scale", [1.0, 2.0**-130, 2.0**-20], ids=["normal", "subnormal bf16", "subnormal f16"])
+def test_narrow_floats_from_anywhere(dtype: type, scale: float) -> None:
+    """Every second column; numbers that matrix tiles would take for zero."""
+    text = PLAIN.format(R=3, S=3, sy=1, sx=2, dy=1, dx=1, py=1, px=1)
+    text = text.replace("f32", "bf16" if dtype is ml_dtypes.bfloat16 else "f16", 2)
+    random = np.random.default_rng(4)
+    image, weights = random.integers(-7, 8, (2, 5, 9, 37)), random.integers(-7, 8, (35, 5, 3, 3)).astype(dtype)
+    image = (image * scale).astype(dtype)
+    wanted = direct(image.astype("f4"), weights.astype("f4"), 9, 19, (1, 2), (1, 1), (1, 1)).astype("f4")
+    np.testing.assert_array_equal(ef.compile(text)(image, weights, P=9, Q=19), wanted)
 
 
 def test_any_threads_give_the_same_bits() -> None:
