@@ -83,6 +83,8 @@ def library() -> ctypes.CDLL:
         ("emulation_launch", ctypes.c_int, [pointer, pointer, pointer, size, pointer]),
         ("emulation_last_error", ctypes.c_char_p, []),
         ("emulation_forget_error", None, []),
+        ("emulation_count_traffic", None, [ctypes.c_int]),
+        ("emulation_traffic", ctypes.c_char_p, []),
         ("emulation_allocate", pointer, [size]),
         ("emulation_release", ctypes.c_int, [pointer]),
         (

@@ -4,6 +4,7 @@
 
 #include "../include/ptx.h"
 #include "memory.h"
+#include "traffic.h"
 
 namespace emulation {
 
@@ -27,6 +28,10 @@ void cp_async(int line, uint32_t destination, const void* source, uint32_t bytes
   access_as(current->linear, reinterpret_cast<uintptr_t>(target), bytes, Access::Write, bytes, at_line(line));
   settle_writes();
   access_as(current->linear, reinterpret_cast<uintptr_t>(source), source_bytes, Access::Read, bytes, at_line(line));
+  if (counting) {
+    count_access(reinterpret_cast<uintptr_t>(target), bytes, Access::Write, true, at_line(line));
+    if (source_bytes) count_access(reinterpret_cast<uintptr_t>(source), source_bytes, Access::Read, false, at_line(line));
+  }
   begin_flight(target, bytes, line);
   current->open_copies.push_back({target, source, bytes, source_bytes, line});
 }

@@ -4,6 +4,7 @@
 
 #include "elements.h"
 #include "memory.h"
+#include "traffic.h"
 
 namespace emulation {
 
@@ -21,11 +22,13 @@ struct MatrixOperand {
 void execute_matrix(void** operands, uint32_t) {
   const MatrixOperand& first = *static_cast<MatrixOperand*>(operands[0]);
   for (int matrix = 0; matrix < first.count; ++matrix) {
+    uint32_t rows[8];
     for (int row = 0; row < 8; ++row) {
-      const uint32_t address = static_cast<MatrixOperand*>(operands[matrix * 8 + row])->address;
+      const uint32_t address = rows[row] = static_cast<MatrixOperand*>(operands[matrix * 8 + row])->address;
       if (address % 16)
         fail("misaligned: row address 0x%x of %s at line %d", address, first.stores ? "stmatrix" : "ldmatrix", first.line);
     }
+    if (counting) count_rows(rows, 8, first.stores ? Access::Write : Access::Read, first.line);
     for (int lane = 0; lane < kWarpSize; ++lane) {
       uint16_t halves[2];
       uint32_t* target = static_cast<MatrixOperand*>(operands[lane])->registers[matrix];

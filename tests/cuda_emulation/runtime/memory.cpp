@@ -8,6 +8,8 @@
 #include <cstring>
 #include <map>
 
+#include "traffic.h"
+
 namespace emulation {
 
 namespace {
@@ -140,6 +142,7 @@ void access(uintptr_t address, size_t bytes, Access kind, size_t alignment, cons
   if (++current->accesses > kMostAccesses) {
     fail("%u accesses to memory without a wait: an endless loop%s", kMostAccesses, source_line(where).c_str());
   }
+  if (counting) count_access(address, bytes, kind, address - shared_base() < kWindow, where);
   access_as(current->linear, address, bytes, kind, alignment, where);
   if (kind != Access::Atomic) return;
   // Fence and atomic: the way in which blocks hand results to each other.

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "engine.h"
+#include "traffic.h"
 
 // Saves the callee-saved registers on the current stack, stores the stack pointer and continues on the other stack.
 extern "C" void emulation_switch(void** save, void* resume);
@@ -220,6 +221,7 @@ int run(const Launch& launch, Order order, uint32_t seed) {
       block_index_now = {unsigned(b % launch.grid.x), unsigned(b / launch.grid.x % launch.grid.y),
                          unsigned(b / (uint64_t(launch.grid.x) * launch.grid.y))};
       run_block(order, random);
+      if (counting) finish_counting_block();
       if (failed) break;
     }
   } catch (const Failure&) {}
