@@ -18,6 +18,7 @@ from ...ir.microkernels import FMA, Lies, few_rows
 from ...ir.plans import GemmPlan
 from .ahead import LINE, later
 from .fma import emit_store_vector
+from .halves import load_words, parted, widened
 from .operand import Epilogue, Formula, Operand, Site, load
 from .statements import Statements, as_index, both, ceil_div, condition, constant, index, maximum, minimum, negation, round_up
 from .tasks import emit_strips
@@ -128,6 +129,8 @@ class SkinnyProduct:
         Beyond the last column the copy holds zeros up to a whole vector.
         """
         a, lanes = self.a, self.plan.lanes
+        if self._by_words:
+            return self._emit_parted_left(s)
         if isinstance(a, Operand) and a.dtype == self.dtype and (a.rows_contiguous or self.b.rows_contiguous):
             return a
         pitch = s.bind("pitch", round_up(maximum(self.k, 1), lanes))
@@ -137,6 +140,30 @@ class SkinnyProduct:
             site = Site(row=i, col=step, lanes=lanes, count=s.bind("count", self.k - step))
             value = tirx.Select(site.mask, load(s, a, site, self.dtype), zeros(self.dtype, lanes))
             s.store(buffer, _lanes(i * pitch + step, lanes), value)
+        return Operand(buffer=buffer, row_stride=pitch, col_stride=1)
+
+    @property
+    def _by_words(self) -> bool:
+        """Whether B's elements are widened as even and odd ones of words: bf16 along k, vectors of 512 bits."""
+        return self.b.dtype == "bfloat16" and not self.b.rows_contiguous and self.dtype == "float32" and self.plan.lanes == 16
+
+    def _emit_parted_left(self, s: Statements) -> Operand:
+        """A copy of A with the even elements of every two vectors before the odd ones."""
+        lanes = self.plan.lanes
+        pitch = s.bind("pitch", round_up(maximum(self.k, 1), 2 * lanes))
+        buffer = s.reserve("left", maximum(self.m, 1) * pitch, self.dtype)
+        with s.loop("i", self.m) as i, s.loop("chunk", ceil_div(self.k, 2 * lanes)) as chunk:
+            both_vectors = []
+            for part in range(2):
+                step = s.bind("step", chunk * (2 * lanes) + part * lanes)
+                there = s.bind("there", minimum(step, self.k - 1))  # the second vector may lie beyond the end
+                site = Site(row=i, col=there, lanes=lanes, count=s.bind("count", self.k - there))
+                inside = first_lanes(self.k - step, lanes)
+                value = tirx.Select(inside, load(s, self.a, site, self.dtype), zeros(self.dtype, lanes))
+                both_vectors.append(s.bind("value", value))
+            for half in range(2):
+                at = i * pitch + chunk * (2 * lanes) + half * lanes
+                s.store(buffer, _lanes(at, lanes), parted(both_vectors[0], both_vectors[1], half, lanes))
         return Operand(buffer=buffer, row_stride=pitch, col_stride=1)
 
     def _emit_strips(self, s: Statements, a: Operand, first: tirx.Expr, width: tirx.Expr) -> None:
@@ -228,7 +255,7 @@ class SkinnyProduct:
         """The dot products of rows of A with columns of B, not yet added over the lanes: `totals[row][column]`."""
         lanes, dtype = self.plan.lanes, self.dtype
         chains = 2 if len(rows) == 1 else 1
-        whole = chains * lanes
+        whole = chains * lanes if not self._by_words else 2 * lanes
         turns = s.bind("turns", tirx.truncdiv(self.k, index(whole)))
         rest = s.bind("rest", self.k - turns * whole)
         totals = [
@@ -248,6 +275,16 @@ class SkinnyProduct:
                     held = tirx.BufferLoad(chain[u], [index(0)])
                     s.store(chain[u], 0, fma(one, factor, held, fused=self.plan.fused))
 
+        def update_words(p: tirx.Expr, count: tirx.Expr | int) -> None:
+            words = [s.bind("words", load_words(self.b.buffer, self.b.at(p, column), count, lanes)) for column in columns]
+            for half in range(2):
+                factors = [s.bind("b", widened(each, half, lanes)) for each in words]
+                for at, row in zip(rows, totals, strict=True):
+                    one = s.bind("a", load_aligned(a.buffer, a.at(at, p + half * lanes), lanes))
+                    for factor, chain in zip(factors, row, strict=True):
+                        held = tirx.BufferLoad(chain[half % chains], [index(0)])
+                        s.store(chain[half % chains], 0, fma(one, factor, held, fused=self.plan.fused))
+
         short = both(_is(self.b.col_stride, self.k), _is(minimum(self.k, PAGE * 8 // self._bits), self.k))
         with s.loop("p", turns) as turn:
             for u in range(chains):
@@ -258,8 +295,14 @@ class SkinnyProduct:
                         continue
                     ahead = self.b.at(p + AHEAD * 8 // self._bits, column)
                     self._ask(s, p, column, ahead, dense=short, distance=0)
-                update(p, u, first_lanes(lanes, lanes))
-        for u in range(chains):
+                if not self._by_words:
+                    update(p, u, first_lanes(lanes, lanes))
+            if self._by_words:
+                update_words(s.bind("p", turn * whole), 2 * lanes)
+        if self._by_words:
+            with s.when(rest > 0):
+                update_words(turns * whole, rest)
+        for u in range(chains) if not self._by_words else ():
             with s.when(rest > u * lanes):
                 update(turns * whole + u * lanes, u, first_lanes(rest - u * lanes, lanes))
         return [[_added([tirx.BufferLoad(total, [index(0)]) for total in chain]) for chain in row] for row in totals]
