@@ -9,7 +9,6 @@ from dataclasses import dataclass
 OPENING = re.compile(r"\b(?:asm|__asm__|__asm)\b\s*(?:volatile\b|__volatile__\b)?\s*\(")
 LITERAL = re.compile(r'"((?:[^"\\]|\\.)*)"')
 OPERAND = re.compile(r'\s*(?:\[\w+\]\s*)?"([^"]*)"\s*\((.*)\)\s*$', re.DOTALL)
-CHOICE = re.compile(r"^[ \t]*#if TVM_ENABLE_L2_PREFETCH\n(.*?)^[ \t]*#else\n.*?^[ \t]*#endif\n", re.DOTALL | re.MULTILINE)
 PAIRS = {"(": ")", "[": "]", "{": "}"}
 
 
@@ -92,7 +91,7 @@ def statements(source: str) -> Iterator[Statement]:
     position = 0
     while found := OPENING.search(source, position):
         end = closing(source, found.end() - 1)
-        body = CHOICE.sub(r"\1", source[found.end() : end - 1])
+        body = source[found.end() : end - 1]
         template, *lists = top_level(body, ":")
         text = "".join(LITERAL.findall(template)).replace("\\n", "\n").replace("\\t", " ").replace('\\"', '"')
         after = re.compile(r"\s*;").match(source, end)

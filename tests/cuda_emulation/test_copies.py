@@ -93,6 +93,28 @@ def test_zero_fill(bytes: int, size: int) -> None:
     assert np.array_equal(result, expected)
 
 
+def test_copy_or_zeros() -> None:
+    """What TVM's cp.async with a predicate emits: a copy, or a store of zeros."""
+    source = """
+    extern "C" __global__ void either(const float* in, float* out) {
+      __shared__ __align__(16) float tile[32 * 4];
+      const unsigned target = __cvta_generic_to_shared(tile + threadIdx.x * 4);
+      __asm__ __volatile__(
+          "{\\n"
+          " .reg .pred p;\\n"
+          " setp.eq.u32 p, %3, 1;\\n"
+          " @p cp.async.cg.shared.global [%0], [%1], %2;\\n"
+          " @!p st.shared.v4.u32 [%0], {%4, %4, %4, %4};\\n"
+          "}\\n" :: "r"(target), "l"(in + threadIdx.x * 4), "n"(16), "r"((int)threadIdx.x < 20), "r"(0));
+      asm volatile("cp.async.commit_group;");
+      asm volatile("cp.async.wait_group 0;");
+      for (int i = 0; i < 4; ++i) out[threadIdx.x * 4 + i] = tile[threadIdx.x * 4 + i];
+    }"""
+    given, result = np.arange(1, 81, dtype=np.float32), np.zeros(128, np.float32)
+    build(source).launch("either", 1, 32, [given, result])
+    assert np.array_equal(result, np.concatenate([given, np.zeros(48)]))
+
+
 def test_predicated_copy_does_nothing() -> None:
     result = np.zeros(16, np.int8)
     build(ONE.format(cache="g", bytes=16)).launch("one", 1, 1, [np.arange(16, dtype=np.int8), result, 99])

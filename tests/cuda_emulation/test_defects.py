@@ -244,6 +244,23 @@ def test_uncleared_accumulator() -> None:
     assert not abs(result[0]) < 1e20
 
 
+@pytest.mark.parametrize(
+    ("floats", "dynamic", "message"),
+    [(12288, 0, None), (12289, 0, "49156 bytes of static"), (64, 232448, "256 bytes of static and")],
+)
+def test_too_much_shared_memory(floats: int, dynamic: int, message: str | None) -> None:
+    kernel = build(f"""extern "C" __global__ void hold(float* out) {{
+      __shared__ float tile[{floats}];
+      tile[threadIdx.x] = 1.0f;
+      out[threadIdx.x] = tile[threadIdx.x];
+    }}""")
+    if message is None:
+        kernel.launch("hold", 1, 32, [np.zeros(32, np.float32)], shared_bytes=dynamic)
+    else:
+        with pytest.raises(EmulationError, match=message):
+            kernel.launch("hold", 1, 32, [np.zeros(32, np.float32)], shared_bytes=dynamic)
+
+
 def test_too_many_threads() -> None:
     kernel = build(REVERSAL.replace("BARRIER", "__syncthreads();"))
     with pytest.raises(EmulationError, match=r"blocks of 256 threads; the kernel is made for 1 to 128"):

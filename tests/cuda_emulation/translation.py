@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from . import hopper_instructions, instructions, matrix_instructions  # noqa: F401  (they fill the table)
-from .inline_assembly import OPENING, closing, statements, top_level
+from .inline_assembly import closing, statements, top_level
 from .ptx import UnsupportedError, translate
 
 COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
@@ -112,4 +112,4 @@ def parameter(text: str) -> Parameter:
     return Parameter(name=words[-1], type=" ".join(words[:-1]), is_pointer="*" in text)
 
 
-__all__ = ["OPENING", "Parameter", "Signature", "UnsupportedError", "translated"]
+__all__ = ["Parameter", "Signature", "UnsupportedError", "translated"]

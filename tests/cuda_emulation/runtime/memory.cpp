@@ -48,6 +48,7 @@ size_t pages(size_t bytes) { return (std::max<size_t>(bytes, 1) + kPage - 1) / k
 constexpr size_t kWindow = 512 << 10;
 constexpr size_t kDynamicOffset = 1024;
 constexpr size_t kGap = 128;
+constexpr size_t kMostStatic = 48 << 10, kMostShared = 227 << 10;  // of a block
 
 struct SharedArray {
   size_t offset, bytes;
@@ -184,7 +185,7 @@ void start_block_memory(size_t dynamic_bytes) {
   std::fill_n(being_read, kWindow / kGranule, Readers{0, 0});
   shared_top = kDynamicOffset;
   if (!dynamic_bytes) return;
-  if (dynamic_bytes > 227 << 10) fail("%zu bytes of dynamic shared memory: 232448 is the most", dynamic_bytes);
+  if (dynamic_bytes > kMostShared) fail("%zu bytes of dynamic shared memory: %zu is the most", dynamic_bytes, kMostShared);
   shared_arrays.push_back({kDynamicOffset, dynamic_bytes});
   shared_top += dynamic_bytes + kGap;
 }
@@ -197,6 +198,13 @@ void* dynamic_shared(size_t alignment) {
 void* static_shared(int id, size_t bytes, size_t alignment) {
   auto [entry, is_new] = static_arrays.try_emplace(id, shared_arrays.size());
   if (is_new) {
+    size_t taken = bytes;
+    for (const auto& [other, index] : static_arrays) taken += other == id ? 0 : shared_arrays[index].bytes;
+    if (taken > kMostStatic) fail("%zu bytes of static shared memory: %zu is the most", taken, kMostStatic);
+    if (taken + launch_state.dynamic_bytes > kMostShared) {
+      fail("%zu bytes of static and %zu of dynamic shared memory: %zu is the most", taken, launch_state.dynamic_bytes,
+           kMostShared);
+    }
     alignment = std::max<size_t>(alignment, 16);
     shared_top = (shared_top + alignment - 1) / alignment * alignment;
     if (shared_top + bytes + kGap > kWindow) fail("more than %zu bytes of shared memory", kWindow);
