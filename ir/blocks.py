@@ -12,8 +12,8 @@ from .tile import Buffer, Loop, TileProgram, walk
 ALIGNED = 64
 """TVM aligns every allocation to so many bytes."""
 
-RESERVED = 1024
-"""Bytes of shared memory for what the threads of a block combine."""
+RESERVED = 33 << 10
+"""Bytes of shared memory for what products stage, and what the threads of a block combine."""
 
 
 def tile_bytes(buffer: Buffer, lets: Mapping[str, Expr]) -> int | None:

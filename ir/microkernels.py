@@ -35,7 +35,8 @@ WORDS, PANEL = 16, 32
 class MicroKernel:
     """A product C[m, n] += A[m, k] · B[k, n] of ``left`` by ``right`` elements, added up in ``accumulator``.
 
-    ``features`` are LLVM's names of what the machine must have; ``instruction`` is the one that multiplies.
+    ``features`` are LLVM's names of what the machine must have, or ours of what a GPU has; ``instruction`` is the one that
+    multiplies.
     """
 
     name: str
@@ -68,7 +69,19 @@ def _dots(left: str, right: str) -> MicroKernel:
     )
 
 
+def _fragments(dtype: str) -> MicroKernel:
+    return MicroKernel(
+        name=f"mma {dtype}·{dtype}",
+        instruction="mma.sync.m16n8k16",
+        features=frozenset({"mma"}),
+        left=dtype,
+        right=dtype,
+        accumulator="f32",
+    )
+
+
 KERNELS = (
+    *map(_fragments, ("bf16", "f16")),
     _tiles("tdpbf16ps", "amx-bf16", "bf16", "bf16", "f32"),
     _tiles("tdpbssd", "amx-int8", "i8", "i8", "i32"),
     _tiles("tdpbsud", "amx-int8", "i8", "u8", "i32"),

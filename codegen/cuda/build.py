@@ -69,7 +69,7 @@ def build(program: TileProgram, target: Target) -> DeviceBuilt:
     """Compiles a tile program for a CUDA target, up to CUDA C++."""
     chosen, lowered = to_tvm(target), lower(program, target)
     host_target = chosen.host
-    with chosen:
+    with chosen, tvm.transform.PassContext(config={"tirx.UnrollLoop": {"explicit_unroll": False}}):  # nvcc does it
         module = tirx.transform.BindTarget(chosen)(lowered)
         steps, finish_host, finish_device = einfall()
         host, devices = split_host_device_mods(steps(module))

@@ -130,11 +130,21 @@ class DeviceComputeEmitter(ComputeEmitter):
 
         with self._where(s, outer, variables):
             self._loops(s, compute.reduced, variables, (), take)
+        self._finish(s, variables, acc.result())
+
+    def finish(self, s: Statements, variables: Variables, total: tirx.Expr) -> None:
+        """Stores what becomes of the finished sum of a product at a point."""
+        at = self.context.evaluator(s, variables)
+        self._guarded(s, at, variables, lambda: self._finish(s, variables, total))
+
+    def _finish(self, s: Statements, variables: Variables, total: tirx.Expr) -> None:
+        compute, product = self.compute, self.compute.product
+        assert product is not None
         if product.epilogue is None:
             at = self.context.evaluator(s, variables)
-            self._store(s, at, self._convert(at, acc.result(), acc.result_type))
+            self._store(s, at, self._convert(at, total, compute.accumulator))
             return
-        at = self.context.evaluator(s, variables, values={SUM: s.share(acc.result())})
+        at = self.context.evaluator(s, variables, values={SUM: s.share(total)})
         self._store(s, at, self._convert(at, at.value(product.epilogue), product.epilogue.dtype))
 
     # -- reductions by several threads -----------------------------------------------------------------------------------

@@ -16,10 +16,10 @@ import tvm_ffi
 from tvm import tirx
 
 from ...ir.blocks import held_by_block, tile_bytes
-from ...ir.expr import Expr, reads_of
+from ...ir.expr import Expr, ranks_of, reads_of
 from ...ir.index import upper_bound
 from ...ir.target import Target
-from ...ir.tile import Buffer, Compute, Fill, Loop, Method, Node, Scope, TileProgram, When
+from ...ir.tile import Buffer, Compute, Fill, Loop, Method, Node, Scope, TileProgram, When, walk
 from ..arithmetic import literal
 from ..context import Context, Variables
 from ..element import computed, stored
@@ -29,6 +29,7 @@ from ..microkernels.statements import Statements, as_index, constant, identifier
 from ..views import View, encode
 from .compute import DeviceComputeEmitter, blocks_for
 from .order import Order, accesses
+from .product import BlockProduct, Shape, on_blocks, scratch_of, shape_of
 from .statements import DeviceStatements, Team, launched
 
 THREADS = 256
@@ -76,6 +77,8 @@ class _Lowering(Frame):
     def _node(self, node: Node, variables: Variables) -> None:
         s = self.statements
         match node:
+            case Compute() if on_blocks(node) and not _is_ragged(node):
+                self._product(node, variables)
             case Compute():
                 self._points(node, variables)
             case Fill(target=target, value=value):
@@ -134,6 +137,42 @@ class _Lowering(Frame):
     def _emitter(self, compute: Compute, variables: Variables, team: Team) -> DeviceComputeEmitter:
         return DeviceComputeEmitter(context=self.context, compute=compute, variables=variables, serial=True, team=team)
 
+    def shape(self, compute: Compute, threads: int | None = None) -> Shape:
+        """The tile in which a block computes a product."""
+        product = compute.product
+        assert product is not None
+        rows, columns = (upper_bound(compute.extent(r or ""), self.lets) for r in (product.rows, product.columns))
+        return shape_of(product.kernel, rows, columns, threads)
+
+    def block_product(self, compute: Compute, team: Team, shape: Shape, scratch: tirx.Buffer) -> BlockProduct:
+        emitter = self._emitter(compute, {}, team)
+        return BlockProduct(
+            context=self.context, compute=compute, team=team, shape=shape, finish=emitter.finish, scratch=scratch
+        )
+
+    def _product(self, compute: Compute, variables: Variables) -> None:
+        """A launch with a block for each tile of the results of a product."""
+        s, product, shape = self.statements, compute.product, self.shape(compute)
+        assert product is not None
+        batch = [r for r in compute.ranks if r.name in compute.output_ranks and r.name not in (product.rows, product.columns)]
+        extents = [self._number(r.extent, variables) for r in batch]
+        sides = ((product.rows, shape.rows), (product.columns, shape.columns))
+        down, across = (
+            s.bind("tiles", _rounds(self._number(compute.extent(r or ""), variables), index(side))) for r, side in sides
+        )
+        blocks = s.bind("blocks", _product([*extents, down, across]))
+        with self._kernel(blocks, variables, shape.threads) as (d, team):
+            scratch = d.allocate("scratch", (scratch_of(compute, shape),), "uint8", scope="shared")
+            left = d.bind("left", tirx.truncmod(team.block, across) * shape.columns)
+            rest = d.bind("rest", tirx.truncdiv(team.block, across))
+            top = d.bind("top", tirx.truncmod(rest, down) * shape.rows)
+            rest = d.bind("rest", tirx.truncdiv(rest, down))
+            inside = dict(variables)
+            for r, extent in zip(reversed(batch), reversed(extents), strict=True):
+                inside[r.name] = d.bind(r.name, tirx.truncmod(rest, extent))
+                rest = d.bind("rest", tirx.truncdiv(rest, extent))
+            self.block_product(compute, team, shape, scratch).tile(d, inside, top, left)
+
     def _points(self, compute: Compute, variables: Variables) -> None:
         anyone = Team(thread=index(0), block=index(0), threads=THREADS, launch=True)
         asking = self._emitter(compute, variables, anyone)
@@ -181,9 +220,9 @@ class _Lowering(Frame):
         return _Block(self, d, team)
 
 
-STATIC = 48 << 10
-"""Bytes of shared memory that a kernel may have without asking for them at its launch (CUDA C++ Programming Guide, section
-Shared Memory of each architecture)."""
+STATIC = 16 << 10
+"""Bytes of tiles up to which they need not be asked for at the launch: of 48 KB in all (CUDA C++ Programming Guide, section
+Shared Memory of each architecture), the rest is for what products stage."""
 
 
 class _Block:
@@ -192,9 +231,11 @@ class _Block:
     def __init__(self, kernel: _Lowering, statements: DeviceStatements, team: Team) -> None:
         self.kernel, self.statements, self.team = kernel, statements, team
         self.order = Order()
+        self.scratch: tirx.Buffer | None = None
 
     def turn(self, loop: Loop, variables: Variables, shared: list[Buffer]) -> None:
         """One turn of a parallel loop, whose other tiles have their places."""
+        self._scratch(loop.body)
         self._allocate(shared)
         self.nodes(loop.body, variables)
 
@@ -211,6 +252,8 @@ class _Block:
             self.order.met()
         self.order.take(reads, writes)
         match node:
+            case Compute() if on_blocks(node) and self.scratch is not None:
+                self._product(node, variables)
             case Compute():
                 self.kernel._emitter(node, variables, self.team).emit(s)
             case Fill(target=target, value=value):
@@ -230,6 +273,26 @@ class _Block:
                     self.nodes(node.body, {**variables, **_coordinates(s, node, step, extent, inner)})
                 self.order.around(node.body)
 
+    def _scratch(self, nodes: tuple[Node, ...]) -> None:
+        """Shared memory in which the products among the nodes stage their operands, one after the other."""
+        products = [node for node in walk(nodes) if isinstance(node, Compute) and on_blocks(node)]
+        sizes = [scratch_of(node, self.kernel.shape(node, self.team.threads)) for node in products]
+        if sizes:
+            self.scratch = self.statements.allocate("scratch", (max(sizes),), "uint8", scope="shared")
+
+    def _product(self, compute: Compute, variables: Variables) -> None:
+        s, product = self.statements, compute.product
+        assert product is not None and self.scratch is not None
+        shape = self.kernel.shape(compute, self.team.threads)
+        emitter = self.kernel.block_product(compute, self.team, shape, self.scratch)
+        batch = [r for r in compute.output_ranks if r not in (product.rows, product.columns)]
+        with ExitStack() as stack:
+            inside = dict(variables)
+            for r in batch:
+                extent = as_index(self.kernel.context.evaluator(s, inside).value(compute.extent(r)))
+                inside[r] = stack.enter_context(s.loop(r, extent))
+            emitter.everywhere(s, inside)
+
     def _allocate(self, buffers: Sequence[Buffer]) -> None:
         """Tiles in shared memory, each of the greatest extents that it can have."""
         s, placed, held = self.statements, [], 0
@@ -241,7 +304,7 @@ class _Block:
             held += size
         if not placed:
             return
-        # Every tile of the block in one allocation: beyond 48 KB a kernel has only one, whose size the launch tells.
+        # Every tile of the block in one allocation: beyond what is static a kernel has only one, whose size the launch tells.
         pool = s.allocate("tiles", (held,), "uint8", scope="shared" if held <= STATIC else "shared.dyn")
         for buffer, start in placed:
             dtype = stored(buffer.dtype)
@@ -302,6 +365,12 @@ def _product(extents: list[tirx.Expr] | tuple[tirx.Expr, ...]) -> tirx.Expr:
 
 def _rounds(total: tirx.Expr, width: tirx.Expr) -> tirx.Expr:
     return tirx.truncdiv(total + width - 1, width)
+
+
+def _is_ragged(compute: Compute) -> bool:
+    """Whether the extents of the points of a Compute depend on one another, or on data."""
+    extents = [compute.extent(r) for r in compute.output_ranks]
+    return any(set(ranks_of(e)) & set(compute.output_ranks) or any(True for _ in reads_of(e)) for e in extents)
 
 
 def _is_data(loop: Loop) -> bool:

@@ -176,7 +176,7 @@ class Tiling:
     def rows_of_block(self, group: Group, cut: Independent) -> int | None:
         """The rows of a block of a group's loop, where its body has a product of the rows that are cut (``blocking.py``); else
         None."""
-        if group.sequence is None or group.sequence.reverse:
+        if group.sequence is None or group.sequence.reverse or self.target.gpu is not None:
             return None
         members = [
             i for i in group.sequence.body if self._cuts_product(i, cut.variables[i]) and not self._reads_state(i, group)
