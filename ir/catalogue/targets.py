@@ -41,11 +41,11 @@ KINDS: tuple[ErrorKind, ...] = (
         code="E1204",
         title="cannot be compiled yet",
         explanation=(
-            "The program is correct and the interpreter may evaluate it, but no code generator handles this type or this "
-            "kind of target so far."
+            "The program is correct and the interpreter may evaluate it, but no code generator handles one of its types so "
+            "far: quantised storage (`type w4 = quant(…)`) is dequantised before the call."
         ),
-        wrong='ef.compile("attention.ecs", target="cuda:sm_90")',
-        fixed='ef.compile("attention.ecs", target="cpu")',
+        wrong="kernel f(X: f32[M, K], W: w4[N, K]) -> (Y: f32[M, N]) { Y[m, n] = X[m, k] * W[n, k] }",
+        fixed="kernel f(X: f32[M, K], W: f32[N, K]) -> (Y: f32[M, N]) { Y[m, n] = X[m, k] * W[n, k] }",
     ),
     ErrorKind(
         code="E1205",
