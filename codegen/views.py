@@ -17,7 +17,7 @@ from . import conversions
 from .arithmetic import convert, literal
 from .element import computed, stored
 from .microkernels.statements import as_index, constant
-from .microkernels.vector import lane_type, splat
+from .microkernels.vector import lane_type, splat, store_masked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,11 +106,8 @@ def store_vector(
     view: View, at: tirx.Expr, value: tirx.Expr, lanes: int, mask: tirx.Expr | None, *, rounded: bool = False
 ) -> tirx.Stmt:
     """Writes ``lanes`` consecutive elements, those of the mask only; ``rounded``: they are bf16 numbers already."""
-    address = tirx.address_of(tirx.BufferLoad(view.flat, [at]))
     raw = conversions.upper_half(value) if rounded else encode(value, view.dtype, lanes)
-    return tirx.Evaluate(
-        tirx.call_llvm_intrin("void", "llvm.masked.store", raw, address, full_mask(lanes) if mask is None else mask)
-    )
+    return tirx.Evaluate(store_masked(view.flat, at, full_mask(lanes) if mask is None else mask, raw))
 
 
 def broadcast(value: tirx.Expr, lanes: int, have: int) -> tirx.Expr:

@@ -26,12 +26,16 @@ from .microkernels.dot import emit_dot
 from .microkernels.families import panel_product
 from .microkernels.gemm import emit_gemm
 from .microkernels.operand import Operand
-from .microkernels.statements import Statements, as_index, both, ceil_div, constant, index, negation
+from .microkernels.statements import Statements, as_index, both, ceil_div, constant, index, maximum, minimum, negation
 from .microkernels.vector import first_lanes, load_masked, splat
 from .microkernels.window import Axis, WindowOperand
 from .views import View, encode
 
 _DTYPE = "float32"
+
+_REACH = 1 << 29
+"""How far columns and taps together move in the image. An image of less than twice as many is out of reach from a point three
+times as far away, on either side: so a window's start is never taken for farther, and a position fits 32 bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,18 +160,22 @@ class WindowEmitter:
         return as_index(self.context.evaluator(s, self.variables).value(self.compute.extent(rank)))
 
     def _dense(self, s: Statements) -> tirx.Expr:
-        """Whether the columns of the result, and the depth of the weights, lie without gaps; and fit 32 bits."""
+        """Whether the columns of the result, and the depth of the weights, lie without gaps; and places fit 32 bits."""
         window = self.window
         result, weights = self.context.views[self.compute.target], self.context.views[window.weights.tensor]
         depth = [r for r in (window.rows, window.channel, *window.taps) if r is not None]
         found = both(self._gapless(s, result, window.columns), self._gapless(s, weights, depth))
-        pixels = _product([self._extent(s, r) for r in window.columns])
+        columns = {r: self._extent(s, r) for r in window.columns}
+        taps = {t: self._extent(s, t) for t in window.taps}
+        most, reach = _product(list(columns.values())), index(0)
         image = self.context.views[window.image.tensor]
         moving = {*window.columns, *window.taps}
         for i, extent, stride in zip(window.image.indices, image.extents, image.strides, strict=True):
-            if moving & set(_form(i, moving)):
-                pixels = tirx.Max(pixels, extent * stride)
-        return both(found, pixels < index(1 << 30))
+            if form := {r: c for r, c in _form(i, moving).items() if r in moving}:
+                step = s.bind("step", maximum(tirx.Max(stride, -stride), 1))
+                most = tirx.Max(most, extent * step)
+                reach = reach + sum((as_index({**columns, **taps}[r]) * abs(c) for r, c in form.items()), index(0)) * step
+        return both(both(found, most < index(1 << 30)), reach < index(_REACH))
 
     def _gapless(self, s: Statements, view: View, ranks: Sequence[str]) -> tirx.Expr | bool:
         """Whether the last dimensions of a tensor, those of ``ranks``, are one block."""
@@ -203,7 +211,7 @@ class WindowEmitter:
                     Axis(
                         extent=extent,
                         stride=stride,
-                        start=s.bind("start", as_index(at.value(i))),
+                        start=s.bind("start", maximum(minimum(as_index(at.value(i)), 3 * _REACH), -3 * _REACH)),
                         by_column=tuple(form.get(r, 0) for r in window.columns),
                         by_tap=tuple(form.get(r, 0) for r in window.taps),
                     )

@@ -81,7 +81,24 @@ def load_masked(buffer: tirx.Buffer, at: tirx.Expr, mask: tirx.Expr, dtype: str,
 def store_masked(buffer: tirx.Buffer, at: tirx.Expr, mask: tirx.Expr, value: tirx.Expr) -> tirx.Expr:
     """A call that writes the lanes of `value` inside the mask from `at` on; types must agree."""
     address = tirx.address_of(tirx.BufferLoad(buffer, [at]))
-    return tirx.call_llvm_intrin("void", "llvm.masked.store", value, address, mask)
+    whole = isinstance(mask, tirx.Broadcast)
+    return tirx.call_llvm_intrin("void", "llvm.masked.store", value if whole else _settled(value), address, mask)
+
+
+def _settled(value: tirx.Expr) -> tirx.Expr:
+    """The same integers, narrowed before they are stored and not by the store.
+
+    LLVM for AVX-512 joins a truncation and a masked store, and makes of one whose mask is known to have one lane only a
+    store of an element as wide as before the truncation: it writes beyond the lane.
+    """
+    dtype, lanes = tvm_ffi.dtype(str(value.ty.dtype)), lanes_of(value)
+    words = dtype.bits * lanes // 32
+    if "float" in str(dtype) or words == 0:
+        return value
+    fenced = lane_type("float32", words)
+    value_as_words = tirx.call_intrin(fenced, "tirx.reinterpret", value)
+    settled = tirx.call_llvm_pure_intrin(fenced, "llvm.arithmetic.fence", value_as_words)
+    return tirx.call_intrin(str(value.ty.dtype), "tirx.reinterpret", settled)
 
 
 def prefetch(buffer: tirx.Buffer, at: tirx.Expr, *, write: bool = False, level: int = 1) -> tirx.Expr:
