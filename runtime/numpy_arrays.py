@@ -35,7 +35,7 @@ class NumpyFamily(Family):
             raise error("E1016", f"`{name}` is to be written, but the array is read-only", help="pass a copy: out=x.copy()")
         if not array.flags.aligned or not _dense_rows(array):
             raise scattered(name)
-        if any(n > 1 and s == 0 for n, s in zip(array.shape, array.strides, strict=True)):
+        if array.size > 0 and any(n > 1 and s == 0 for n, s in zip(array.shape, array.strides, strict=True)):
             raise repeated(name)
         return self.carrier(dtype, array), array.shape
 

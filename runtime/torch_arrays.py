@@ -75,7 +75,7 @@ class TorchFamily(Family):
         if tensor.requires_grad or tensor.is_neg():
             raise error("E1016", f"`{name}` is to be written, but takes part in automatic differentiation")
         shape = tuple(tensor.shape)
-        if any(n > 1 and s == 0 for n, s in zip(shape, tensor.stride(), strict=True)):
+        if tensor.numel() > 0 and any(n > 1 and s == 0 for n, s in zip(shape, tensor.stride(), strict=True)):
             raise repeated(name)
         if not _dense_rows(tensor):
             raise scattered(name)

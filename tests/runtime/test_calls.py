@@ -82,6 +82,8 @@ def test_small_and_empty(add: Kernel, shape: tuple[int, int]) -> None:
     a, b = rows(*shape), rows(*shape, 1)
     for _ in range(2):
         np.testing.assert_array_equal(add(a, b), a + b)
+    out = np.empty(shape, np.float32)  # without elements NumPy's strides are 0
+    assert add(a, b, out=out) is out
     result = add(torch.from_numpy(a), torch.from_numpy(b))
     assert tuple(result.shape) == shape  # type: ignore[attr-defined]
 
