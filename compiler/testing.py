@@ -6,12 +6,16 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
 from ..ir.cascade import Cascade, Check
 from ..ir.diagnostics import Diagnostic, EinfallError, error
 from ..ir.target import TargetLike
+from ..ir.types import value_type
+from ..runtime.device_arrays import downloaded, uploaded
+from ..runtime.kernel import Kernel
 from .checking import Comparison, compare
 from .driver import compile
 from .internal import reporting_defects
@@ -124,7 +128,7 @@ def run(case: Case, *, target: TargetLike = "cpu", symbolic: bool = False, seed:
         kernel = compile(case.program.text, kernel=case.cascade.name, target=target, **fixed)
         middle = time.perf_counter()
         arguments = sample_arguments(case.cascade, case.sizes, seed, scalars=case.scalars)
-        found = results_of(kernel(**arguments, **case.sizes))
+        found = results_of(kernel, kernel(**passed_to(kernel, arguments), **case.sizes))
         end = time.perf_counter()
         with reporting_defects(f"checking {case.name}"):
             comparison = compare(case.cascade, arguments, found, sizes=case.sizes)
@@ -134,9 +138,24 @@ def run(case: Case, *, target: TargetLike = "cpu", symbolic: bool = False, seed:
     return Outcome(case=case, comparison=comparison, failure=None, compile_time=middle - start, run_time=end - middle)
 
 
-def results_of(returned: object) -> list[np.ndarray]:
+Arguments: TypeAlias = "Mapping[str, np.ndarray | int | float | bool]"
+
+
+def passed_to(kernel: Kernel, arguments: Arguments) -> dict[str, object]:
+    """The arguments where the kernel runs: as they are, or copies on a GPU."""
+    if not kernel.on_gpu:
+        return dict(arguments)
+    scalars = {p.name for p in kernel.signature.parameters if p.is_scalar}
+    return {name: value if name in scalars else uploaded(np.asarray(value)) for name, value in arguments.items()}
+
+
+def results_of(kernel: Kernel, returned: object) -> list[np.ndarray]:
     """What a call gave, as a list of NumPy arrays."""
-    return [np.asarray(each) for each in (returned if isinstance(returned, tuple) else (returned,))]
+    found = returned if isinstance(returned, tuple) else (returned,)
+    if not kernel.on_gpu:
+        return [np.asarray(each) for each in found]
+    kinds = [value_type(r.dtype).storage for r in kernel.signature.results]
+    return [downloaded(each, kind) for each, kind in zip(found, kinds, strict=True)]
 
 
 def run_all(found: Iterable[Case], *, target: TargetLike = "cpu", symbolic: bool = False) -> Iterator[Outcome]:

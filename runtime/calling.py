@@ -53,13 +53,15 @@ class BoundTensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A call that is ready to be made, once or many times: the function's arguments, the arrays it will fill, its scale."""
+    """A call that is ready to be made, once or many times: the function's arguments, the arrays it will fill, its scale, and
+    the number of the GPU that it runs on (None: on the CPU)."""
 
     arguments: tuple[object, ...]
     sizes: Mapping[str, int]
     scale: int
     results: tuple[object, ...]
     convert: Callable[[object], object]
+    gpu: int | None = None
 
 
 class Caller:
@@ -203,9 +205,8 @@ class Caller:
                 home = family
             carriers[name], shapes[name] = family.input(name, dtype, value)
             arrays.append((name, family, value))
-        if on_gpu:
-            self._check_devices(home, [(name, family) for name, family, _ in arrays])
-        elif isinstance(home, TorchFamily):
+        gpu = self._checked_gpu(home, [(name, family) for name, family, _ in arrays]) if on_gpu else None
+        if isinstance(home, TorchFamily) and not on_gpu:
             self.fast.learn_torch(home.torch, home.dtypes)  # the next call takes the short way
         sizes, extents, scale, *_ = self.plan(shapes, given)
         if out is None:
@@ -221,10 +222,12 @@ class Caller:
             scale=scale,
             results=tuple(results),
             convert=home.converted if out is None else _same,
+            gpu=gpu,
         )
 
-    def _check_devices(self, home: Family, arrays: Sequence[tuple[str, Family]]) -> None:
-        """Raise EinfallError E1010 where arrays are on several GPUs, E1106 or E1207 where theirs cannot run the code."""
+    def _checked_gpu(self, home: Family, arrays: Sequence[tuple[str, Family]]) -> int:
+        """The GPU of a call. Raises EinfallError E1010 where arrays are on several, E1106 or E1207 where theirs cannot run the
+        code."""
         used: dict[int, str] = {}
         for name, family in [*arrays, ("the result", home)]:
             used.setdefault(_gpu_of(family), name)
@@ -235,8 +238,9 @@ class Caller:
                 f"`{one}` is on GPU {first} and `{other}` on GPU {second}; a kernel runs on one",
                 help="move them to the same GPU",
             )
-        for gpu in used:
-            check_device(self.signature.name, self.code.device or "", gpu)
+        (gpu,) = used
+        check_device(self.signature.name, self.code.device or "", gpu)
+        return gpu
 
     def plan(self, shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, object]) -> FastPlan:
         """The sizes and shapes of a call, remembered for the next one."""

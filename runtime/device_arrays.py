@@ -6,6 +6,7 @@ stream (TVM's bindings ask for it), others run on the default stream.
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from collections.abc import Callable
 from functools import lru_cache
@@ -115,6 +116,27 @@ def device_family(name: str, value: object) -> Family:
 def anywhere() -> Family:
     """The family of results where there is no array to tell."""
     return _family("tvm_ffi", 0)
+
+
+def uploaded(array: np.ndarray, gpu: int = 0) -> object:
+    """A copy of a NumPy array on a GPU, as a DLPack array of TVM's. Types that NumPy lacks are ml_dtypes'."""
+    dense = np.ascontiguousarray(array).reshape(array.shape)
+    name = "uint8" if dense.dtype.itemsize == 1 and dense.dtype.kind not in "biu" else str(dense.dtype)
+    allocate, copy = (global_function(f"runtime.TVMTensor{does}") for does in ("AllocWithScope", "CopyFromBytes"))
+    made = allocate(tvm_ffi().Shape(dense.shape), name, tvm_ffi().device(CUDA, gpu), None)
+    if dense.size:
+        copy(made, ctypes.c_void_p(dense.__array_interface__["data"][0]), dense.nbytes)
+    return made
+
+
+def downloaded(array: object, dtype: np.dtype) -> np.ndarray:
+    """A copy of a DLPack array on a GPU as a NumPy array of elements that are ``dtype``."""
+    held = _exported("result", array)
+    found = np.empty(tuple(held.shape), dtype)
+    if found.size:
+        copy = global_function("runtime.TVMTensorCopyToBytes")
+        copy(held, ctypes.c_void_p(found.__array_interface__["data"][0]), found.nbytes)
+    return found
 
 
 @lru_cache(maxsize=16)

@@ -70,6 +70,12 @@ def no_device(name: str, arch: str, reason: str) -> EinfallError:
     )
 
 
+def finish(device: int) -> None:
+    """Waits until GPU number ``device`` has done what its current stream was given. For measuring: calls wait for nobody."""
+    gpu = tvm_ffi().device("cuda", device)
+    global_function("runtime.Device_StreamSync")(gpu, tvm_ffi().get_raw_stream(gpu))
+
+
 def device_function(module: object, cubin: bytes, launches: str) -> Callable[..., object]:
     """A kernel's function, of the module of its host part, with its machine code for the GPU.
 

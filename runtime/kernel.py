@@ -16,6 +16,7 @@ from .arrays import as_tensors
 from .artifact import Artifact
 from .benchmark import Benchmark, Roofline, measure
 from .calling import BoundTensor, Caller, Code, bind_tensor
+from .devices import finish
 from .explanation import Explanation
 from .extents import checked_size, known_sizes, value_of
 from .scalars import checked_scalar
@@ -105,6 +106,11 @@ class Kernel:
         return self._compiled.target
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether it takes arrays of a GPU."""
+        return self._compiled.code.device is not None
+
+    @property
     def threads(self) -> int:
         """The threads of a call that does not say: EINFALL_NUM_THREADS, else all cores of this process."""
         return self._caller.threads
@@ -131,7 +137,7 @@ class Kernel:
             if parameter is not None and parameter.is_scalar:
                 scalars[name] = checked_scalar(name, parameter.dtype, value)
             elif parameter is not None:
-                tensors[name] = bind_tensor(parameter, value, on_gpu=self._compiled.code.device is not None)
+                tensors[name] = bind_tensor(parameter, value, on_gpu=self.on_gpu)
             elif name in signature.sizes or name in signature.fixed:
                 sizes[name] = checked_size(name, value)
             else:
@@ -195,8 +201,14 @@ class Kernel:
         threads = caller.threads if wanted is None else checked_threads(wanted)
         caller.pool.use(run.scale + threads)
         function, arguments = caller.function, as_tensors(run.arguments)
+
+        def once() -> None:
+            function(*arguments)
+            if run.gpu is not None:
+                finish(run.gpu)
+
         try:
-            times, calls = measure(lambda: function(*arguments), seconds)
+            times, calls = measure(once, seconds)
         except Exception as failure:
             raise caller.failed(failure) from None
         counts = self.explain().at(**run.sizes, **self.let_values(run.sizes))

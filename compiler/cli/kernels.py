@@ -21,7 +21,7 @@ from ...runtime.threads import checked_threads
 from ..checking import Comparison, compare
 from ..program import Program, read_program_file
 from ..samples import sample_arguments
-from ..testing import results_of
+from ..testing import passed_to, results_of
 from .output import console, log, out, out_json
 from .parser import Subparsers, add_command, add_kernel, add_pairs, add_target
 from .values import pairs, read_arrays, sizes_of, sort_arguments, store_arrays
@@ -120,9 +120,10 @@ def _run(options: argparse.Namespace) -> int:
     arrays, sizes, known = _arguments(cascade, options)
     kernel = make()
     call = _Call(kernel=kernel, cascade=cascade, arguments=arrays, given=sizes, sizes=known)
-    results = results_of(kernel(**call.arguments, **call.given))
+    passed = passed_to(kernel, call.arguments)
+    results = results_of(kernel, kernel(**passed, **call.given))
     comparison = _comparison(call, results, options.check)
-    bench = kernel.benchmark(**call.arguments, **call.given, seconds=0.3) if options.bench else None
+    bench = kernel.benchmark(**passed, **call.given, seconds=0.3) if options.bench else None
     if options.output:
         _write(options.output, {r.name: value for r, value in zip(cascade.results, results, strict=True)})
     if options.json:

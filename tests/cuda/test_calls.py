@@ -45,6 +45,31 @@ def test_a_saved_kernel_runs(gpu: Worker, tmp_path: Path) -> None:
     assert np.array_equal(found, 2 * np.arange(12, dtype=np.float32).reshape(3, 4))
 
 
+def timed() -> tuple[int, float]:
+    kernels.emulate()
+    kernel = ef.compile(SCALE, target="cuda:sm_90", cache=False)
+    found = kernel.benchmark(kernels.on_gpu(np.ones((3, 4), np.float32)), 2.0, seconds=0.01)
+    return found.calls, found.median
+
+
+def test_a_kernel_is_timed(gpu: Worker) -> None:
+    calls, median = gpu.run(timed)
+    assert calls > 0
+    assert median > 0
+
+
+def checked(path: Path) -> list[bool]:
+    from einfall.compiler.testing import cases, run_all
+
+    kernels.emulate()
+    return [outcome.passed for outcome in run_all(cases(path), target="cuda:sm_90")]
+
+
+def test_the_checks_of_a_program(gpu: Worker) -> None:
+    path = Path(ef.__file__).parent / "examples/norms/softmax.ecs"
+    assert set(gpu.run(checked, path)) == {True}
+
+
 def wrong(which: str) -> str:
     kernels.emulate()
     kernel = ef.compile(SCALE, target="cuda:sm_90", cache=False)
