@@ -54,7 +54,7 @@ class DeviceFamily(Family):
 
     def output(self, name: str, dtype: DType, value: object) -> tuple[object, tuple[int, ...]]:
         array = self._checked(name, dtype, value)
-        if any(n > 1 and s == 0 for n, s in zip(array.shape, array.strides, strict=True)):
+        if 0 not in array.shape and any(n > 1 and s == 0 for n, s in zip(array.shape, array.strides, strict=True)):
             raise repeated(name)
         if not _dense_rows(array):
             raise scattered(name)
