@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ..cuda_emulation import toolchain
-from ..cuda_emulation.device import Worker
+from tests.cuda_emulation import toolchain
+from tests.cuda_emulation.device import Worker
 
 
 @pytest.fixture(scope="package")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..cuda_emulation.device import compiled, in_every_order, set_order
+from tests.cuda_emulation.device import compiled, in_every_order, set_order
 
 
 def emulate() -> None:

@@ -11,9 +11,8 @@ import einfall as ef
 from einfall.codegen.cuda import toolkit
 from einfall.ir.diagnostics import EinfallError
 from einfall.runtime.devices import check_device
-
-from ..cuda_emulation.device import Worker
-from . import kernels
+from tests.cuda import kernels
+from tests.cuda_emulation.device import Worker
 
 SCALE = """\
 kernel scale(X: f32[M, N], c: f32) -> (Y: f32[M, N]) {

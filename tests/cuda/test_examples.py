@@ -9,10 +9,9 @@ import pytest
 
 from einfall.compiler.checking import compare
 from einfall.compiler.program import read_program
-
-from ..cuda_emulation.device import Worker
-from ..examples.cases import cases, example_files, inputs, sizes_no_array_determines
-from . import kernels
+from tests.cuda import kernels
+from tests.cuda_emulation.device import Worker
+from tests.examples.cases import cases, example_files, inputs, sizes_no_array_determines
 
 CASES = list(cases())
 FILES = example_files()

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 import einfall as ef
-
-from ..cuda_emulation.device import Worker
-from . import kernels
+from tests.cuda import kernels
+from tests.cuda_emulation.device import Worker
 
 ATTENTION = Path(ef.__file__).parent / "examples/attention"
 TYPES = {"bf16": ml_dtypes.bfloat16, "f16": np.float16, "f32": np.float32}

@@ -11,8 +11,7 @@ from einfall.codegen.cuda.build import build
 from einfall.compiler.program import read_program
 from einfall.ir.target import Target
 from einfall.passes.pipeline import lower
-
-from ..examples.cases import example_files
+from tests.examples.cases import example_files
 
 pytestmark = pytest.mark.skipif(toolkit.nvcc() is None, reason="there is no nvcc")
 
