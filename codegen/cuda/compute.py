@@ -18,7 +18,7 @@ from ..context import Variables
 from ..invariant import filters
 from ..microkernels.statements import Statements, as_index, ceil_div, constant, index
 from ..reduction import Accumulator
-from .statements import WARP, DeviceStatements, Team, exchanged
+from .statements import WARP, DeviceStatements, Team, divisor, exchanged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +80,8 @@ class DeviceComputeEmitter(ComputeEmitter):
         """The coordinates of point number ``at``."""
         inside = dict(self.variables)
         for rank, extent in reversed(list(zip(ranks[1:], extents[1:], strict=True))):
-            inside[rank] = s.bind(rank, tirx.truncmod(at, extent))
-            at = s.bind("rest", tirx.truncdiv(at, extent))
+            inside[rank] = s.bind(rank, tirx.truncmod(at, divisor(extent)))
+            at = s.bind("rest", tirx.truncdiv(at, divisor(extent)))
         if ranks:
             inside[ranks[0]] = at
         return inside

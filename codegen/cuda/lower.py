@@ -25,12 +25,12 @@ from ..context import Context, Variables
 from ..element import computed, stored
 from ..frame import Frame
 from ..functions.lanes import using
-from ..microkernels.statements import Statements, as_index, constant, identifier, index, maximum, minimum, positive
+from ..microkernels.statements import Statements, as_index, ceil_div, constant, identifier, index, maximum, minimum, positive
 from ..views import View, encode
 from .compute import DeviceComputeEmitter, blocks_for
 from .order import Order, accesses
 from .product import BlockProduct, Shape, on_blocks, scratch_of, shape_of
-from .statements import DeviceStatements, Team, launched
+from .statements import DeviceStatements, Team, divisor, launched
 
 THREADS = 256
 """Threads of a block."""
@@ -163,14 +163,14 @@ class _Lowering(Frame):
         blocks = s.bind("blocks", _product([*extents, down, across]))
         with self._kernel(blocks, variables, shape.threads) as (d, team):
             scratch = d.allocate("scratch", (scratch_of(compute, shape),), "uint8", scope="shared")
-            left = d.bind("left", tirx.truncmod(team.block, across) * shape.columns)
-            rest = d.bind("rest", tirx.truncdiv(team.block, across))
-            top = d.bind("top", tirx.truncmod(rest, down) * shape.rows)
-            rest = d.bind("rest", tirx.truncdiv(rest, down))
+            left = d.bind("left", tirx.truncmod(team.block, divisor(across)) * shape.columns)
+            rest = d.bind("rest", tirx.truncdiv(team.block, divisor(across)))
+            top = d.bind("top", tirx.truncmod(rest, divisor(down)) * shape.rows)
+            rest = d.bind("rest", tirx.truncdiv(rest, divisor(down)))
             inside = dict(variables)
             for r, extent in zip(reversed(batch), reversed(extents), strict=True):
-                inside[r.name] = d.bind(r.name, tirx.truncmod(rest, extent))
-                rest = d.bind("rest", tirx.truncdiv(rest, extent))
+                inside[r.name] = d.bind(r.name, tirx.truncmod(rest, divisor(extent)))
+                rest = d.bind("rest", tirx.truncdiv(rest, divisor(extent)))
             self.block_product(compute, team, shape, scratch).tile(d, inside, top, left)
 
     def _points(self, compute: Compute, variables: Variables) -> None:
@@ -330,8 +330,8 @@ def _store_at(s: Statements, view: View, at: tirx.Expr, value: int | float | boo
     """Stores a constant at point number ``at`` of a tensor."""
     indices: list[tirx.Expr] = []
     for extent in reversed(view.extents[1:]):
-        indices.insert(0, s.bind("i", tirx.truncmod(at, extent)))
-        at = s.bind("rest", tirx.truncdiv(at, extent))
+        indices.insert(0, s.bind("i", tirx.truncmod(at, divisor(extent))))
+        at = s.bind("rest", tirx.truncdiv(at, divisor(extent)))
     indices = [at, *indices] if view.extents else []
     s.store(view.flat, view.offset(indices), encode(literal(value, computed(view.dtype)), view.dtype, 1))
 
@@ -340,8 +340,8 @@ def _coordinates(s: Statements, loop: Loop, step: tirx.Expr, extent: tirx.Expr, 
     """The variables of a loop in its turn number ``step``."""
     found: Variables = {}
     for r, further in zip(reversed(loop.inner), reversed(inner), strict=True):
-        found[r.name] = s.bind(r.name, tirx.truncmod(step, further))
-        step = s.bind("rest", tirx.truncdiv(step, further))
+        found[r.name] = s.bind(r.name, tirx.truncmod(step, divisor(further)))
+        step = s.bind("rest", tirx.truncdiv(step, divisor(further)))
     found[loop.variable] = s.bind(loop.variable, extent - 1 - step) if loop.reverse else step
     return found
 
@@ -364,7 +364,7 @@ def _product(extents: list[tirx.Expr] | tuple[tirx.Expr, ...]) -> tirx.Expr:
 
 
 def _rounds(total: tirx.Expr, width: tirx.Expr) -> tirx.Expr:
-    return tirx.truncdiv(total + width - 1, width)
+    return ceil_div(total, divisor(width))
 
 
 def _is_ragged(compute: Compute) -> bool:

@@ -9,7 +9,7 @@ from tvm import tirx
 from tvm.ir import Range
 from tvm.tirx import op
 
-from ..microkernels.statements import Statements, identifier, index
+from ..microkernels.statements import Statements, constant, identifier, index
 
 WARP = 32
 """Threads of a warp, on every architecture (CUDA C++ Programming Guide, section SIMT Architecture)."""
@@ -28,6 +28,11 @@ class DeviceStatements(Statements):
     def barrier(self) -> None:
         """Every thread of the block has come here, and sees what the others wrote."""
         self.evaluate(op.tvm_storage_sync("shared"))
+
+
+def divisor(extent: tirx.Expr) -> tirx.Expr:
+    """An extent to divide the number of a point by. Where it is 0 there are no points."""
+    return index(1) if constant(extent) == 0 else extent
 
 
 def exchanged(value: tirx.Expr, distance: int) -> tirx.Expr:
