@@ -7,11 +7,11 @@ divides by what it then sums is NaN there as written, and 0 under the guard.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...ir.cascade import Einsum
-from ...ir.expr import Const, Expr, Op, Rank, Read, op, ranks_of, reads_of
+from ...ir.expr import Const, Default, Expr, Op, Rank, Read, Select, children, op, ranks_of, reads_of
 from ...ir.operators import REDUCTIONS
 from ...ir.types import BOOL
 from .presence import FALSE, TRUE
@@ -77,7 +77,7 @@ def _flag(
     structure: Structure, einsum: Einsum, values: Sequence[Expr], extents: Mapping[str, Expr]
 ) -> tuple[Expr, tuple[Expr, ...]]:
     """True, but absent where one of the values is (``x == x or true``), as far as conditions do not tell."""
-    reads, filters = _sources(structure, values)
+    reads, filters = _sources(structure, values, extents)
     stated: dict[Read, list[Expr]] = {}
     tested: list[Read] = []
     for read in reads:
@@ -104,21 +104,42 @@ def _flag(
     return op("or", flag, TRUE), tuple(dict.fromkeys((*filters, *conditions)))
 
 
-def _sources(structure: Structure, values: Sequence[Expr]) -> tuple[list[Read], list[Expr]]:
+def _sources(structure: Structure, values: Sequence[Expr], extents: Mapping[str, Expr]) -> tuple[list[Read], list[Expr]]:
     """What values read once pointwise Einsums are looked through, and the conditions of these: data rather than what
-    depends on other reductions, so that the flag needs no pass after theirs."""
+    depends on other reductions, so that the flag needs no pass after theirs. A choice needs one of its branches only: it is
+    there under a condition of its own."""
     reads: dict[Read, None] = {}
     filters: dict[Expr, None] = {}
     pending = list(values)
     while pending:
-        for read in reads_of(pending.pop(0)):
-            inner = structure.inlined(read)
-            if inner is None:
-                reads[read] = None
+        for part in _parts(pending.pop(0)):
+            if not isinstance(part, Read):
+                filters.update(dict.fromkeys(conjuncts(structure.presence.present(part, extents))))
+                continue
+            inner = structure.inlined(part)
+            if inner is None or not _is_told(structure, inner, extents):
+                reads[part] = None
             else:
                 pending.append(inner)
-                filters.update(dict.fromkeys(structure.filters_at(read)))
+                filters.update(dict.fromkeys(structure.filters_at(part)))
     return list(reads), list(filters)
+
+
+def _parts(expr: Expr) -> Iterator[Expr]:
+    """The reads of an expression that its value needs in any case, and its choices."""
+    match expr:
+        case Read() | Select() | Default():
+            yield expr
+        case _:
+            for child in children(expr):
+                yield from _parts(child)
+
+
+def _is_told(structure: Structure, value: Expr, extents: Mapping[str, Expr]) -> bool:
+    """Whether the conditions of a value's choices read tensors of the cascade only."""
+    choices = [part for part in _parts(value) if not isinstance(part, Read)]
+    conditions = [structure.presence.present(choice, extents) for choice in choices]
+    return all(r.tensor in structure.cascade.by_name for c in conditions for r in reads_of(c))
 
 
 def _indexes(read: Read, name: str) -> bool:

@@ -396,6 +396,7 @@ class _Assembly:
             if buffers is not None and serial:
                 whole = replace(buffer, shape=self.workspace.buffers[compute.target].shape) if own_tile else buffer
                 buffers.append(placement.tile_sum(whole, index))
+                self.workspace.buffers[buffers[-1].name] = buffers[-1]
             else:
                 self.workspace.buffers[buffer.name] = replace(
                     buffer, shape=self.workspace.buffers[compute.target].shape, scope=Scope.WORKSPACE

@@ -43,7 +43,7 @@ def as_window(compute: Compute, buffers: Mapping[str, Buffer], target: Target) -
     if len(reads) != 2:
         return None
     for weights, image in (reads, reversed(reads)):
-        if weights is None or image is None:
+        if weights is None or image is None or not (weights.indices and image.indices):
             return None
         weights, image = (replace(read, dtype=buffers[read.tensor].dtype) for read in (weights, image))  # as they are stored
         found = _window(compute, names, weights, image, buffers[image.tensor].shape)
