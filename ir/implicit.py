@@ -13,7 +13,7 @@ from functools import reduce
 from itertools import product
 from typing import TypeGuard
 
-from .expr import Bitcast, Cast, Const, Default, Expr, Op, Rank, Read, Select, Size, with_children
+from .expr import Bitcast, Cast, Const, Default, Expr, Op, Rank, Read, Select, Size, transform, with_children
 from .operators import FUNCTIONS, REDUCTIONS
 from .types import BOOL, F32, F64, I32, INDEX, DType, accumulator, holds, promote
 
@@ -214,6 +214,9 @@ class _Writer:
                         choices = [(0, self.explicit(arg))]
                     elif not written.weak:
                         choices.append((0, written))
+                    elif written.dtype == _REAL and not isinstance(value, Const):
+                        # Real constants alone would be of the type that the cast gives: these have one of their own.
+                        choices = [(0, _pinned(written, value.dtype))]
                     elif not self.whole_casts:
                         choices.append((0, replace(written, computed=arg.dtype)))
                     options.append(choices)
@@ -257,6 +260,15 @@ class _Writer:
         if isinstance(expr, Select):
             parts.insert(0, expr.condition)
         return common.result(with_children(expr, tuple(parts)), computed)
+
+
+def _pinned(written: Surface, dtype: DType) -> Surface:
+    """An expression over real constants, of a type that does not adapt."""
+
+    def typed(node: Expr) -> Expr | None:
+        return typed_constant(node).expr if isinstance(node, Const) and node.dtype.is_float else None
+
+    return Surface(expr=transform(written.expr, typed), dtype=dtype, computed=dtype)
 
 
 def _collapses(value: Expr) -> bool:

@@ -150,6 +150,7 @@ CLAUSES = st.sampled_from(["", " :: +(k)", " :: max(k)", " :: *(k)", " where i <
 
 
 @example(value="(bitcast(i32, -3)) ** 2", clause="", indices="i", result="")
+@example(value="(bitcast(f32, (0.5) ** 2)) < (sqrt(J[i, k]))", clause=" :: +(k)", indices="i", result=": f32")
 @given(value=EXPRESSIONS, clause=CLAUSES, indices=st.sampled_from(["i", "i, k"]), result=st.sampled_from(["", ": f32"]))
 @settings(max_examples=150, deadline=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
 def test_whatever_the_front_end_accepts_survives_the_round_trip(value: str, clause: str, indices: str, result: str) -> None:
