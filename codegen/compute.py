@@ -78,10 +78,7 @@ class ComputeEmitter:
                 for extent in extents[1:]:
                     total = total * extent
                 flat = stack.enter_context(s.loop("task", total, kind=ForKind.PARALLEL, after=self._after))
-                for rank, extent in reversed(list(zip(parallel[1:], extents[1:], strict=True))):
-                    inside[rank] = s.bind(rank, tirx.truncmod(flat, extent))
-                    flat = s.bind("rest", tirx.truncdiv(flat, extent))
-                inside[parallel[0]] = s.bind(parallel[0], flat)
+                inside |= s.coordinates(flat, parallel, extents)
             for rank in ranks:
                 if rank not in parallel:
                     inside[rank] = stack.enter_context(s.loop(rank, self._extent(s, rank, inside)))
@@ -223,10 +220,15 @@ class ComputeEmitter:
     def _reduced(self, s: Statements, at: Evaluator, variables: Variables, lanes: Lanes | None) -> tirx.Expr:
         """The value to store at an output point (or vector of them), in the target's computed type."""
         compute = self.compute
-        count = 1 if lanes is None else lanes.count
         if compute.reduction is None:
             return self._convert(at, at.value_in(compute.value, self.target.dtype), compute.value.dtype)
-        acc = Accumulator.start(s, compute.reduction, self._combined, count)
+        acc = self._accumulated(s, compute.reduction, variables, lanes)
+        return self._convert(at, acc.result(), acc.result_type)
+
+    def _accumulated(self, s: Statements, reduction: str, variables: Variables, lanes: Lanes | None) -> Accumulator:
+        """The reduction at an output point (or vector of them), finished."""
+        compute = self.compute
+        acc = Accumulator.start(s, reduction, self._combined, 1 if lanes is None else lanes.count)
         outer, filtered = filters(compute, None if lanes is None else lanes.rank)
 
         def take(s: Statements, variables: Variables) -> None:
@@ -240,7 +242,7 @@ class ComputeEmitter:
 
         with self._where(s, outer, variables):
             self._loops(s, compute.reduced, variables, (), take)
-        return self._convert(at, acc.result(), acc.result_type)
+        return acc
 
     @contextmanager
     def _where(self, s: Statements, conditions: Sequence[Expr], variables: Variables) -> Iterator[None]:

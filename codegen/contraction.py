@@ -74,13 +74,9 @@ class ContractionEmitter:
         rows = s.bind("rows", maximum(round_up(ceil_div(m, cuts), plan.mr), plan.mr))
         blocks = s.bind("blocks", maximum(ceil_div(m, rows), 1))
         with s.loop("task", count * blocks, kind=ForKind.PARALLEL) as task:
-            inside = dict(self.variables)
             block = s.bind("block", tirx.truncmod(task, blocks))
             rest = s.bind("rest", tirx.truncdiv(task, blocks))
-            for r in reversed(batch[1:]):
-                inside[r] = s.bind(r, tirx.truncmod(rest, extents[r]))
-                rest = s.bind("rest", tirx.truncdiv(rest, extents[r]))
-            inside[batch[0]] = rest
+            inside = {**self.variables, **s.coordinates(rest, batch, list(extents.values()))}
             first = s.bind("first", block * rows)
             height = s.bind("height", maximum(minimum(rows, m - first), 0))
             self._accumulated(s, outer, inside, first, height, parallel=False)
@@ -196,11 +192,7 @@ class ContractionEmitter:
         total = s.bind("turns", total)
         self._clear(s, variables, first, height)
         with s.loop("turn", total) as turn:
-            inside, rest = dict(variables), turn
-            for r, extent in reversed(list(zip(outer[1:], extents[1:], strict=True))):
-                inside[r] = s.bind(r, tirx.truncmod(rest, extent))
-                rest = s.bind("rest", tirx.truncdiv(rest, extent))
-            inside[outer[0]] = rest
+            inside = {**variables, **s.coordinates(turn, outer, extents)}
             self._gemm(s, inside, first, height, accumulate=True, last=False, parallel=parallel)
 
     def _clear(self, s: Statements, variables: Variables, first: tirx.Expr, height: tirx.Expr) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from tvm import tirx
 
 from ..ir.cascade import Cascade, Role
@@ -25,16 +23,11 @@ class Frame:
     """
 
     def __init__(self, program: TileProgram) -> None:
-        self.program = program
+        self.program, self.lets = program, program.lets
         self.statements = Statements()
         self.sizes: dict[str, tirx.Expr] = {}
         self.scalars: dict[str, tirx.Expr] = {}
         self.views: dict[str, View] = {}
-
-    @property
-    def lets(self) -> Mapping[str, Expr]:
-        """How sizes that are no arguments are computed."""
-        return {let.name: let.value for let in (*self.program.cascade.lets, *self.program.derived)}
 
     def parameters(self) -> tuple[list[tirx.Buffer], list[tirx.Var]]:
         """(the tensors, the numbers), declared and bound."""

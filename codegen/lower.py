@@ -190,11 +190,9 @@ class _Lowering(Frame):
         if plan is not None and self._side_by_side(plan).emit(s, variables, extent):
             return
         with self._steps(s, node, total, again=bool(variables), serial=serial) as step:
-            inside = dict(variables)
-            for r, further in zip(reversed(node.inner), reversed(inner), strict=True):
-                inside[r.name] = s.bind(r.name, tirx.truncmod(step, further))
-                step = s.bind("rest", tirx.truncdiv(step, further))
-            inside[node.variable] = s.bind(node.variable, extent - 1 - step) if node.reverse else step
+            inside = {**variables, **s.coordinates(step, node.variables, [extent, *inner])}
+            if node.reverse:
+                inside[node.variable] = s.bind(node.variable, extent - 1 - inside[node.variable])
             for buffer in node.buffers:
                 self._allocate(s, buffer, inside)
             self._nodes(s, node.body, inside, serial=serial or node.parallel)

@@ -45,6 +45,5 @@ def held_by_block(buffers: Sequence[Buffer], target: Target, lets: Mapping[str, 
 
 def fits_blocks(program: TileProgram, target: Target) -> bool:
     """Whether the tiles of every parallel loop fit in shared memory."""
-    lets = {let.name: let.value for let in (*program.cascade.lets, *program.derived)}
     loops = (node for node in walk(program.body) if isinstance(node, Loop) and node.parallel)
-    return not any(held_by_block(loop.buffers, target, lets)[1] for loop in loops)
+    return not any(held_by_block(loop.buffers, target, program.lets)[1] for loop in loops)

@@ -199,6 +199,16 @@ class Loop:
     reverse: bool = False
     buffers: tuple[Buffer, ...] = ()
 
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """All that it runs through, the outermost first."""
+        return (self.variable, *(r.name for r in self.inner))
+
+    @property
+    def extents(self) -> tuple[Expr, ...]:
+        """Those of the variables."""
+        return (self.extent, *(r.extent for r in self.inner))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class When:
@@ -252,6 +262,11 @@ class TileProgram:
     derived: tuple[Let, ...] = ()
     decisions: tuple[Decision, ...] = ()
     prepacked: tuple[Prepacked, ...] = ()
+
+    @property
+    def lets(self) -> dict[str, Expr]:
+        """How sizes that are no arguments are computed."""
+        return {let.name: let.value for let in (*self.cascade.lets, *self.derived)}
 
     @property
     def by_name(self) -> dict[str, Buffer]:

@@ -3,8 +3,7 @@ where its vectors run along a reduced rank."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from tvm import tirx
@@ -18,7 +17,7 @@ from ..context import Variables
 from ..invariant import filters
 from ..microkernels.statements import Statements, as_index, ceil_div, constant, index
 from ..reduction import Accumulator
-from .statements import WARP, DeviceStatements, Team, divisor, exchanged
+from .statements import WARP, DeviceStatements, Team, exchanged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,14 +52,9 @@ class DeviceComputeEmitter(ComputeEmitter):
     def _dealt(self, ranks: Sequence[str]) -> tuple[list[str], list[str]]:
         """(the ranks that threads share, slowest first, those that each goes through itself). The vector's comes last: what
         neighbouring threads read lies side by side."""
-        fixed = [r for r in ranks if not (ranks_of(e := self.compute.extent(r)) and set(ranks_of(e)) & set(self._own)) and
-                 not any(True for _ in reads_of(e))]  # fmt: skip
+        fixed = [r for r in ranks if not is_ragged(self.compute, r)]
         fixed.sort(key=lambda r: r == self.compute.vector)
         return fixed, [r for r in ranks if r not in fixed]
-
-    @property
-    def _own(self) -> tuple[str, ...]:
-        return tuple(r.name for r in self.compute.ranks)
 
     def _total(self, s: Statements, ranks: Sequence[str]) -> tuple[tirx.Expr, list[tirx.Expr]]:
         extents = [s.bind(f"extent_{r}", self._extent(s, r, self.variables)) for r in ranks]
@@ -73,37 +67,8 @@ class DeviceComputeEmitter(ComputeEmitter):
         """``body`` at every point of ``ranks``, each on one thread."""
         shared, own = self._dealt(ranks)
         total, extents = self._total(s, shared)
-        with self._each(s, total, index(self.team.threads), self.team.thread) as at:
-            self._loops(s, own, self._placed(s, at, shared, extents), (), body)
-
-    def _placed(self, s: Statements, at: tirx.Expr, ranks: Sequence[str], extents: Sequence[tirx.Expr]) -> Variables:
-        """The coordinates of point number ``at``."""
-        inside = dict(self.variables)
-        for rank, extent in reversed(list(zip(ranks[1:], extents[1:], strict=True))):
-            inside[rank] = s.bind(rank, tirx.truncmod(at, divisor(extent)))
-            at = s.bind("rest", tirx.truncdiv(at, divisor(extent)))
-        if ranks:
-            inside[ranks[0]] = at
-        return inside
-
-    @contextmanager
-    def _each(self, s: Statements, total: tirx.Expr, width: tirx.Expr, own: tirx.Expr) -> Iterator[tirx.Expr]:
-        """The numbers below ``total`` that fall to one of ``width`` workers of a block, the ``own``-th. Of a launch each has
-        one."""
-        if self.team.launch:
-            at = s.bind("point", self.team.block * width + own)
-            with s.when(at < total):
-                yield at
-            return
-        count, most = constant(total), constant(width)
-        if count is not None and most is not None and count % most == 0:
-            with s.loop("turn", index(count // most)) as turn:
-                yield s.bind("point", turn * width + own)
-            return
-        with s.loop("turn", ceil_div(total, width)) as turn:
-            at = s.bind("point", turn * width + own)
-            with s.when(at < total):
-                yield at
+        with self.team.each(s, total, index(self.team.threads), self.team.thread) as at:
+            self._loops(s, own, {**self.variables, **s.coordinates(at, shared, extents)}, (), body)
 
     # -- one point -----------------------------------------------------------------------------------------------------
 
@@ -119,18 +84,7 @@ class DeviceComputeEmitter(ComputeEmitter):
         compute, product = self.compute, self.compute.product
         assert product is not None and compute.reduction is not None
         summed = replace(self, compute=replace(compute, value=_multiplied(product, compute.accumulator), product=None))
-        acc = Accumulator.start(s, compute.reduction, summed._combined, 1)
-        outer, filtered = filters(compute)
-
-        def take(s: Statements, variables: Variables) -> None:
-            inner = self.context.evaluator(s, variables)
-            where = inner.condition(filtered)
-            with s.when(True if where is None else where):
-                summed._take(s, self.context.evaluator(s, variables), acc, None)
-
-        with self._where(s, outer, variables):
-            self._loops(s, compute.reduced, variables, (), take)
-        self._finish(s, variables, acc.result())
+        self._finish(s, variables, summed._accumulated(s, compute.reduction, variables, None).result())
 
     def finish(self, s: Statements, variables: Variables, total: tirx.Expr) -> None:
         """Stores what becomes of the finished sum of a product at a point."""
@@ -173,8 +127,8 @@ class DeviceComputeEmitter(ComputeEmitter):
         shared, rest = self._dealt(compute.output_ranks)
         total, extents = self._total(s, shared)
         scratch = self._scratch(s) if whole else None
-        with self._each(s, total, width, own) as at:
-            placed = self._placed(s, at, shared, extents)
+        with team.each(s, total, width, own) as at:
+            placed = {**self.variables, **s.coordinates(at, shared, extents)}
             self._loops(s, rest, placed, (), lambda _, variables: self._row(s, variables, scratch))
 
     def _scratch(self, s: DeviceStatements) -> tirx.Buffer:
@@ -202,8 +156,7 @@ class DeviceComputeEmitter(ComputeEmitter):
                     self._take(s, self.context.evaluator(s, at), acc, None)
 
         condition = self.context.evaluator(s, variables).condition(compute.condition)
-        present = [] if condition is None else [condition]
-        with s.when(present[0]) if present else s.when(True), self._where(s, outer, variables):
+        with s.when(True if condition is None else condition), self._where(s, outer, variables):
             self._loops(s, others, variables, (), run)
         total = self._combined_by_warp(s, acc, acc.state)
         if scratch is not None:
@@ -211,8 +164,7 @@ class DeviceComputeEmitter(ComputeEmitter):
         with s.when(tirx.EQ(first, index(0))):
             at = self.context.evaluator(s, variables)
             held = tirx.NE(total, tirx.IntImm(str(total.ty.dtype), 0)) if acc.dtype.is_bool else total
-            at_point = ComputeEmitter._guarded
-            at_point(self, s, at, variables, lambda: self._store(s, at, self._convert(at, held, acc.result_type)))
+            self._guarded(s, at, variables, lambda: self._store(s, at, self._convert(at, held, acc.result_type)))
 
     def _combined_by_warp(self, s: Statements, acc: Accumulator, state: tirx.Buffer) -> tirx.Expr:
         """The results of a warp's threads as one, in all of them."""
@@ -238,6 +190,12 @@ class DeviceComputeEmitter(ComputeEmitter):
         return tirx.BufferLoad(acc.state, [index(0)])
 
 
+def is_ragged(compute: Compute, rank: str) -> bool:
+    """Whether the extent of a rank depends on other ranks of the Compute, or on data."""
+    extent = compute.extent(rank)
+    return bool(set(ranks_of(extent)) & {r.name for r in compute.ranks}) or any(True for _ in reads_of(extent))
+
+
 def _multiplied(product: MatrixProduct, dtype: DType) -> Expr:
     """The product of the operands, in the type in which products are added up."""
     return op("mul", *(e if e.dtype == dtype else Cast(value=e, dtype=dtype) for e in (product.left, product.right)))
@@ -246,6 +204,3 @@ def _multiplied(product: MatrixProduct, dtype: DType) -> Expr:
 def blocks_for(points: tirx.Expr, workers: int) -> tirx.Expr:
     """The blocks of a launch in which each of ``workers`` in a block has one point."""
     return ceil_div(as_index(points), index(workers))
-
-
-__all__ = ["Compute", "DeviceComputeEmitter", "blocks_for"]

@@ -16,7 +16,7 @@ import tvm_ffi
 from tvm import tirx
 
 from ...ir.blocks import held_by_block, tile_bytes
-from ...ir.expr import Expr, ranks_of, reads_of
+from ...ir.expr import Expr, reads_of
 from ...ir.index import upper_bound
 from ...ir.target import Target
 from ...ir.tile import Buffer, Compute, Fill, Loop, Method, Node, Scope, TileProgram, When, walk
@@ -25,12 +25,23 @@ from ..context import Context, Variables
 from ..element import computed, stored
 from ..frame import Frame
 from ..functions.lanes import using
-from ..microkernels.statements import Statements, as_index, ceil_div, constant, identifier, index, maximum, minimum, positive
+from ..microkernels.statements import (
+    Statements,
+    as_index,
+    ceil_div,
+    constant,
+    divisor,
+    identifier,
+    index,
+    maximum,
+    minimum,
+    positive,
+)
 from ..views import View, encode
-from .compute import DeviceComputeEmitter, blocks_for
+from .compute import DeviceComputeEmitter, blocks_for, is_ragged
 from .order import Order, accesses
 from .product import BlockProduct, Shape, on_blocks, scratch_of, shape_of
-from .statements import DeviceStatements, Team, divisor, launched
+from .statements import DeviceStatements, Team, launched
 
 THREADS = 256
 """Threads of a block."""
@@ -77,7 +88,7 @@ class _Lowering(Frame):
     def _node(self, node: Node, variables: Variables) -> None:
         s = self.statements
         match node:
-            case Compute() if on_blocks(node) and not _is_ragged(node):
+            case Compute() if on_blocks(node) and not any(is_ragged(node, r) for r in node.output_ranks):
                 self._product(node, variables)
             case Compute():
                 self._points(node, variables)
@@ -99,11 +110,9 @@ class _Lowering(Frame):
             case Loop():
                 for buffer in node.buffers:
                     self._workspace(buffer)
-                extent = self._number(node.extent, variables)
-                inner = [self._number(r.extent, variables) for r in node.inner]
-                total = _product([extent, *inner])
-                with s.loop(node.variable, total) as step:
-                    self._nodes(node.body, {**variables, **_coordinates(s, node, step, extent, inner)})
+                extents = [self._number(e, variables) for e in node.extents]
+                with s.loop(node.variable, _product(extents)) as step:
+                    self._nodes(node.body, {**variables, **_coordinates(s, node, step, extents)})
 
     def _workspace(self, buffer: Buffer, copies: tirx.Expr | None = None, block: tirx.Expr | None = None) -> None:
         """Memory of the device for the length of the call; with ``copies`` so many, of which each block has one."""
@@ -157,21 +166,15 @@ class _Lowering(Frame):
         batch = [r for r in compute.ranks if r.name in compute.output_ranks and r.name not in (product.rows, product.columns)]
         extents = [self._number(r.extent, variables) for r in batch]
         sides = ((product.rows, shape.rows), (product.columns, shape.columns))
-        down, across = (
-            s.bind("tiles", _rounds(self._number(compute.extent(r or ""), variables), index(side))) for r, side in sides
-        )
+        down, across = (s.bind("tiles", ceil_div(self._number(compute.extent(r or ""), variables), side)) for r, side in sides)
         blocks = s.bind("blocks", _product([*extents, down, across]))
         with self._kernel(blocks, variables, shape.threads) as (d, team):
             scratch = d.allocate("scratch", (scratch_of(compute, shape),), "uint8", scope="shared")
-            left = d.bind("left", tirx.truncmod(team.block, divisor(across)) * shape.columns)
-            rest = d.bind("rest", tirx.truncdiv(team.block, divisor(across)))
-            top = d.bind("top", tirx.truncmod(rest, divisor(down)) * shape.rows)
-            rest = d.bind("rest", tirx.truncdiv(rest, divisor(down)))
-            inside = dict(variables)
-            for r, extent in zip(reversed(batch), reversed(extents), strict=True):
-                inside[r.name] = d.bind(r.name, tirx.truncmod(rest, divisor(extent)))
-                rest = d.bind("rest", tirx.truncdiv(rest, divisor(extent)))
-            self.block_product(compute, team, shape, scratch).tile(d, inside, top, left)
+            tiles = ("down", "across")
+            at = d.coordinates(team.block, [*(r.name for r in batch), *tiles], [*extents, down, across])
+            top, left = (at.pop(name) * side for name, side in zip(tiles, (shape.rows, shape.columns), strict=True))
+            top, left = d.bind("top", top), d.bind("left", left)
+            self.block_product(compute, team, shape, scratch).tile(d, {**variables, **at}, top, left)
 
     def _points(self, compute: Compute, variables: Variables) -> None:
         anyone = Team(thread=index(0), block=index(0), threads=THREADS, launch=True)
@@ -188,16 +191,13 @@ class _Lowering(Frame):
     def _fill(self, view: View, value: int | float | bool) -> None:
         total = _product(view.extents)
         with self._kernel(blocks_for(total, THREADS), {}, spread=True) as (d, team):
-            at = d.bind("point", team.block * team.threads + team.thread)
-            with d.when(at < total):
-                _store_at(d, view, at, value)
+            _fill(d, team, view, total, value)
 
     def _blocks(self, loop: Loop, variables: Variables) -> None:
         """A launch with a block for each turn of a parallel loop."""
         s = self.statements
-        extent = self._number(loop.extent, variables)
-        inner = [self._number(r.extent, variables) for r in loop.inner]
-        total = s.bind("turns", _product([extent, *inner]))
+        extents = [self._number(e, variables) for e in loop.extents]
+        total = s.bind("turns", _product(extents))
         shared, large = held_by_block(loop.buffers, self.target, self.lets)
         most = self.gpu.multiprocessors * WAVES
         blocks = s.bind("blocks", minimum(total, most)) if large else total
@@ -208,13 +208,13 @@ class _Lowering(Frame):
             d.add(tirx.Bind(mine, team.block))
             body = self._block(d, team)
             if not large:
-                body.turn(loop, {**variables, **_coordinates(d, loop, team.block, extent, inner)}, shared)
+                body.turn(loop, {**variables, **_coordinates(d, loop, team.block, extents)}, shared)
                 return
-            with d.loop("round", _rounds(total, blocks)) as turn:
+            with d.loop("round", ceil_div(total, divisor(blocks))) as turn:
                 task = d.bind("task", turn * blocks + team.block)
                 with d.when(task < total):
                     d.barrier()
-                    body.turn(loop, {**variables, **_coordinates(d, loop, task, extent, inner)}, shared)
+                    body.turn(loop, {**variables, **_coordinates(d, loop, task, extents)}, shared)
 
     def _block(self, d: DeviceStatements, team: Team) -> _Block:
         return _Block(self, d, team)
@@ -257,7 +257,8 @@ class _Block:
             case Compute():
                 self.kernel._emitter(node, variables, self.team).emit(s)
             case Fill(target=target, value=value):
-                self._fill(self.kernel.views[target], value)
+                view = self.kernel.views[target]
+                _fill(s, self.team, view, _product(view.extents), value)
             case When(condition=condition, body=body):
                 chosen = s.share(tirx.Cast("int32", context.evaluator(s, variables).value(condition)))
                 with s.when(tirx.NE(chosen, tirx.IntImm("int32", 0))):
@@ -265,12 +266,11 @@ class _Block:
                 self.order.around(body)
             case Loop():
                 at = context.evaluator(s, variables)
-                extent = s.bind("extent", as_index(at.value(node.extent)))
-                inner = [s.bind("extent", as_index(at.value(r.extent))) for r in node.inner]
+                extents = [s.bind("extent", as_index(at.value(e))) for e in node.extents]
                 self._allocate(node.buffers)
                 self.order.around(node.body)
-                with s.loop(node.variable, _product([extent, *inner])) as step:
-                    self.nodes(node.body, {**variables, **_coordinates(s, node, step, extent, inner)})
+                with s.loop(node.variable, _product(extents)) as step:
+                    self.nodes(node.body, {**variables, **_coordinates(s, node, step, extents)})
                 self.order.around(node.body)
 
     def _scratch(self, nodes: tuple[Node, ...]) -> None:
@@ -317,32 +317,20 @@ class _Block:
                 flat=flat, strides=tuple(strides), extents=tuple(map(index, shape)), dtype=buffer.dtype, base=base
             )
 
-    def _fill(self, view: View, value: int | float | bool) -> None:
-        s, team = self.statements, self.team
-        total = s.bind("total", _product(view.extents))
-        with s.loop("turn", _rounds(total, index(team.threads))) as turn:
-            at = s.bind("point", turn * team.threads + team.thread)
-            with s.when(at < total):
-                _store_at(s, view, at, value)
+
+def _fill(s: Statements, team: Team, view: View, total: tirx.Expr, value: int | float | bool) -> None:
+    """Stores a constant in all ``total`` elements of a tensor."""
+    with team.each(s, total, index(team.threads), team.thread) as at:
+        places = s.coordinates(at, [f"i{d}" for d in range(len(view.extents))], view.extents)
+        indices = [places[f"i{d}"] for d in range(len(view.extents))]
+        s.store(view.flat, view.offset(indices), encode(literal(value, computed(view.dtype)), view.dtype, 1))
 
 
-def _store_at(s: Statements, view: View, at: tirx.Expr, value: int | float | bool) -> None:
-    """Stores a constant at point number ``at`` of a tensor."""
-    indices: list[tirx.Expr] = []
-    for extent in reversed(view.extents[1:]):
-        indices.insert(0, s.bind("i", tirx.truncmod(at, divisor(extent))))
-        at = s.bind("rest", tirx.truncdiv(at, divisor(extent)))
-    indices = [at, *indices] if view.extents else []
-    s.store(view.flat, view.offset(indices), encode(literal(value, computed(view.dtype)), view.dtype, 1))
-
-
-def _coordinates(s: Statements, loop: Loop, step: tirx.Expr, extent: tirx.Expr, inner: list[tirx.Expr]) -> Variables:
+def _coordinates(s: Statements, loop: Loop, step: tirx.Expr, extents: Sequence[tirx.Expr]) -> Variables:
     """The variables of a loop in its turn number ``step``."""
-    found: Variables = {}
-    for r, further in zip(reversed(loop.inner), reversed(inner), strict=True):
-        found[r.name] = s.bind(r.name, tirx.truncmod(step, divisor(further)))
-        step = s.bind("rest", tirx.truncdiv(step, divisor(further)))
-    found[loop.variable] = s.bind(loop.variable, extent - 1 - step) if loop.reverse else step
+    found = s.coordinates(step, loop.variables, extents)
+    if loop.reverse:
+        found[loop.variable] = s.bind(loop.variable, extents[0] - 1 - found[loop.variable])
     return found
 
 
@@ -363,19 +351,6 @@ def _product(extents: list[tirx.Expr] | tuple[tirx.Expr, ...]) -> tirx.Expr:
     return total
 
 
-def _rounds(total: tirx.Expr, width: tirx.Expr) -> tirx.Expr:
-    return ceil_div(total, divisor(width))
-
-
-def _is_ragged(compute: Compute) -> bool:
-    """Whether the extents of the points of a Compute depend on one another, or on data."""
-    extents = [compute.extent(r) for r in compute.output_ranks]
-    return any(set(ranks_of(e)) & set(compute.output_ranks) or any(True for _ in reads_of(e)) for e in extents)
-
-
 def _is_data(loop: Loop) -> bool:
     """Whether only the device knows the extents of a loop."""
-    return any(True for e in (loop.extent, *(r.extent for r in loop.inner)) for _ in reads_of(e))
-
-
-__all__ = ["THREADS", "lower"]
+    return any(True for e in loop.extents for _ in reads_of(e))

@@ -49,5 +49,5 @@ def accesses(node: Node) -> tuple[set[str], set[str]]:
             return set(), {target}
         case When(condition=condition):
             return {r.tensor for r in reads_of(condition)}, set()
-        case Loop(extent=extent, inner=inner):
-            return {r.tensor for e in (extent, *(i.extent for i in inner)) for r in reads_of(e)}, set()
+        case Loop():
+            return {r.tensor for e in node.extents for r in reads_of(e)}, set()

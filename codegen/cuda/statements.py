@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tvm import tirx
 from tvm.ir import Range
 from tvm.tirx import op
 
-from ..microkernels.statements import Statements, constant, identifier, index
+from ..microkernels.statements import Statements, ceil_div, constant, identifier, index
 
 WARP = 32
 """Threads of a warp, on every architecture (CUDA C++ Programming Guide, section SIMT Architecture)."""
@@ -28,11 +29,6 @@ class DeviceStatements(Statements):
     def barrier(self) -> None:
         """Every thread of the block has come here, and sees what the others wrote."""
         self.evaluate(op.tvm_storage_sync("shared"))
-
-
-def divisor(extent: tirx.Expr) -> tirx.Expr:
-    """An extent to divide the number of a point by. Where it is 0 there are no points."""
-    return index(1) if constant(extent) == 0 else extent
 
 
 def exchanged(value: tirx.Expr, distance: int) -> tirx.Expr:
@@ -73,6 +69,25 @@ class Team:
     def lane(self) -> tirx.Expr:
         """The number of this thread in its warp."""
         return tirx.truncmod(self.thread, index(WARP))
+
+    @contextmanager
+    def each(self, s: Statements, total: tirx.Expr, width: tirx.Expr, own: tirx.Expr) -> Iterator[tirx.Expr]:
+        """The numbers below ``total`` that fall to one of ``width`` workers of a block, the ``own``-th. Of a launch each has
+        one."""
+        if self.launch:
+            at = s.bind("point", self.block * width + own)
+            with s.when(at < total):
+                yield at
+            return
+        count, most = constant(total), constant(width)
+        if count is not None and most is not None and count % most == 0:
+            with s.loop("turn", index(count // most)) as turn:
+                yield s.bind("point", turn * width + own)
+            return
+        with s.loop("turn", ceil_div(total, width)) as turn:
+            at = s.bind("point", turn * width + own)
+            with s.when(at < total):
+                yield at
 
 
 def launched(body: tirx.Stmt, team: Team, blocks: tirx.Expr) -> tirx.Stmt:

@@ -35,6 +35,11 @@ def ceil_div(numerator: tirx.Expr | int, denominator: tirx.Expr | int) -> tirx.E
     return tirx.truncdiv(numerator + (denominator - 1), as_index(denominator))
 
 
+def divisor(extent: tirx.Expr) -> tirx.Expr:
+    """An extent to divide the number of a point by: where it is known to be 0 there are no points."""
+    return index(1) if constant(extent) == 0 else extent
+
+
 def round_up(value: tirx.Expr | int, multiple: int) -> tirx.Expr:
     """The least multiple of `multiple` that is not below `value`."""
     return ceil_div(value, multiple) * multiple
@@ -117,6 +122,14 @@ class Statements:
             value = self.share(value, name)
         self.add(tirx.Bind(variable, value))
         return variable
+
+    def coordinates(self, at: tirx.Expr, names: Sequence[str], extents: Sequence[tirx.Expr]) -> dict[str, tirx.Expr]:
+        """The coordinates, by name, of point number `at` of a grid of these extents, of which the last runs fastest."""
+        found: dict[str, tirx.Expr] = {}
+        for name, extent in reversed(list(zip(names[1:], extents[1:], strict=True))):
+            found[name] = self.bind(name, tirx.truncmod(at, divisor(extent)))
+            at = self.bind("rest", tirx.truncdiv(at, divisor(extent)))
+        return {**found, names[0]: at} if names else found
 
     def share(self, value: tirx.Expr, name: str = "shared") -> tirx.Expr:
         """A value computed once and read wherever it is used, scalar or vector, of any type but bool.

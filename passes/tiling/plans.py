@@ -21,8 +21,7 @@ from ...ir.tile import Compute, Loop, MatrixProduct, Method, Node, TileProgram, 
 
 def planned(program: TileProgram, target: Target) -> TileProgram:
     """``program`` with plans."""
-    lets = {let.name: let.value for let in (*program.cascade.lets, *program.derived)}
-    plans = _Plans(Machine(target=target), lets)
+    plans = _Plans(Machine(target=target), program.lets)
     return replace(program, body=plans.nodes(program.body, serial=False, around=()))
 
 
