@@ -60,6 +60,28 @@ def line_bytes(depth: int) -> int:
     return (depth + PAD) * 2
 
 
+def load(s: Statements, to: tirx.Buffer, at: tirx.Expr, staged: tirx.Buffer, place: tirx.Expr) -> None:
+    """``ldmatrix``: four matrices of 8 × 8 elements of 16 bits into the registers of ``to`` from number ``at`` on; the lane's
+    line of 8 elements begins at ``place``."""
+    s.evaluate(cuda_func_call("einfall_ldmatrix", _address(to, at), _address(staged, place), source_code=_LOAD))
+
+
+def add(
+    s: Statements,
+    dtype: str,
+    sums: tirx.Buffer,
+    at: tirx.Expr,
+    left: tirx.Buffer,
+    left_at: tirx.Expr,
+    right: tirx.Buffer,
+    right_at: tirx.Expr,
+) -> None:
+    """``mma.sync`` m16n8k16 of operands of ``dtype`` (``bf16``, ``f16``): adds to four sums the product of four registers by
+    two."""
+    places = (_address(sums, at), _address(left, left_at), _address(right, right_at))
+    s.evaluate(cuda_func_call(f"einfall_mma_{dtype}", *places, source_code=_MULTIPLY.replace("TYPE", dtype)))
+
+
 @dataclass(frozen=True, slots=True)
 class Fragments:
     """The sums of one warp's rectangle of a tile of C, of operands of ``dtype`` (``bf16``, ``f16``)."""
@@ -124,23 +146,14 @@ class Fragments:
         b_step = s.bind("half", tirx.truncmod(quarter, index(2)) * 8)
         with unrolled("k", self.shape.depth // DEPTH) as k:
             with unrolled("i", self.down) as i:
-                self._load(s, lefts, i * 4, a, (a_line + i * ROWS) * self.stride + k * DEPTH + a_step)
+                load(s, lefts, i * 4, a.buffer, a.first + (a_line + i * ROWS) * self.stride + k * DEPTH + a_step)
             with unrolled("j", pairs) as j:
                 line = b_line + j * (2 * COLUMNS)
                 if self.across % 2:  # the second half of the last pair belongs to the next warp, or to nobody
                     line = tirx.min(line, index(self.shape.columns - 1))
-                self._load(s, rights, j * 4, b, line * self.stride + k * DEPTH + b_step)
+                load(s, rights, j * 4, b.buffer, b.first + line * self.stride + k * DEPTH + b_step)
             with unrolled("i", self.down) as i, unrolled("j", self.across) as j:
-                self._add(s, (i * self.across + j) * 4, lefts, i * 4, rights, j * 2)
-
-    def _load(self, s: Statements, to: tirx.Buffer, at: tirx.Expr, staged: Staged, place: tirx.Expr) -> None:
-        from_ = _address(staged.buffer, staged.first + place)
-        s.evaluate(cuda_func_call("einfall_ldmatrix", _address(to, at), from_, source_code=_LOAD))
-
-    def _add(self, s: Statements, sums: tirx.Expr, a: tirx.Buffer, a_at: tirx.Expr, b: tirx.Buffer, b_at: tirx.Expr) -> None:
-        places = (_address(self.sums, sums), _address(a, a_at), _address(b, b_at))
-        source = _MULTIPLY.replace("TYPE", self.dtype)
-        s.evaluate(cuda_func_call(f"einfall_mma_{self.dtype}", *places, source_code=source))
+                add(s, self.dtype, self.sums, (i * self.across + j) * 4, lefts, i * 4, rights, j * 2)
 
     def results(self, s: DeviceStatements, done: Callable[[Statements, tirx.Expr, tirx.Expr, tirx.Expr], None]) -> None:
         """Gives each sum with its row and column in the tile to ``done``."""
