@@ -56,8 +56,15 @@ def key(kind: str, text: str, *, kernel: str | None, target: Target, rest: Mappi
         "rest": dict(sorted(rest.items())),
         "versions": dict(tool_versions(version)),
         "compiler": _compiler_files(),
+        "toolkit": _toolkit() if target.kind == "cuda" else "",
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _toolkit() -> str:
+    from ..codegen.cuda.toolkit import identity
+
+    return identity()
 
 
 def describe(target: Target) -> Json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json as json_format
 import os
 import platform
@@ -15,12 +14,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ..codegen.cuda import toolkit
+from ..codegen.cuda.nvrtc import nvrtc
 from ..ir.diagnostics import EinfallError
 from ..ir.target import LEVELS, Roof, Target
+from ..runtime.devices import missing_driver
+from ..runtime.driver import driver
 from ..runtime.threads import available_threads
 from ..runtime.tiles import request_tiles
 from ..runtime.tvm_runtime import importing_tvm
-from .host import HostInfo, host_info, host_target
+from .host import HostInfo, host_info, host_target, target_of
 from .measurements import Measurement, store, stored
 from .paths import cache_dir
 
@@ -162,26 +165,30 @@ def _compiler() -> Iterator[Check]:
 
 
 def _cuda() -> Iterator[Check]:
-    nvcc = shutil.which("nvcc")
-    found = _output([nvcc, "--version"]) if nvcc else ""
-    release = next((line.partition("release ")[2].split(",")[0] for line in found.splitlines() if "release " in line), "")
-    yield _check(
-        "cuda",
-        "nvcc",
-        f"{release} ({nvcc})" if nvcc else "none",
-        "machine code, registers and spills of CUDA kernels; without it kernels stay source",
-        _status(nvcc),
-    )
-    try:
-        ctypes.CDLL("libcuda.so.1")
-        driver = True
-    except OSError:
-        driver = False
-    yield _check("cuda", "driver", "libcuda.so.1" if driver else "none", "running CUDA kernels", _status(driver))
-    smi = shutil.which("nvidia-smi")
-    gpus = _output([smi, "--query-gpu=name,compute_cap,memory.total", "--format=csv,noheader"]) if smi else ""
-    listing = "; ".join(line.strip() for line in gpus.splitlines() if line.strip())
-    yield _check("cuda", "GPU", listing or "none", "running CUDA kernels; compiling them needs none", _status(listing))
+    path, library, found = toolkit.nvcc(), nvrtc(), driver()
+    said = _output([path, "--version"]) if path else ""
+    release = next((line.partition("release ")[2].split(",")[0] for line in said.splitlines() if "release " in line), "")
+    enables = "machine code of CUDA kernels, their registers and spills"
+    yield _check("cuda", "nvcc", f"{release} ({path})" if path else "none", enables, _status(path or library))
+    place = f"{_numbers(library.version)} ({library.path})" if library else "none"
+    yield _check("cuda", "NVRTC", place, "the same where there is no nvcc", _status(library))
+    newest = f"for CUDA up to {_numbers(found.version)}" if any(found.version) else "none"
+    yield _check("cuda", "driver", newest, "running CUDA kernels", _status(any(found.version)))
+    if not found.devices:
+        yield _check("cuda", "GPU", "none", "running CUDA kernels; compiling them needs none", "missing")
+    for device in found.devices:
+        target = target_of(device)
+        shown = f"{device.name}, compute capability {device.capability}, {_size(device.memory)}"
+        enables = 'target="cuda"' if target and device.number == 0 else "running kernels for it"
+        enables += f", {target}" if target else ": no target is known for it"
+        yield _check("cuda", f"GPU {device.number}", shown, enables, "ok" if target else "warning")
+    if found.devices:
+        reason = missing_driver()
+        yield _check("cuda", "CUDA in TVM", reason or "loads", "running CUDA kernels", "warning" if reason else "ok")
+
+
+def _numbers(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
 
 
 _PEERS = (
@@ -196,8 +203,13 @@ _PEERS = (
 
 def _interop() -> Iterator[Check]:
     for package, enables in _PEERS:
-        found = _version(package) or _version(f"{package}-cpu") or (_version("cupy-cuda12x") if package == "cupy" else None)
+        found = _version(package) or _version(f"{package}-cpu") or _cupy(package)
         yield _check("interop", package, found or "not installed", enables, _status(found))
+
+
+def _cupy(package: str) -> str | None:
+    names = ("cupy-cuda13x", "cupy-cuda12x") if package == "cupy" else ()
+    return next((found for name in names if (found := _version(name))), None)
 
 
 def _cache() -> Iterator[Check]:

@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from ..ir.target import Target, TargetLike, best_match
+from ..ir.diagnostics import error
+from ..ir.target import Target, TargetLike, best_match, known, named
+from ..runtime.driver import Device, driver
 from ..runtime.threads import available_threads, default_threads
 from ..runtime.tiles import request_tiles
 from .measurements import stored_roof
@@ -109,8 +111,38 @@ class HostInfo:
 
 
 def resolve_target(spec: TargetLike) -> Target:
-    """The target that ``spec`` names; a bare ``"cpu"`` is the host. Raises EinfallError E1201, E1202, E1203."""
-    return Target.parse(spec, host=host_target)
+    """The target that ``spec`` names; a bare ``"cpu"`` is the host, a bare ``"cuda"`` its first GPU.
+
+    Raises EinfallError E1201, E1202, E1203, and E1207 for ``"cuda"`` on a machine without a GPU.
+    """
+    return Target.parse(spec, host=host_target, gpu=present_gpu)
+
+
+def present_gpu() -> Target:
+    """The target of the first GPU of this machine. Raises EinfallError E1207 where there is none, or none that is known."""
+    found = driver()
+    if not found.devices:
+        raise error(
+            "E1207",
+            f"the target `cuda` is the GPU of this machine, but {found.reason}",
+            help="name an architecture: target='cuda:sm_90' compiles without a GPU",
+        )
+    target = target_of(found.devices[0])
+    if target is None:
+        first = found.devices[0]
+        raise error(
+            "E1207",
+            f"there is no target for GPU 0, {first.name} (compute capability {first.capability})",
+            help=f"known architectures: {', '.join(known('cuda'))}",
+        )
+    return target
+
+
+def target_of(device: Device) -> Target | None:
+    """The target whose code runs on a GPU: of the same major version, and the nearest minor one that is not above the GPU's."""
+    versions = {name: divmod(int(name.removeprefix("sm_")), 10) for name in known("cuda")}
+    fitting = [name for name, (major, minor) in versions.items() if major == device.major and minor <= device.minor]
+    return named("cuda", max(fitting, key=lambda name: versions[name])) if fitting else None
 
 
 def host_target() -> Target:

@@ -104,10 +104,11 @@ class Target:
         return f"{self.kind}:{self.name}"
 
     @staticmethod
-    def parse(spec: TargetLike, *, host: Callable[[], Target] | None = None) -> Target:
+    def parse(spec: TargetLike, *, host: Callable[[], Target] | None = None, gpu: Callable[[], Target] | None = None) -> Target:
         """The target that ``spec`` names: ``"cpu"``, ``"cpu:haswell"``, ``{"cpu": "haswell"}``, ``"cuda:sm_90"``.
 
-        ``host`` supplies what a bare ``"cpu"`` (or ``"cpu:native"``) means; without it that is the x86-64 baseline.
+        ``host`` supplies what a bare ``"cpu"`` (or ``"cpu:native"``) means; without it that is the x86-64 baseline. ``gpu``
+        does so for ``"cuda"``, which is not understood without it.
         Raises EinfallError E1201 for an unknown target, E1202 for a specification of the wrong form.
         """
         match spec:
@@ -129,6 +130,8 @@ class Target:
             return host() if host is not None else named("cpu", "x86-64")
         if kind not in ("cpu", "cuda"):
             raise _unknown(spec if isinstance(spec, str) else kind)
+        if kind == "cuda" and name in ("", "native") and gpu is not None:
+            return gpu()
         if not name:
             raise error(
                 "E1202",

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 from collections.abc import Callable
 from functools import lru_cache
 
+from ..ir.cuda_places import libraries
 from ..ir.diagnostics import EinfallError, error
+from .driver import driver
 from .tvm_runtime import global_function, load_library, tvm_ffi
 
 CUDA = 2
 """DLPack's number of the device type kDLCUDA."""
+
+RUNTIME = 13
+"""The major version of CUDA's runtime library that TVM's is linked with: the driver must know it."""
 
 ARCHITECTURE = re.compile(r"sm_(\d+)(\d)([af]?)")
 """The name of a CUDA architecture: major and minor number, and a letter where it is for these alone."""
@@ -20,13 +26,34 @@ _EXISTS, _COMPUTE_CAPABILITY = 0, 4  # TVM's DeviceAttrKind
 
 @lru_cache(maxsize=1)
 def missing_driver() -> str | None:
-    """Why no CUDA kernel can run in this process: what the loader says of TVM's CUDA runtime. None where one can."""
+    """Why no CUDA kernel can run in this process, as the driver or the loader of TVM's runtime tells; None where one can."""
+    found = driver()
+    if found.reason:
+        return found.reason
+    if found.version < (RUNTIME, 0):
+        newest = ".".join(map(str, found.version))
+        return f"the NVIDIA driver runs CUDA up to {newest}, TVM's runtime needs {RUNTIME}.0: the driver is to be updated"
     tvm_ffi()
+    if not _load_cuda_runtime():
+        return f"CUDA's runtime library, libcudart.so.{RUNTIME}, is missing: pip install nvidia-cuda-runtime=={RUNTIME}.*"
     try:
         load_library("tvm_runtime_cuda")
     except (OSError, RuntimeError) as failure:
         return str(failure).strip().partition("\n")[0]
     return None
+
+
+def _load_cuda_runtime() -> bool:
+    """Whether CUDA's runtime library is in the process, so that TVM's finds it: the one that is there (PyTorch's), that of a
+    toolkit, or that of a package of pip."""
+    name = f"libcudart.so.{RUNTIME}"
+    for candidate in (name, *map(str, libraries(name))):
+        try:
+            ctypes.CDLL(candidate, mode=ctypes.RTLD_GLOBAL)
+            return True
+        except OSError:
+            continue
+    return False
 
 
 def capability(device: int) -> str | None:

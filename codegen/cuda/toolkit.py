@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -12,8 +10,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from ...ir.diagnostics import error
+from ...ir.cuda_places import program
+from ...ir.diagnostics import EinfallError, error
 from ...ir.usage import Usage
+from .nvrtc import Nvrtc, NvrtcError, headers, nvrtc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,50 +27,82 @@ class DeviceCode:
 
 
 def compile_source(source: str, arch: str) -> DeviceCode:
-    """The machine code of CUDA C++ ``source`` for ``arch`` (``sm_90a``).
+    """The machine code of CUDA C++ ``source`` for ``arch`` (``sm_90a``), by nvcc, or by NVRTC where there is no nvcc.
 
     Arithmetic is as written: no fast mathematics, subnormal numbers are kept. Raises EinfallError E1205 where there is no CUDA
     compiler, E1206 where the one that is there cannot compile for this architecture.
     """
-    with tempfile.TemporaryDirectory(prefix="einfall-", ignore_cleanup_errors=True) as folder:
-        text, ptx, made = (Path(folder) / f"kernel.{kind}" for kind in ("cu", "ptx", "cubin"))
-        text.write_text(source, "utf-8")
-        virtual = arch.replace("sm_", "compute_")
-        _nvcc(["-ptx", "-std=c++17", f"-arch={virtual}", "-o", str(ptx), str(text)], arch)
-        said = _nvcc(["-cubin", f"-arch={arch}", "-Xptxas", "-v", "-o", str(made), str(ptx)], arch)
-        usage = tuple(_usage(said))
-        return DeviceCode(arch=arch, ptx=ptx.read_text("utf-8"), cubin=made.read_bytes(), usage=usage)
+    if (path := nvcc()) is not None:
+        return _by_nvcc(path, source, arch)
+    if (library := nvrtc()) is not None:
+        return _by_nvrtc(library, source, arch)
+    raise error(
+        "E1205",
+        "there is no CUDA compiler: nvcc is neither in CUDA_HOME nor in PATH, and there is no NVRTC either",
+        help="install the CUDA toolkit (12 or later) or set CUDA_HOME to its folder, or "
+        "pip install nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cuda-cccl; no GPU is needed",
+    )
 
 
 @lru_cache(maxsize=1)
 def nvcc() -> str | None:
-    """The path of nvcc: of CUDA_HOME or CUDA_PATH, of PATH, or where the toolkit is installed by default."""
-    for variable in ("CUDA_HOME", "CUDA_PATH"):
-        if (home := os.environ.get(variable)) and (found := shutil.which("nvcc", path=str(Path(home) / "bin"))):
-            return found
-    return shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    """The path of nvcc: of CUDA_HOME or CUDA_PATH, of PATH, where the toolkit is installed by default, or of a package."""
+    return program("nvcc")
 
 
-def _nvcc(arguments: list[str], arch: str) -> str:
-    path = nvcc()
-    if path is None:
-        raise error(
-            "E1205",
-            "there is no CUDA compiler: nvcc is neither in CUDA_HOME nor in PATH",
-            help="install the CUDA toolkit (12 or later), or set CUDA_HOME to its folder; no GPU is needed",
-        )
-    command = [path, "-O3", "-w", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def identity() -> str:
+    """What tells the compiler that is used from others: its place, and when it was installed."""
+    path = nvcc() or ((library := nvrtc()) and library.path)
+    if not path:
+        return ""
+    place = Path(path).resolve()
+    return f"{place} {place.stat().st_mtime_ns}" if place.exists() else path
+
+
+def _by_nvcc(path: str, source: str, arch: str) -> DeviceCode:
+    with tempfile.TemporaryDirectory(prefix="einfall-", ignore_cleanup_errors=True) as folder:
+        text, ptx, made = (Path(folder) / f"kernel.{kind}" for kind in ("cu", "ptx", "cubin"))
+        text.write_text(source, "utf-8")
+        virtual = arch.replace("sm_", "compute_")
+        _run(path, ["-ptx", "-std=c++17", f"-arch={virtual}", "-o", str(ptx), str(text)], arch)
+        said = _run(path, ["-cubin", f"-arch={arch}", "-Xptxas", "-v", "-o", str(made), str(ptx)], arch)
+        return DeviceCode(arch=arch, ptx=ptx.read_text("utf-8"), cubin=made.read_bytes(), usage=tuple(usage_of(said)))
+
+
+def _by_nvrtc(library: Nvrtc, source: str, arch: str) -> DeviceCode:
+    options = [f"-arch={arch}", "-std=c++17", "-w", "--ptxas-options=-v", *headers()]
+    try:
+        made = library.compile(source, options)
+    except NvrtcError as failure:
+        said = str(failure)
+        if "could not open source file" in said:
+            raise error(
+                "E1205",
+                f"NVRTC ({library.path}) is here, but not CUDA's headers: {said.partition(chr(10))[0]}",
+                help="pip install nvidia-cuda-runtime nvidia-cuda-cccl, or set CUDA_HOME to the folder of a toolkit",
+            ) from None
+        if "invalid value for --gpu-architecture" in said:
+            raise _too_old(library.path, arch) from None
+        raise RuntimeError(f"NVRTC failed:\n{said[:4000]}") from None
+    return DeviceCode(arch=arch, ptx=made.ptx, cubin=made.cubin, usage=tuple(usage_of(made.said)))
+
+
+def _run(path: str, arguments: list[str], arch: str) -> str:
+    done = subprocess.run([path, "-O3", "-w", *arguments], capture_output=True, text=True, check=False)
     said = done.stdout + done.stderr
     if done.returncode == 0:
         return said
     if "nsupported gpu architecture" in said or "is not defined for option" in said:
-        raise error(
-            "E1206",
-            f"{path} makes no code for {arch}",
-            help="install a CUDA toolkit that knows this architecture, or choose an older one, such as cuda:sm_80",
-        )
+        raise _too_old(path, arch)
     raise RuntimeError(f"nvcc failed:\n{said[:4000]}")
+
+
+def _too_old(path: str, arch: str) -> EinfallError:
+    return error(
+        "E1206",
+        f"{path} makes no code for {arch}",
+        help="install a CUDA toolkit that knows this architecture, or choose an older one, such as cuda:sm_80",
+    )
 
 
 _KERNEL = re.compile(r"Compiling entry function '(\w+)'")
@@ -79,7 +111,7 @@ _USED = re.compile(r"Used (\d+) registers")
 _SHARED = re.compile(r"(\d+) bytes smem")
 
 
-def _usage(said: str) -> Iterator[Usage]:
+def usage_of(said: str) -> Iterator[Usage]:
     """The figures of each kernel, in the form that ``ptxas -v`` prints them."""
     kernel, stack = "", (0, 0, 0)
     for line in said.splitlines():

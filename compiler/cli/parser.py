@@ -108,7 +108,10 @@ def add_command(
 
 def add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--target", default="cpu", metavar="TARGET", help="the machine, such as cpu or cpu:haswell (default: this one)"
+        "--target",
+        default="cpu",
+        metavar="TARGET",
+        help="the machine, such as cpu:haswell, cuda (the GPU of this one) or cuda:sm_90 (default: this CPU)",
     )
 
 

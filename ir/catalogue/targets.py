@@ -22,9 +22,9 @@ KINDS: tuple[ErrorKind, ...] = (
         title="malformed target",
         explanation=(
             "A target is a string `KIND` or `KIND:NAME`, a dict `{KIND: NAME}` with one entry, or an `einfall.Target`. "
-            "`cpu` alone is the host; `cuda` needs the name of an architecture, because kernels differ between them."
+            "`cpu` alone is the host, `cuda` alone its GPU; `cuda:sm_90` names an architecture, and needs none."
         ),
-        wrong='ef.compile("attention.ecs", target="cuda")',
+        wrong='ef.compile("attention.ecs", target=["cuda", "sm_90"])',
         fixed='ef.compile("attention.ecs", target="cuda:sm_90")',
     ),
     ErrorKind(
@@ -51,8 +51,9 @@ KINDS: tuple[ErrorKind, ...] = (
         code="E1205",
         title="no CUDA compiler",
         explanation=(
-            "Kernels for `cuda:…` become CUDA C++, which nvcc compiles. It is looked for in CUDA_HOME, in CUDA_PATH, in PATH "
-            "and in /usr/local/cuda. Neither a GPU nor a driver is needed to compile."
+            "Kernels for `cuda:…` become CUDA C++, which nvcc or NVRTC compiles. They are looked for in CUDA_HOME, CUDA_PATH, "
+            "PATH, /usr/local/cuda and among pip's packages; NVRTC needs CUDA's headers besides. Neither a GPU nor a "
+            "driver is needed to compile."
         ),
         wrong='ef.compile("attention.ecs", target="cuda:sm_90")  # on a machine without the CUDA toolkit',
         fixed="CUDA_HOME=/opt/cuda-13.0 einfall compile attention.ecs --target cuda:sm_90",
@@ -60,7 +61,10 @@ KINDS: tuple[ErrorKind, ...] = (
     ErrorKind(
         code="E1206",
         title="CUDA toolkit too old for the target",
-        explanation="The nvcc that was found makes no code for this architecture. Newer toolkits know newer architectures.",
+        explanation=(
+            "The compiler that was found (nvcc or NVRTC) makes no code for this architecture. Newer toolkits know newer "
+            "architectures."
+        ),
         wrong='ef.compile("attention.ecs", target="cuda:sm_90")  # with the toolkit of CUDA 11.0',
         fixed='ef.compile("attention.ecs", target="cuda:sm_80")',
     ),
@@ -68,8 +72,8 @@ KINDS: tuple[ErrorKind, ...] = (
         code="E1207",
         title="no GPU to run on",
         explanation=(
-            "A kernel for a GPU was called, or given arrays of a GPU, where the process has no driver for it or no such GPU. "
-            "It can be compiled, saved, and looked at everywhere."
+            "A kernel for a GPU was called where the process has no driver for it or no such GPU, or was to be compiled for "
+            "`cuda`, the GPU that is there. It can be compiled for a named architecture, saved, and looked at everywhere."
         ),
         wrong='ef.load("attention_sm90.efk")(q, k, v)  # on a machine without a GPU',
         fixed='ef.compile("attention.ecs", target="cpu")(q, k, v)',

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from einfall.codegen.cuda import toolkit
 from einfall.compiler import doctor
 from einfall.compiler.doctor import doctor_report, run_doctor
 from einfall.compiler.host import host_info, host_target
@@ -57,13 +58,14 @@ def test_without_tvm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 
 
 def test_without_tools(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    assert [found(name).status for name in ("nvcc", "GPU", "C compiler")] == ["missing"] * 3
+    monkeypatch.setattr("shutil.which", lambda name, path=None: None)
+    monkeypatch.setattr(toolkit, "nvcc", lambda: None)
+    monkeypatch.setattr(doctor, "nvrtc", lambda: None)
+    assert [found(name).status for name in ("nvcc", "NVRTC", "C compiler")] == ["missing"] * 3
 
 
 def test_tools_that_fail(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("shutil.which", lambda name: str(tmp_path / name))
-    assert found("GPU").found == "none"
+    monkeypatch.setattr(toolkit, "nvcc", lambda: str(tmp_path / "nvcc"))
     assert found("nvcc").status == "ok"
 
 

@@ -47,6 +47,34 @@ struct LaunchConfiguration {  // CUlaunchConfig
   unsigned attribute_count;
 };
 
+EXPORT int cuInit(unsigned) { return kSuccess; }
+
+EXPORT int cuDriverGetVersion(int* version) {
+  *version = 13000;
+  return kSuccess;
+}
+
+EXPORT int cuDeviceGetCount(int* count) {
+  *count = 1;
+  return kSuccess;
+}
+
+EXPORT int cuDeviceGet(int* device, int number) {
+  *device = number;
+  return kSuccess;
+}
+
+EXPORT int cuDeviceGetAttribute(int* value, int attribute, int) {
+  constexpr int kMajor = 75;
+  *value = attribute == kMajor ? 9 : 0;
+  return kSuccess;
+}
+
+EXPORT int cuDeviceTotalMem_v2(size_t* bytes, int) {
+  *bytes = size_t(16) << 30;
+  return kSuccess;
+}
+
 EXPORT int cuDeviceGetName(char* name, int length, int) {
   snprintf(name, size_t(length), "CUDA emulator");
   return kSuccess;
