@@ -40,7 +40,7 @@ from ..microkernels.statements import (
 from ..views import View, encode
 from .compute import DeviceComputeEmitter, blocks_for, is_ragged
 from .order import Order, accesses
-from .product import BlockProduct, Shape, on_blocks, scratch_of, shape_of
+from .product import BlockProduct, Shape, on_blocks, scratch_of, shape_of, tile_of
 from .statements import DeviceStatements, Team, launched
 
 THREADS = 256
@@ -151,7 +151,7 @@ class _Lowering(Frame):
         product = compute.product
         assert product is not None
         rows, columns = (upper_bound(compute.extent(r or ""), self.lets) for r in (product.rows, product.columns))
-        return shape_of(product.kernel, rows, columns, threads)
+        return shape_of(product.kernel, rows, columns, self.gpu, threads)
 
     def block_product(self, compute: Compute, team: Team, shape: Shape, scratch: tirx.Buffer) -> BlockProduct:
         emitter = self._emitter(compute, {}, team)
@@ -169,11 +169,13 @@ class _Lowering(Frame):
         down, across = (s.bind("tiles", ceil_div(self._number(compute.extent(r or ""), variables), side)) for r, side in sides)
         blocks = s.bind("blocks", _product([*extents, down, across]))
         with self._kernel(blocks, variables, shape.threads) as (d, team):
-            scratch = d.allocate("scratch", (scratch_of(compute, shape),), "uint8", scope="shared")
-            tiles = ("down", "across")
-            at = d.coordinates(team.block, [*(r.name for r in batch), *tiles], [*extents, down, across])
-            top, left = (at.pop(name) * side for name, side in zip(tiles, (shape.rows, shape.columns), strict=True))
-            top, left = d.bind("top", top), d.bind("left", left)
+            # Beyond what is static a kernel has only one allocation, whose size the launch tells.
+            scope = "shared" if shape.stages == 1 else "shared.dyn"
+            scratch = d.allocate("scratch", (scratch_of(compute, shape),), "uint8", scope=scope)
+            tiles = d.bind("tiles", down * across)
+            at = d.coordinates(team.block, [*(r.name for r in batch), "tile"], [*extents, tiles])
+            i, j = tile_of(d, at.pop("tile"), down, across)
+            top, left = d.bind("top", i * shape.rows), d.bind("left", j * shape.columns)
             self.block_product(compute, team, shape, scratch).tile(d, {**variables, **at}, top, left)
 
     def _points(self, compute: Compute, variables: Variables) -> None:

@@ -8,22 +8,22 @@ its own. Operands are whatever can be evaluated at a point; elements beyond an e
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
-import tvm_ffi
 from tvm import tirx
-from tvm.tirx.stmt import ForKind
 
-from ...ir.expr import Cast, Expr, Read, ranks_of, reads_of
+from ...ir.expr import ranks_of
 from ...ir.microkernels import BY_NAME, FMA
+from ...ir.target import Gpu
 from ...ir.tile import Compute, MatrixProduct
 from ..context import Context, Variables
 from ..element import computed
-from ..functions.lanes import pure
-from ..microkernels.statements import Statements, as_index, ceil_div, index
-from ..views import encode, moves_along
+from ..microkernels.statements import Statements, as_index, ceil_div, divisor, index
 from . import mma
+from .operands import RAW, Operand, Side
+from .simt import Scalars
+from .staging import Source, address, aligned, beyond, copy, i32, pipeline
 from .statements import WARP, DeviceStatements, Team
 
 Finish = Callable[[Statements, Variables, tirx.Expr], None]
@@ -32,32 +32,55 @@ Finish = Callable[[Statements, Variables, tirx.Expr], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """Knobs: the ``rows`` and ``columns`` of C that a block computes at a time, in steps of ``depth``, and how many warps share
-    its rows and its columns."""
+    """Knobs: the ``rows`` and ``columns`` of C that a block computes at a time, in steps of ``depth``, how many warps share
+    its rows and its columns, and for how many steps there is shared memory."""
 
     rows: int
     columns: int
     depth: int
     warps: tuple[int, int]
+    stages: int = 1
 
     @property
     def threads(self) -> int:
         return self.warps[0] * self.warps[1] * WARP
 
 
-def shape_of(kernel: str, rows: int | None, columns: int | None, threads: int | None = None) -> Shape:
-    """The tile for a product of at most so many rows and columns (None: any number); ``threads`` are given inside a block."""
+MOST_STAGES = 4
+"""Steps under way at once: copies take about a microsecond, a step of the products some hundred nanoseconds."""
+
+GROUP = 8
+"""Rows of tiles that are done column by column, so that blocks that run at the same time share their operands in the
+second-level cache."""
+
+
+def shape_of(kernel: str, rows: int | None, columns: int | None, gpu: Gpu, threads: int | None = None) -> Shape:
+    """The tile for a product of at most so many rows and columns (None: any number); ``threads`` are given inside a block,
+    whose shared memory other things fill."""
     cores = kernel != FMA
     most = 128 if cores else 64
     height, width = (_side(extent, most) for extent in (rows, columns))
-    warps = (8 if height * width > 64 * 64 else 4) if threads is None else threads // WARP
+    # Rectangles of 64 × 64 for a warp, so that loading them from shared memory takes less time than multiplying (``mma.py``).
+    many = 8 if height * width > 64 * 64 and not cores else 4
+    warps = many if threads is None else threads // WARP
     # Rectangles of a warp are whole fragments, and as square as can be: what is loaded is their sides.
     down = min(
         (d for d in (1, 2, 4, 8) if d <= warps and height // d >= mma.ROWS),
         key=lambda d: (max(width, mma.COLUMNS * (warps // d)), height // d + width * d // warps),
     )
     width = max(width, mma.COLUMNS * (warps // down))
-    return Shape(rows=height, columns=width, depth=32 if cores else 16, warps=(down, warps // down))
+    shape = Shape(rows=height, columns=width, depth=32 if cores else 16, warps=(down, warps // down))
+    return _staged(shape, gpu) if cores and threads is None else shape
+
+
+def _staged(shape: Shape, gpu: Gpu) -> Shape:
+    """As many and as deep steps as leave room for two blocks on a multiprocessor: one computes where the other one waits."""
+    room = gpu.shared_per_multiprocessor // 2 - 1024  # of each block 1 KB is the system's (CUDA C++ Programming Guide)
+    for depth, fewest in ((64, 3), (32, 2)):
+        stages = room // ((shape.rows + shape.columns) * depth * 2)
+        if stages >= fewest:
+            return replace(shape, depth=depth, stages=min(MOST_STAGES, stages))
+    return shape
 
 
 def _side(extent: int | None, most: int) -> int:
@@ -81,10 +104,17 @@ def scratch_of(compute: Compute, shape: Shape) -> int:
     product = compute.product
     assert product is not None
     if product.kernel != FMA:
-        line = mma.line_bytes(shape.depth)
-    else:
-        line = (shape.depth + 1) * (8 if computed(compute.accumulator).endswith("64") else 4)
-    return (shape.rows + shape.columns) * line
+        return shape.stages * (shape.rows + shape.columns) * shape.depth * mma.BYTES
+    return (shape.rows + shape.columns) * (shape.depth + 1) * (8 if computed(compute.accumulator).endswith("64") else 4)
+
+
+def tile_of(s: Statements, number: tirx.Expr, down: tirx.Expr, across: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
+    """The row and the column of tile ``number`` of ``down`` × ``across``: :data:`GROUP` rows of them at a time."""
+    of_group = s.bind("of_group", divisor(across) * GROUP)
+    first = s.bind("first", tirx.truncdiv(number, of_group) * GROUP)
+    inside = s.bind("inside", tirx.truncmod(number, of_group))
+    high = s.bind("high", tirx.min(down - first, index(GROUP)))
+    return s.bind("row", first + tirx.truncmod(inside, high)), s.bind("column", tirx.truncdiv(inside, high))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,31 +141,21 @@ class BlockProduct:
 
     def tile(self, s: DeviceStatements, variables: Variables, top: tirx.Expr, left: tirx.Expr) -> None:
         """The tile of C whose first point is (top, left)."""
-        product, compute, shape = self.product, self.compute, self.shape
+        product, shape = self.product, self.shape
         m, n, k = (self._extent(s, r, variables) for r in (product.rows, product.columns, product.inner))
-        kernel = BY_NAME.get(product.kernel)
-        numbers = computed(compute.accumulator)
-        work = _Scalar(s, self.team, shape, numbers) if kernel is None else mma.Fragments(s, self.team, shape, kernel.left)
         sides = (
-            _Side(expr=product.left, rank=product.rows or "", top=top, height=shape.rows, most=m),
-            _Side(expr=product.right, rank=product.columns or "", top=left, height=shape.columns, most=n),
+            Side(expr=product.left, rank=product.rows or "", top=top, height=shape.rows, most=m),
+            Side(expr=product.right, rank=product.columns or "", top=left, height=shape.columns, most=n),
         )
-        flats, start = [], 0
-        for side in sides:
-            flats.append(_Staged.at(s, self.scratch, start, work.element))
-            start += work.bytes(side.height)
-
-        def steps(s: Statements, variables: Variables) -> None:
-            assert isinstance(s, DeviceStatements)
-            with s.loop("step", ceil_div(k, shape.depth)) as step:
-                first = s.bind("first", step * shape.depth)
-                for side, flat in zip(sides, flats, strict=True):
-                    self._stage(s, side, flat, variables, first, k, work.stride, work.element)
-                s.barrier()
-                work.multiply(s, *flats)
-                s.barrier()
-
-        outer = [r for r in compute.reduced if r != product.inner]
+        outer = [r for r in self.compute.reduced if r != product.inner]
+        kernel = BY_NAME.get(product.kernel)
+        work: mma.Fragments | Scalars
+        if kernel is None:
+            work = Scalars(s, self.context, self.compute, self.team, shape)
+            steps = partial(work.steps, self.scratch, sides, k)
+        else:
+            work = mma.Fragments(s, self.team, shape, kernel.left)
+            steps = partial(self._fragments, work, sides, k)
         self._around(s, outer, variables, steps)
 
         def done(s: Statements, row: tirx.Expr, column: tirx.Expr, value: tirx.Expr) -> None:
@@ -146,9 +166,10 @@ class BlockProduct:
         work.results(s, done)
 
     def _around(
-        self, s: Statements, ranks: Sequence[str], variables: Variables, body: Callable[[Statements, Variables], None]
+        self, s: Statements, ranks: Sequence[str], variables: Variables, body: Callable[[DeviceStatements, Variables], None]
     ) -> None:
         if not ranks:
+            assert isinstance(s, DeviceStatements)
             body(s, variables)
             return
         with s.loop(ranks[0], self._extent(s, ranks[0], variables)) as at:
@@ -158,121 +179,57 @@ class BlockProduct:
         value = self.context.evaluator(s, variables).value(self.compute.extent(rank or ""))
         return s.bind("extent", as_index(value))
 
-    def _stage(
+    def _fragments(
+        self, work: mma.Fragments, sides: tuple[Side, Side], depth: tirx.Expr, s: DeviceStatements, variables: Variables
+    ) -> None:
+        """All steps of the depth. Operands that are matrices in memory are copied in chunks where these are aligned, which
+        only the arguments tell: there are two loops, of which the block takes one."""
+        operands = [Operand.of(self.context, side, self.product.inner, self.shape.depth, mma.BYTES) for side in sides]
+        sources = [operand.source(s, variables, depth) for operand in operands]
+        if not any(sources):
+            self._steps(s, work, operands, sources, depth, variables)
+            return
+        tests = [aligned(source) for source in sources if source is not None]
+        whole = s.share(tests[0] if len(tests) == 1 else tests[0] * tests[1])
+        with s.when(tirx.NE(whole, i32(0))):
+            self._steps(s, work, operands, sources, depth, variables)
+        with s.when(tirx.EQ(whole, i32(0))):
+            self._steps(s, work, operands, [None, None], depth, variables)
+
+    def _steps(
         self,
         s: DeviceStatements,
-        side: _Side,
-        flat: _Staged,
-        variables: Variables,
-        first: tirx.Expr,
+        work: mma.Fragments,
+        operands: Sequence[Operand],
+        sources: Sequence[Source | None],
         depth: tirx.Expr,
-        stride: int,
-        element: str,
+        variables: Variables,
     ) -> None:
-        """A panel of an operand into shared memory, ``height`` lines of ``shape.depth`` elements."""
-        steps, threads, inner = self.shape.depth, self.team.threads, self.product.inner
-        along = sum(moves_along(r, inner) for r in reads_of(side.expr))
-        across = sum(moves_along(r, side.rank) for r in reads_of(side.expr))
-        total = side.height * steps
-        with s.loop("turn", -(-total // threads), kind=ForKind.UNROLLED) as turn:
-            at = s.bind("at", turn * threads + self.team.thread)
-            # Neighbouring threads read what lies side by side.
-            fast = steps if along >= across else side.height
-            major, minor = s.bind("major", tirx.truncdiv(at, index(fast))), s.bind("minor", tirx.truncmod(at, index(fast)))
-            line, step = (major, minor) if along >= across else (minor, major)
-            with s.when(True if total % threads == 0 else at < total):
-                row, k = s.bind("row", side.top + line), s.bind("k", first + step)
-                value = s.allocate("value", (1,), element, scope="local")
-                s.store(value, 0, tirx.const(0, element))
-                with s.when(tirx.And(row < side.most, k < depth)):
-                    s.store(value, 0, self._element(s, side.expr, {**variables, side.rank: row, inner: k}, element))
-                s.store(flat.buffer, flat.first + line * stride + step, tirx.BufferLoad(value, [index(0)]))
+        slot_bytes = sum(operand.panel.bytes for operand in operands)
+        starts = (0, operands[0].panel.bytes)
+        base = address(s, self.scratch)
+        raw = tirx.decl_buffer((index(1 << 20),), RAW, name="staged", data=self.scratch.data)
+        s.add(tirx.DeclBuffer(raw, data=self.scratch.data))
 
-    def _element(self, s: Statements, expr: Expr, variables: Variables, element: str) -> tirx.Expr:
-        """An operand's element as it is staged: as its bits for tensor cores, as a number else."""
-        at = self.context.evaluator(s, variables)
-        kernel = BY_NAME.get(self.product.kernel)
-        if kernel is None:
-            wide = expr if expr.dtype == self.compute.accumulator else Cast(value=expr, dtype=self.compute.accumulator)
-            return at.value(wide)
-        if isinstance(expr, Read) and expr.tensor in self.context.views:
-            view = self.context.views[expr.tensor]
-            raw: tirx.Expr = tirx.BufferLoad(view.flat, [at.offset(expr.tensor, expr.indices)])
-        else:
-            raw = encode(at.value(expr), expr.dtype, 1)
-        return raw if str(raw.ty.dtype) == element else tirx.reinterpret(element, raw)
+        def stage(s: DeviceStatements, step: tirx.Expr, slot: tirx.Expr) -> None:
+            first = s.bind("first", step * self.shape.depth)
+            for operand, source, start in zip(operands, sources, starts, strict=True):
+                byte = slot * slot_bytes + start
+                if source is not None:
+                    copy(s, self.team, operand.panel, beyond(base, byte), source, *operand.corner(first))
+                else:
+                    number = s.share(tirx.truncdiv(byte, i32(mma.BYTES)))
+                    operand.elements(s, self.team, raw, number, variables, first, depth)
+
+        def multiply(s: DeviceStatements, slot: tirx.Expr) -> None:
+            at = s.share(beyond(base, slot * slot_bytes))
+            a, b = (
+                mma.Staged(panel=operand.panel, along=operand.along, address=beyond(at, i32(start)))
+                for operand, start in zip(operands, starts, strict=True)
+            )
+            work.multiply(s, a, b)
+
+        pipeline(s, ceil_div(depth, self.shape.depth), self.shape.stages, stage, multiply)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Side:
-    """An operand: its expression, the rank of its lines, the first line, how many are staged, how many there are."""
-
-    expr: Expr
-    rank: str
-    top: tirx.Expr
-    height: int
-    most: tirx.Expr
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Staged:
-    """An operand in shared memory: its elements begin at number ``first`` of ``buffer``."""
-
-    buffer: tirx.Buffer
-    first: int
-
-    @staticmethod
-    def at(s: Statements, scratch: tirx.Buffer, start: int, element: str) -> _Staged:
-        buffer = tirx.decl_buffer((index(1 << 20),), element, name="staged", data=scratch.data)
-        s.add(tirx.DeclBuffer(buffer, data=scratch.data))
-        return _Staged(buffer=buffer, first=start // tvm_ffi.dtype(element).itemsize)
-
-
-class _Scalar:
-    """Sums of f32, f64 or integers in the registers of single threads: rows side by side, columns a warp's width apart."""
-
-    def __init__(self, s: DeviceStatements, team: Team, shape: Shape, numbers: str) -> None:
-        self.team, self.shape, self.element = team, shape, numbers
-        self.across = min(16, shape.columns)
-        self.down = team.threads // self.across
-        self.height, self.width = -(-shape.rows // self.down), shape.columns // self.across
-        self.stride = shape.depth + 1  # lines of neighbouring threads lie in different banks
-        self.sums = s.allocate("sums", (self.height * self.width,), numbers, scope="local")
-        with s.loop("i", self.height * self.width, kind=ForKind.UNROLLED) as i:
-            s.store(self.sums, i, tirx.const(0, numbers))
-
-    def bytes(self, lines: int) -> int:
-        return lines * self.stride * (8 if self.element.endswith("64") else 4)
-
-    def _place(self, s: Statements) -> tuple[tirx.Expr, tirx.Expr]:
-        return (
-            s.bind("down", tirx.truncdiv(self.team.thread, index(self.across))),
-            s.bind("across", tirx.truncmod(self.team.thread, index(self.across))),
-        )
-
-    def multiply(self, s: DeviceStatements, a: _Staged, b: _Staged) -> None:
-        down, across = self._place(s)
-        unrolled = partial(s.loop, kind=ForKind.UNROLLED)
-        left = s.allocate("left", (self.height,), self.element, scope="local")
-        right = s.allocate("right", (self.width,), self.element, scope="local")
-        with unrolled("k", self.shape.depth) as k:
-            with unrolled("i", self.height) as i:
-                line = tirx.min(down + i * self.down, index(self.shape.rows - 1))
-                s.store(left, i, tirx.BufferLoad(a.buffer, [a.first + line * self.stride + k]))
-            with unrolled("j", self.width) as j:
-                s.store(right, j, tirx.BufferLoad(b.buffer, [b.first + (across + j * self.across) * self.stride + k]))
-            with unrolled("i", self.height) as i, unrolled("j", self.width) as j:
-                at = i * self.width + j
-                x, y = tirx.BufferLoad(left, [i]), tirx.BufferLoad(right, [j])
-                total = tirx.BufferLoad(self.sums, [at])
-                s.store(self.sums, at, pure("llvm.fma", x, y, total) if "float" in self.element else total + x * y)
-
-    def results(self, s: DeviceStatements, done: Callable[[Statements, tirx.Expr, tirx.Expr, tirx.Expr], None]) -> None:
-        down, across = self._place(s)
-        with s.loop("i", self.height) as i, s.loop("j", self.width) as j:
-            row = s.bind("row", down + i * self.down)
-            with s.when(True if self.shape.rows % self.down == 0 else row < self.shape.rows):
-                done(s, row, across + j * self.across, s.share(tirx.BufferLoad(self.sums, [i * self.width + j])))
-
-
-__all__ = ["BlockProduct", "Finish", "Shape", "on_blocks", "scratch_of", "shape_of"]
+__all__ = ["BlockProduct", "Finish", "Shape", "on_blocks", "scratch_of", "shape_of", "tile_of"]

@@ -83,9 +83,12 @@ def test_products_of_16_bits_are_on_tensor_cores() -> None:
     from einfall.codegen.cuda.build import build
     from einfall.compiler.program import read_program
     from einfall.ir.target import Target
+    from einfall.ir.tile import Compute, walk
     from einfall.passes.pipeline import lower
 
     target = Target.parse("cuda:sm_90")
     text = (ATTENTION / "attention.ecs").read_text().replace("f32", "bf16")
-    source = build(lower(read_program(text).select(None), target=target).program, target).source
-    assert source.count("einfall_mma_bf16(") == 3  # the function, and both products
+    program = lower(read_program(text).select(None), target=target).program
+    kernels = [n.product.kernel for n in walk(program.body) if isinstance(n, Compute) and n.product is not None]
+    assert kernels == ["mma bf16·bf16"] * 2
+    assert "mma.sync.aligned.m16n8k16" in build(program, target).source

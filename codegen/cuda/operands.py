@@ -1,0 +1,125 @@
+"""Operands of a block's product on their way to shared memory: as they lie in global memory, or element by element.
+
+An operand can be whatever has a value at a point; only what is read as it lies in memory is copied in chunks. Elements beyond
+an edge are 0, as is what they are multiplied by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.tirx.stmt import ForKind
+
+from ...ir.expr import Expr, Read, reads_of
+from ..context import Context, Variables
+from ..microkernels.statements import Statements, as_index
+from ..views import encode, moves_along
+from .staging import Panel, Source, i32, lies_along, narrow, source_of
+from .statements import DeviceStatements, Team
+
+RAW = "uint16"
+"""The type in which operands of tensor cores are staged: their bits."""
+
+BATCH = 8
+"""Elements that a thread loads before it stores the first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """An operand: its expression, the rank of its rows or columns, the first one, how many are staged, how many there are."""
+
+    expr: Expr
+    rank: str
+    top: tirx.Expr
+    height: int
+    most: tirx.Expr
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operand:
+    """How an operand is staged: as it lies in memory, if it lies there (``read``), else by lines of k. ``along``: its lines are
+    of k (``inner``), else k runs from line to line."""
+
+    context: Context
+    side: Side
+    inner: str
+    panel: Panel
+    along: bool
+    read: Read | None
+
+    @staticmethod
+    def of(context: Context, side: Side, inner: str, depth: int, size: int) -> Operand:
+        """An operand of elements of ``size`` bytes, in steps of ``depth``."""
+        along = lies_along(context, side.expr, side.rank, inner)
+        across = not along and lies_along(context, side.expr, inner, side.rank)
+        lines, width = (depth, side.height) if across else (side.height, depth)
+        read = side.expr if isinstance(side.expr, Read) and (along or across) else None
+        panel = Panel(lines=lines, width=width, size=size)
+        return Operand(context=context, side=side, inner=inner, panel=panel, along=not across, read=read)
+
+    def source(self, s: Statements, variables: Variables, depth: tirx.Expr) -> Source | None:
+        """The matrix in global memory that the operand is at a point of the batch, whose depth is ``depth``."""
+        if self.read is None:
+            return None
+        line, column = (self.side.rank, self.inner) if self.along else (self.inner, self.side.rank)
+        lines, width = (self.side.most, depth) if self.along else (depth, self.side.most)
+        return source_of(s, self.context, self.read, line, column, variables, lines, width)
+
+    def corner(self, first: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
+        """The line and the column at which the panel of the steps from ``first`` on begins."""
+        return (self.side.top, first) if self.along else (first, self.side.top)
+
+    def elements(
+        self,
+        s: DeviceStatements,
+        team: Team,
+        raw: tirx.Buffer,
+        start: tirx.Expr,
+        variables: Variables,
+        first: tirx.Expr,
+        depth: tirx.Expr,
+    ) -> None:
+        """The panel of the steps from ``first`` on, element by element, to number ``start`` (int32) of ``raw`` and those after
+        it."""
+        side, panel = self.side, self.panel
+        thread = narrow(s, team.thread)
+        along = sum(moves_along(r, self.inner) for r in reads_of(side.expr))
+        across = sum(moves_along(r, side.rank) for r in reads_of(side.expr))
+        # Neighbouring threads read what lies side by side.
+        swapped = (along >= across) != self.along
+        fast = panel.lines if swapped else panel.width
+        total = panel.lines * panel.width
+        each = min(BATCH, max(1, total // team.threads))
+        values = s.allocate("values", (each,), RAW, scope="local")
+
+        def element(turn: tirx.Expr, number: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr, tirx.Expr]:
+            batch = tirx.Cast("int32", turn) * each + tirx.Cast("int32", number)
+            at = s.share(batch * team.threads + thread)
+            major, minor = s.share(at >> i32(fast.bit_length() - 1)), s.share(at & i32(fast - 1))
+            return (at, minor, major) if swapped else (at, major, minor)
+
+        with s.loop("elements", -(-total // (each * team.threads))) as turn:
+            # All loads of a batch first: the memory's latency is waited for once.
+            with s.loop("load", each, kind=ForKind.UNROLLED) as number:
+                at, line, column = element(turn, number)
+                own, step = (line, column) if self.along else (column, line)
+                row, k = s.bind("row", side.top + as_index(own)), s.bind("k", first + as_index(step))
+                s.store(values, number, tirx.const(0, RAW))
+                with s.when(tirx.And(at < i32(total), tirx.And(row < side.most, k < depth))):
+                    inside = {**variables, side.rank: row, self.inner: k}
+                    s.store(values, number, self._bits(s, side.expr, inside))
+            with s.loop("store", each, kind=ForKind.UNROLLED) as number:
+                at, line, column = element(turn, number)
+                with s.when(True if total % (each * team.threads) == 0 else at < i32(total)):
+                    s.store(raw, as_index(start + panel.element(line, column)), tirx.BufferLoad(values, [number]))
+
+    def _bits(self, s: Statements, expr: Expr, variables: Variables) -> tirx.Expr:
+        """An operand's element as tensor cores take it: its bits."""
+        at = self.context.evaluator(s, variables)
+        if isinstance(expr, Read) and expr.tensor in self.context.views:
+            view = self.context.views[expr.tensor]
+            raw: tirx.Expr = tirx.BufferLoad(view.flat, [at.offset(expr.tensor, expr.indices)])
+        else:
+            raw = encode(at.value(expr), expr.dtype, 1)
+        return raw if str(raw.ty.dtype) == RAW else tirx.reinterpret(RAW, raw)

@@ -1,0 +1,246 @@
+"""Panels: pieces of a matrix that the threads of a block copy from global into shared memory, 16 bytes at a time.
+
+A panel has ``lines`` lines of ``width`` elements, those that lie side by side in global memory. In shared memory it lies in
+slabs of 128 bytes of every line, one slab behind the other; of each line the chunks of 16 bytes are permuted by an exclusive or
+with the line's number, so that eight lines of one chunk, which ``ldmatrix`` reads, lie in different banks, as do the eight
+chunks of a line, which eight threads write. That is the order which ``wgmma`` calls a swizzle of 128 bytes (PTX ISA, section
+Shared Memory Matrix Layout), where lines have as many.
+
+Copies are asynchronous (``cp.async``): :func:`copy` begins them, :func:`commit` closes a group of them, :func:`wait` waits for
+the calling thread's groups, and a barrier must follow before other threads read what has arrived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.backend.cuda.op import cuda_func_call
+from tvm.tirx.stmt import ForKind
+
+from ...ir.expr import Expr, Read
+from ...ir.index import affine_in
+from ..context import Context
+from ..microkernels.statements import Statements, as_index, constant, index
+from ..views import moves_along
+from .statements import DeviceStatements, Team
+
+CHUNK = 16
+"""Bytes that one thread copies at a time, to and from multiples of as many."""
+
+SLAB = 128
+"""Bytes after which the banks of shared memory repeat (CUDA C++ Programming Guide, section Shared Memory)."""
+
+_COPY = """
+__device__ __forceinline__ void einfall_copy16(unsigned to, const void* from, int bytes) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" :: "r"(to), "l"(from), "r"(bytes));
+}
+"""
+
+_COMMIT = """
+__device__ __forceinline__ void einfall_commit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+"""
+
+_WAIT = """
+__device__ __forceinline__ void einfall_wait_LEFT() {
+  asm volatile("cp.async.wait_group LEFT;" ::: "memory");
+}
+"""
+
+_ADDRESS = """
+__device__ __forceinline__ unsigned einfall_shared(const void* p) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(p));
+}
+"""
+
+_ALIGNED = """
+__device__ __forceinline__ int einfall_aligned(const void* p, long long step) {
+  return ((reinterpret_cast<unsigned long long>(p) | static_cast<unsigned long long>(step)) & 15) == 0;
+}
+"""
+
+
+def i32(value: int) -> tirx.Expr:
+    """A constant of the type in which places in shared memory are computed."""
+    return tirx.IntImm("int32", value)
+
+
+def narrow(s: Statements, value: tirx.Expr) -> tirx.Expr:
+    """A number below 2³¹, in 32 bits, computed once."""
+    return s.share(tirx.Cast("int32", value))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """A matrix in shared memory: ``lines`` and ``width`` are powers of two, at least 8 and 16 bytes; ``size`` is the bytes of
+    an element. Where lines are shorter than a slab, as many as fill one follow each other."""
+
+    lines: int
+    width: int
+    size: int
+
+    @property
+    def bytes(self) -> int:
+        return self.lines * self.width * self.size
+
+    @property
+    def across(self) -> int:
+        """Chunks of a line in one slab."""
+        return min(SLAB, self.width * self.size) // CHUNK
+
+    @property
+    def elements(self) -> int:
+        """Of a chunk."""
+        return CHUNK // self.size
+
+    def place(self, line: tirx.Expr, chunk: tirx.Expr) -> tirx.Expr:
+        """Where a chunk of a line begins, in bytes from the panel's beginning; int32, as its arguments."""
+        per = self.across
+        slab, own = chunk >> i32(per.bit_length() - 1), chunk & i32(per - 1)
+        lines_of_a_slab = SLAB // (per * CHUNK)
+        turned = own ^ ((line >> i32(lines_of_a_slab.bit_length() - 1)) & i32(per - 1)) if per > 1 else own
+        inside = line * (per * CHUNK) + turned * CHUNK
+        return inside if self.width * self.size <= SLAB else slab * (self.lines * SLAB) + inside
+
+    def element(self, line: tirx.Expr, column: tirx.Expr) -> tirx.Expr:
+        """Where an element lies, counted in elements from the panel's beginning; int32, as its arguments."""
+        per = self.elements
+        place = self.place(line, column >> i32(per.bit_length() - 1)) >> i32(self.size.bit_length() - 1)
+        return place + (column & i32(per - 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A matrix in global memory: element (line, column) is number ``origin + line · stride + column`` of ``flat``; there are
+    ``lines`` of ``width`` elements. All are int64."""
+
+    flat: tirx.Buffer
+    origin: tirx.Expr
+    stride: tirx.Expr
+    lines: tirx.Expr
+    width: tirx.Expr
+    size: int
+
+
+def lies_along(context: Context, read: Expr, line: str, column: str) -> bool:
+    """Whether an operand is read as it lies in global memory, element by element along the rank ``column``, at one step from
+    line to line."""
+    if not isinstance(read, Read) or read.tensor not in context.views or context.views[read.tensor].flat.scope() != "global":
+        return False
+    forms = [affine_in(i, (line, column)) for i in read.indices]
+    if not forms or None in forms or not moves_along(read, column) or constant(context.views[read.tensor].strides[-1]) != 1:
+        return False
+    return not any(column in form.ranks for form in forms[:-1] if form is not None)
+
+
+def source_of(
+    s: Statements,
+    context: Context,
+    read: Read,
+    line: str,
+    column: str,
+    variables: Mapping[str, tirx.Expr],
+    lines: tirx.Expr,
+    width: tirx.Expr,
+) -> Source:
+    """The matrix that an operand is (:func:`lies_along`) at the point of all other ranks that ``variables`` tell."""
+    view = context.views[read.tensor]
+    at = context.evaluator(s, {**variables, line: index(0), column: index(0)})
+    origin = s.bind("origin", at.offset(read.tensor, read.indices))
+    stride: tirx.Expr = index(0)
+    for each, step in zip(read.indices, view.strides, strict=True):
+        form = affine_in(each, (line, column))
+        assert form is not None
+        if line in form.ranks:
+            stride = stride + as_index(at.value(form.coefficient(line))) * step
+    size = view.dtype.bits // 8
+    return Source(flat=view.flat, origin=origin, stride=s.bind("stride", stride), lines=lines, width=width, size=size)
+
+
+def aligned(source: Source) -> tirx.Expr:
+    """Whether every line begins at a multiple of 16 bytes: 0 or 1, an int32."""
+    first = tirx.address_of(tirx.BufferLoad(source.flat, [source.origin]))
+    return cuda_func_call("einfall_aligned", first, source.stride * source.size, source_code=_ALIGNED, return_type="int32")
+
+
+def address(s: Statements, buffer: tirx.Buffer, byte: tirx.Expr | int = 0) -> tirx.Expr:
+    """The address of a byte of a buffer of bytes in shared memory, as instructions take it: uint32."""
+    at = index(byte) if isinstance(byte, int) else as_index(byte)
+    pointer = tirx.address_of(tirx.BufferLoad(buffer, [at]))
+    return s.share(cuda_func_call("einfall_shared", pointer, source_code=_ADDRESS, return_type="uint32"))
+
+
+def beyond(to: tirx.Expr, byte: tirx.Expr) -> tirx.Expr:
+    """An address so many bytes (int32) further on."""
+    return to + tirx.Cast("uint32", byte)
+
+
+def copy(
+    s: DeviceStatements, team: Team, panel: Panel, to: tirx.Expr, source: Source, line: tirx.Expr, column: tirx.Expr
+) -> None:
+    """Begins to copy the panel of ``source`` whose first element is (line, column), both multiples of a chunk, to the address
+    ``to`` in shared memory. What lies beyond the matrix is 0. All threads of the team take part."""
+    thread = narrow(s, team.thread)
+    lines = narrow(s, tirx.min(source.lines - line, index(panel.lines)))
+    width = narrow(s, tirx.max(tirx.min(source.width - column, index(panel.width)), index(0)))
+    start = s.bind("start", source.origin + line * source.stride + column)
+    per, total = panel.across, panel.bytes // CHUNK
+    turns = -(-total // team.threads)
+    with s.loop("turn", turns, kind=ForKind.UNROLLED) as turn:
+        number = s.share(tirx.Cast("int32", turn) * i32(team.threads) + thread)
+        row = number >> i32(per.bit_length() - 1)
+        own, slab = row & i32(panel.lines - 1), row >> i32(panel.lines.bit_length() - 1)
+        chunk = s.share(slab * per + (number & i32(per - 1)))
+        with s.when(True if total % team.threads == 0 else number < i32(total)):
+            place = panel.place(own, chunk)
+            left = tirx.max(tirx.min(width - chunk * panel.elements, i32(panel.elements)), i32(0))
+            bytes_ = tirx.Select(own < lines, left * panel.size, i32(0))
+            from_ = as_index(own) * source.stride + as_index(chunk * panel.elements)
+            pointer = tirx.address_of(tirx.BufferLoad(source.flat, [start + from_]))
+            s.evaluate(cuda_func_call("einfall_copy16", beyond(to, place), pointer, bytes_, source_code=_COPY))
+
+
+def commit(s: Statements) -> None:
+    """Closes a group: the copies that this thread has begun since the last one."""
+    s.evaluate(cuda_func_call("einfall_commit", source_code=_COMMIT))
+
+
+def wait(s: Statements, left: int) -> None:
+    """Waits until at most the ``left`` youngest groups of this thread are under way."""
+    s.evaluate(cuda_func_call(f"einfall_wait_{left}", source_code=_WAIT.replace("LEFT", str(left))))
+
+
+def pipeline(
+    s: DeviceStatements,
+    steps: tirx.Expr,
+    stages: int,
+    stage: Callable[[DeviceStatements, tirx.Expr, tirx.Expr], None],
+    use: Callable[[DeviceStatements, tirx.Expr], None],
+) -> None:
+    """``use`` of every step's panels, while those of later steps arrive: ``stage`` begins to bring those of a step to a slot,
+    of which there are ``stages``. The threads meet once in each turn, twice with one slot.
+
+    The turns in which the first slots fill are turns of the same loop, so that there is one copy of the code of ``stage``.
+    """
+    if stages == 1:
+        with s.loop("step", steps) as step:
+            s.barrier()
+            stage(s, step, i32(0))
+            commit(s)
+            wait(s, 0)
+            s.barrier()
+            use(s, i32(0))
+        return
+    ahead = stages - 1
+    with s.loop("turn", s.bind("turns", steps + ahead)) as turn:
+        wait(s, stages - 2)  # the step that is used in this turn has arrived, for this thread
+        s.barrier()  # and for all; and all are done with the slot that is filled now
+        number = narrow(s, turn)
+        with s.when(turn < steps):
+            stage(s, turn, s.share(tirx.truncmod(number, i32(stages))))
+        commit(s)
+        with s.when(turn >= ahead):
+            use(s, s.share(tirx.truncmod(number + 1, i32(stages))))
