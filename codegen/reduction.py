@@ -106,6 +106,14 @@ class Accumulator:
             return greater
         return tirx.Or(greater, tirx.And(not_equal(value, value), tirx.EQ(now, now)))
 
+    def join(self, value: tirx.Expr, place: tirx.Expr, other: tirx.Expr, other_place: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
+        """The better of two extremes with their coordinates, of which the lesser wins a tie; -1 is none at all."""
+        none = literal(0, "int32", self.lanes)
+        first = tirx.And(tirx.Not(self._better(value, other)), other_place < place)
+        wins = tirx.Or(place < none, tirx.Or(self._better(other, value), first))
+        taken = tirx.And(other_place >= none, wins)
+        return tirx.Select(taken, other, value), tirx.Select(taken, other_place, place)
+
     def combine(self, a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
         """Two partial results as one."""
         match self.reduction:
@@ -130,6 +138,11 @@ class Accumulator:
         total = self._get(self.state, 0)
         for copy in range(1, self.copies):
             total = self.combine(total, self._get(self.state, copy))
+        return tirx.NE(total, literal(0, "uint8", self.lanes)) if self.dtype.is_bool else total
+
+    def result_of(self, copy: int) -> tirx.Expr:
+        """The reduced value of one of several copies that are reductions of their own."""
+        total = self._get(self.state, copy)
         return tirx.NE(total, literal(0, "uint8", self.lanes)) if self.dtype.is_bool else total
 
     def folded(self, statements: Statements) -> tirx.Expr:

@@ -7,7 +7,6 @@ the threads of a call, decide nothing, so that results are the same bit by bit.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from ..ir.cascade import Cascade
@@ -19,7 +18,9 @@ from ..ir.target import Target
 from ..ir.tile import Buffer, Decision, Scope, TileProgram, When, all_buffers
 from .online.derive import Derivation
 from .online.split import LEAST_PART, Splitting, split
+from .tiling import contraction
 from .tiling.assemble import assemble
+from .tiling.tiles import ROWS_OF_A_BLOCK
 
 MOST_PARTS = 64
 """More parts than this cost more to merge than further cores save."""
@@ -27,9 +28,14 @@ MOST_PARTS = 64
 PARTS_OF_A_CORE = 2
 """Parts for each core of the target, so that one that is held up does not hold up all."""
 
+BLOCKS = 2
+"""Thread blocks for each multiprocessor of a GPU below which it has too few loads under way to fill its memory's bandwidth."""
 
-LONG, MOST_KEPT = 1 << 22, 1 << 11
-"""A row at which the memory of the split form is looked at, and the elements of one buffer that it may have there."""
+LEAST_OF_A_BLOCK, LEAST_OF_VECTORS = 4096, 256
+"""Positions of a part that are worth a thread block: of numbers, and of vectors that are multiplied (keys and values)."""
+
+LONG = 1 << 24
+"""A row with all the parts that there can be: no buffer of the split form may be larger for a longer one."""
 
 
 def either(condition: Expr, first: TileProgram, second: TileProgram) -> TileProgram | None:
@@ -57,23 +63,45 @@ def either(condition: Expr, first: TileProgram, second: TileProgram) -> TileProg
 
 def most_parts(target: Target) -> int:
     """The parts of a row that keep all cores of a target busy."""
+    if target.gpu is not None:
+        return BLOCKS * target.gpu.multiprocessors
     return min(PARTS_OF_A_CORE * target.cores, MOST_PARTS)
+
+
+def _side_by_side(target: Target) -> int:
+    """Tasks that keep a target busy without parts."""
+    return target.cores if target.gpu is None else BLOCKS * target.gpu.multiprocessors
+
+
+def _least_part(derivation: Derivation, target: Target) -> int:
+    """Positions of a part that are worth a worker."""
+    if target.gpu is None:
+        return LEAST_PART
+    products = any(contraction.product_of(e) is not None for e in derivation.cascade.einsums)
+    return LEAST_OF_VECTORS if products else LEAST_OF_A_BLOCK
 
 
 def in_parts(program: TileProgram, source: Cascade, derivation: Derivation, target: Target) -> TileProgram:
     """``program``, or its split form where few independent ranks meet a long one, or both behind a test on the sizes."""
-    if target.kind != "cpu" or target.cores < 2:
+    workers, least = _side_by_side(target), _least_part(derivation, target)
+    if workers < 2:
         return program
-    most = most_parts(target)
-    found = split(derivation, most=most, beside=derivation.cascade)
-    if found is None or (found.heavy and derivation.chains and program.cascade == source):
+    most, on_gpu = most_parts(target), target.gpu is not None
+    if on_gpu:
+        blocks = integer(2 * workers)
+        found = split(
+            derivation, most=most, least=least, tile=least, beside=derivation.cascade, blocks=blocks, rows=ROWS_OF_A_BLOCK
+        )
+    else:
+        found = split(derivation, most=most, least=least, beside=derivation.cascade)
+    if found is None or (not on_gpu and found.heavy and derivation.chains and program.cascade == source):
         return program
     lets = {let.name: let.value for let in source.lets}
     tasks, length = constant_value(found.tasks, lets), constant_value(found.length, lets)
-    if (tasks is not None and tasks >= target.cores) or (length is not None and length < 2 * LEAST_PART):
+    if (tasks is not None and tasks >= workers) or (length is not None and length < 2 * least):
         return program
     subject = f"the positions of {', '.join(found.ranks)}"
-    if found.heavy and tasks is None:
+    if not on_gpu and found.heavy and tasks is None:
         reason = f"how many rows share the work ({expr_to_source(found.tasks)}) is not known, and the products' code is large"
         return _noting(program, Decision(made_by="split", subject=subject, chosen="in one part", because=reason))
     parts = assemble(found.cascade, target, prefix="split_")
@@ -82,35 +110,40 @@ def in_parts(program: TileProgram, source: Cascade, derivation: Derivation, targ
         reason = f"`{kept}` would be kept in memory for every step of every part"
         return _noting(program, Decision(made_by="split", subject=subject, chosen="in one part", because=reason))
     parts = replace(parts, decisions=(*found.decisions, *parts.decisions))
-    few, long = op("lt", found.tasks, integer(target.cores)), op("ge", found.length, integer(2 * LEAST_PART))
+    few, long = op("lt", found.tasks, integer(workers)), op("ge", found.length, integer(2 * least))
     conditions = [c for c, known in ((few, tasks), (long, length)) if known is None]
     if not conditions:
-        return _noting(parts, _decision(subject, f"up to {most} parts, side by side", found, target))
+        return _noting(parts, _decision(subject, f"up to {most} parts, side by side", found, target, least))
     condition = conditions[0] if len(conditions) == 1 else op("and", *conditions)
     both = either(condition, parts, program)
     if both is None:
         reason = "the forms would need one buffer in two places"
         return _noting(program, Decision(made_by="split", subject=subject, chosen="in one part", because=reason))
     chosen = f"up to {most} parts, side by side, if {expr_to_source(condition)}"
-    return _noting(both, _decision(subject, chosen, found, target))
+    return _noting(both, _decision(subject, chosen, found, target, least))
 
 
 def _kept(parts: TileProgram, whole: TileProgram, length: Expr) -> str | None:
     """A buffer of the split form that grows with the row, and that the other form does not need; None where there is none."""
-    sizes = {name: LONG if name in sizes_of(length) else 1 for name in parts.cascade.sizes}
-    for let in (*parts.cascade.lets, *parts.derived):
-        sizes[let.name] = evaluate(let.value, sizes)
-    known = {b.name for b in whole.buffers}
+
+    def sizes(longest: int) -> dict[str, int]:
+        found = {name: longest if name in sizes_of(length) else 1 for name in parts.cascade.sizes}
+        for let in (*parts.cascade.lets, *parts.derived):
+            found[let.name] = evaluate(let.value, found)
+        return found
+
+    known, long, longer = {b.name for b in whole.buffers}, sizes(LONG), sizes(4 * LONG)
     added = (b for b in parts.buffers if b.scope is Scope.WORKSPACE and b.name not in known)
-    return next((b.name for b in added if math.prod(evaluate(e, sizes) for e in b.shape) > MOST_KEPT), None)
+    return next((b.name for b in added if any(evaluate(e, longer) > evaluate(e, long) for e in b.shape)), None)
 
 
-def _decision(subject: str, chosen: str, found: Splitting, target: Target) -> Decision:
+def _decision(subject: str, chosen: str, found: Splitting, target: Target, least: int) -> Decision:
     rows = expr_to_source(found.tasks) if not isinstance(found.tasks, Const) else str(found.tasks.value)
-    because = (
-        f"{rows} independent tasks, where fewer than the {target.cores} cores of the target, leave some of them idle; a part "
-        f"of {LEAST_PART} positions is worth a thread"
-    )
+    workers = f"{target.cores} cores of the target, leave some of them idle"
+    if target.gpu is not None:
+        workers = f"{_side_by_side(target)} thread blocks that the target's multiprocessors need, leave some of them idle"
+    worth = "a thread" if target.gpu is None else "a thread block"
+    because = f"{rows} independent tasks, where fewer than the {workers}; a part of {least} positions is worth {worth}"
     return Decision(made_by="split", subject=subject, chosen=chosen, because=because)
 
 

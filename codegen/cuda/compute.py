@@ -3,21 +3,30 @@ where its vectors run along a reduced rank."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tvm import tirx
+from tvm.tirx.stmt import ForKind
 
-from ...ir.expr import Cast, Expr, op, ranks_of, reads_of
+from ...ir.expr import Cast, Expr, Read, op, ranks_of, reads_of
 from ...ir.index import upper_bound
+from ...ir.operators import REDUCTIONS
 from ...ir.tile import SUM, Compute, MatrixProduct, Method
-from ...ir.types import DType
+from ...ir.types import I32, DType
 from ..compute import ComputeEmitter
 from ..context import Variables
-from ..invariant import filters
+from ..expressions import Evaluator
+from ..invariant import filters, invariant
 from ..microkernels.statements import Statements, as_index, ceil_div, constant, index
 from ..reduction import Accumulator
-from .statements import WARP, DeviceStatements, Team, exchanged
+from ..views import encode, zero
+from .chunks import Chunks, chunks_along, moves_along
+from .folds import RowFold, folded_rank
+from .statements import WARP, DeviceStatements, Team
+
+LEAST_IN_CHUNKS = 128
+"""Points of a rank of tiles below which each thread takes one: they are few enough for all threads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,34 +39,57 @@ class DeviceComputeEmitter(ComputeEmitter):
         """Adds the whole Compute to ``s``."""
         assert isinstance(s, DeviceStatements)
         compute = self.compute
-        match compute.method:
-            case _ if compute.scatter:
-                # Where vectors may run along a rank, its points meet nobody else's; all others are taken in order.
-                vector = compute.vector if compute.method is Method.LANES else None
-                outer = [r for r in compute.output_ranks if r == vector]
-                rest = [r for r in (*compute.reduced, *compute.output_ranks) if r != vector]
-                self._spread(s, outer, lambda s, v: self._loops(s, rest, v, (), self._scatter_point))
-            case Method.FOLD:
-                self._folded(s)
-            case _:
-                self._spread(s, compute.output_ranks, self._point)
+        if compute.scatter:
+            # Where vectors may run along a rank, its points meet nobody else's; all others are taken in order.
+            vector = compute.vector if compute.method is Method.LANES else None
+            outer = [r for r in compute.output_ranks if r == vector]
+            rest = [r for r in (*compute.reduced, *compute.output_ranks) if r != vector]
+            self._spread(s, outer, lambda s, v: self._loops(s, rest, v, (), self._scatter_point))
+        elif (rank := folded_rank(compute)) is not None:
+            self._folded(s, rank)
+        elif (chunks := self._chunks()) is not None:
+            self._spread_chunks(s, chunks)
+        else:
+            self._spread(s, compute.output_ranks, self._point)
 
     # -- points over threads -------------------------------------------------------------------------------------------
 
     def points(self, s: Statements) -> tirx.Expr:
-        """How many threads have something to do."""
+        """How many threads (or groups of them, :meth:`workers`) have something to do."""
         together, _ = self._dealt(self.compute.output_ranks)
-        return self._total(s, together)[0]
+        chunks = None if folded_rank(self.compute) is not None else self._chunks()
+        return self._total(s, together, chunks)[0]
+
+    @property
+    def workers(self) -> int:
+        """How many points a block has in hand side by side."""
+        rank = folded_rank(self.compute)
+        return self.team.threads if rank is None else self.team.threads // self._threads(rank)
 
     def _dealt(self, ranks: Sequence[str]) -> tuple[list[str], list[str]]:
         """(the ranks that threads share, slowest first, those that each goes through itself). The vector's comes last: what
         neighbouring threads read lies side by side."""
-        fixed = [r for r in ranks if not is_ragged(self.compute, r)]
-        fixed.sort(key=lambda r: r == self.compute.vector)
+        fixed = [r for r in ranks if not self._is_ragged(r)]
+        fixed.sort(key=lambda r: r == self._vector)
         return fixed, [r for r in ranks if r not in fixed]
 
-    def _total(self, s: Statements, ranks: Sequence[str]) -> tuple[tirx.Expr, list[tirx.Expr]]:
+    def _is_ragged(self, rank: str) -> bool:
+        """Whether the threads of a team cannot share a rank: what data says of it they all know inside a kernel only."""
+        return is_ragged(self.compute, rank, data=self.team.launch)
+
+    @property
+    def _vector(self) -> str | None:
+        """The output rank along which what is written lies side by side."""
+        compute = self.compute
+        if compute.product is None:
+            return compute.vector
+        sides = (compute.product.columns, compute.product.rows)
+        return next((r for r in sides if r is not None and moves_along(compute.indices, r)), None)
+
+    def _total(self, s: Statements, ranks: Sequence[str], chunks: Chunks | None = None) -> tuple[tirx.Expr, list[tirx.Expr]]:
         extents = [s.bind(f"extent_{r}", self._extent(s, r, self.variables)) for r in ranks]
+        if chunks is not None:
+            extents[-1] = chunks.count(s, extents[-1])
         total: tirx.Expr = index(1)
         for extent in extents:
             total = extent if constant(total) == 1 else s.bind("total", total * extent)
@@ -70,7 +102,121 @@ class DeviceComputeEmitter(ComputeEmitter):
         with self.team.each(s, total, index(self.team.threads), self.team.thread) as at:
             self._loops(s, own, {**self.variables, **s.coordinates(at, shared, extents)}, (), body)
 
+    # -- chunks of points ----------------------------------------------------------------------------------------------
+
+    def _chunks(self) -> Chunks | None:
+        """The chunks that one thread computes together; None where each point is by itself."""
+        compute, views = self.compute, self.context.views
+        vector = self._vector
+        if vector is None or (compute.product is None and compute.method is not Method.LANES) or compute.along:
+            return None
+        if any(map(self._is_ragged, compute.output_ranks)) or vector not in compute.output_ranks:
+            return None
+        summing = compute if compute.product is None else self._summing.compute
+        chunks = chunks_along(summing, vector, views, stores=True)
+        if chunks is None or (compute.reduction is not None and not chunks.reads):
+            return None
+        most = upper_bound(compute.extent(vector), self.context.lets)
+        touched = [views[compute.target], *(views[r.tensor] for r in chunks.reads)]
+        if most is not None and (most < 2 * chunks.width or (most < LEAST_IN_CHUNKS and all(v.dense for v in touched))):
+            return None
+        return chunks
+
+    def _spread_chunks(self, s: Statements, chunks: Chunks) -> None:
+        """A chunk for each thread."""
+        compute, width = self.compute, index(chunks.width)
+        shared, _ = self._dealt(compute.output_ranks)
+        total, extents = self._total(s, shared, chunks)
+        extent = s.bind("extent", self._extent(s, chunks.rank, self.variables))
+        with self.team.each(s, total, index(self.team.threads), self.team.thread) as at:
+            placed = {**self.variables, **s.coordinates(at, shared, extents)}
+            start = self.context.evaluator(s, {**placed, chunks.rank: index(0)})
+            shift = chunks.shift(s, self.target, start.offset(compute.target, compute.indices), extent)
+            base = s.bind("base", placed[chunks.rank] * width - shift)
+            whole = s.share(tirx.Cast("int32", tirx.And(base >= 0, base + width <= extent)))
+            with s.when(tirx.NE(whole, tirx.IntImm("int32", 0))):
+                self._chunk(s, {**placed, chunks.rank: base}, chunks)
+            first, end = s.bind("first", tirx.max(base, index(0))), tirx.min(base + width, extent)
+            with s.when(tirx.EQ(whole, tirx.IntImm("int32", 0))), s.loop("c", tirx.max(end - first, index(0))) as c:
+                self._point(s, {**placed, chunks.rank: s.bind(chunks.rank, first + c)})
+
+    def _chunk(self, s: Statements, variables: Variables, chunks: Chunks) -> None:
+        """All points of a whole chunk, whose first one is that of ``variables``."""
+        compute = self.compute
+        first = self.context.evaluator(s, variables)
+        out = s.allocate("out", (chunks.width,), str(self.target.flat.dtype), scope="local")
+
+        def keep(c: tirx.Expr, value: tirx.Expr) -> None:
+            s.store(out, c, encode(value, self.target.dtype, 1))
+
+        def body() -> None:
+            if compute.reduction is None:
+                parts = (e for e in invariant(compute.value, chunks.rank) if not e.dtype.is_bool)
+                outside = self.context.evaluator(s, variables)
+                shared = {e: s.share(outside.value(e)) for e in parts}
+                loaded = chunks.load(s, first)
+                with s.loop("c", chunks.width, kind=ForKind.UNROLLED) as c:
+                    at = self._at(s, variables, chunks, c)
+                    chunks.given(at.given(shared), loaded, c)
+                    keep(c, self._convert(at, at.value_in(compute.value, self.target.dtype), compute.value.dtype))
+            else:
+                for c, total in enumerate(self._sums(s, variables, chunks)):
+                    at = self._at(s, variables, chunks, index(c))
+                    keep(index(c), self._final(s, at, total))
+
+        def store() -> None:
+            body()
+            within = first.condition(compute.within)
+            with s.when(True if within is None else within):
+                chunks.store(s, first, compute.target, compute.indices, out)
+
+        self._guarded_chunk(s, first, variables, chunks, store)
+
+    def _guarded_chunk(
+        self, s: Statements, at: Evaluator, variables: Variables, chunks: Chunks, body: Callable[[], None]
+    ) -> None:
+        condition = at.condition(self.compute.condition)
+        with s.when(True if condition is None else condition):
+            body()
+        if condition is not None:
+            with s.when(tirx.Not(condition)), s.loop("c", chunks.width) as c:
+                absent = self._at(s, variables, chunks, c)
+                self._store(s, absent, zero(self.target.dtype, 1))
+
+    def _at(self, s: Statements, variables: Variables, chunks: Chunks, c: tirx.Expr) -> Evaluator:
+        place = s.bind(chunks.rank, variables[chunks.rank] + c)
+        return self.context.evaluator(s, {**variables, chunks.rank: place})
+
+    def _sums(self, s: Statements, variables: Variables, chunks: Chunks) -> list[tirx.Expr]:
+        """The finished reductions of the points of a chunk."""
+        summing = self._summing
+        compute = summing.compute
+        assert compute.reduction is not None
+        acc = Accumulator.start(s, compute.reduction, summing._combined, 1, chunks.width)
+        outer, filtered = filters(compute, chunks.rank)
+
+        def take(s: Statements, variables: Variables) -> None:
+            first = self.context.evaluator(s, variables)
+            where = first.condition(filtered)
+            with s.when(True if where is None else where):
+                loaded = chunks.load(s, self.context.evaluator(s, variables))
+                for c in range(chunks.width):
+                    at = chunks.given(summing._at(s, variables, chunks, index(c)), loaded, index(c))
+                    summing._take(s, at, acc, None, c)
+
+        with summing._where(s, outer, variables):
+            summing._loops(s, compute.reduced, variables, (), take)
+        return [acc.result_of(c) for c in range(chunks.width)]
+
     # -- one point -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _summing(self) -> DeviceComputeEmitter:
+        """The same, with what a matrix product adds up as its value."""
+        compute, product = self.compute, self.compute.product
+        if product is None:
+            return self
+        return replace(self, compute=replace(compute, value=_multiplied(product, compute.accumulator), product=None))
 
     def _point(self, s: Statements, variables: Variables) -> None:
         if self.compute.product is None:
@@ -81,119 +227,85 @@ class DeviceComputeEmitter(ComputeEmitter):
 
     def _product(self, s: Statements, variables: Variables) -> None:
         """The sum of a matrix product at one point, and its epilogue."""
-        compute, product = self.compute, self.compute.product
-        assert product is not None and compute.reduction is not None
-        summed = replace(self, compute=replace(compute, value=_multiplied(product, compute.accumulator), product=None))
-        self._finish(s, variables, summed._accumulated(s, compute.reduction, variables, None).result())
+        assert self.compute.reduction is not None
+        self._finish(s, variables, self._summing._accumulated(s, self.compute.reduction, variables, None).result())
 
     def finish(self, s: Statements, variables: Variables, total: tirx.Expr) -> None:
-        """Stores what becomes of the finished sum of a product at a point."""
+        """Stores what becomes of the finished reduction at a point."""
         at = self.context.evaluator(s, variables)
         self._guarded(s, at, variables, lambda: self._finish(s, variables, total))
 
     def _finish(self, s: Statements, variables: Variables, total: tirx.Expr) -> None:
+        at = self.context.evaluator(s, variables)
+        self._store(s, at, self._final(s, at, total))
+
+    def _final(self, s: Statements, at: Evaluator, total: tirx.Expr) -> tirx.Expr:
+        """What is stored in the place of a finished reduction."""
         compute, product = self.compute, self.compute.product
-        assert product is not None
-        if product.epilogue is None:
-            at = self.context.evaluator(s, variables)
-            self._store(s, at, self._convert(at, total, compute.accumulator))
-            return
-        at = self.context.evaluator(s, variables, values={SUM: s.share(total)})
-        self._store(s, at, self._convert(at, at.value(product.epilogue), product.epilogue.dtype))
+        assert compute.reduction is not None
+        if product is None or product.epilogue is None:
+            source = I32 if REDUCTIONS[compute.reduction].coordinate else compute.accumulator
+            return self._convert(at, total, source)
+        at = self.context.evaluator(s, at.variables, values={SUM: s.share(total)})
+        return self._convert(at, at.value(product.epilogue), product.epilogue.dtype)
 
     # -- reductions by several threads -----------------------------------------------------------------------------------
 
-    @property
-    def by_block(self) -> bool:
-        """Whether a whole block reduces one point after the other: where there are so few that warps would be idle."""
-        compute, most = self.compute, 1
-        for rank in compute.output_ranks:
-            extent = upper_bound(compute.extent(rank), self.context.lets)
-            most = self.team.warps if extent is None else most * extent
-        return most < self.team.warps
+    def _threads(self, rank: str) -> int:
+        """How many threads reduce one output point along ``rank``."""
+        threads = RowFold.threads_for(self._summing, rank)
+        return max(threads, WARP) if self._dealt(self.compute.output_ranks)[1] else threads
 
-    @property
-    def workers(self) -> int:
-        """How many output points a block reduces side by side."""
-        if self.compute.method is not Method.FOLD or self.compute.scatter:
-            return self.team.threads
-        return 1 if self.by_block else self.team.warps
-
-    def _folded(self, s: DeviceStatements) -> None:
+    def _folded(self, s: DeviceStatements, rank: str) -> None:
         """Lanes along a reduced rank: each thread adds up its share, and the shares are combined in a fixed order."""
-        compute, team = self.compute, self.team
-        whole = self.by_block
-        own, width = (index(0), index(1)) if whole else (s.bind("warp", team.warp), index(team.warps))
-        shared, rest = self._dealt(compute.output_ranks)
+        team, threads = self.team, self._threads(rank)
+        whole = threads == team.threads
+        shared, rest = self._dealt(self.compute.output_ranks)
         total, extents = self._total(s, shared)
-        scratch = self._scratch(s) if whole else None
-        with team.each(s, total, width, own) as at:
+        fold = RowFold(emitter=self._summing, rank=rank, threads=threads, finish=self.finish)
+        fold = replace(fold, rooms=fold.meeting_rooms(s) if whole else ())
+        beside = max(1, WARP // threads)
+        own, width = (index(0), index(1)) if whole else (s.bind("warp", team.warp), index(team.warps))
+        with team.each(s, total if beside == 1 else s.bind("tasks", ceil_div(total, beside)), width, own) as task:
+            at, inside = task, None
+            if beside > 1:  # all threads of a warp come to its shuffles, whether their group has a point or not
+                at = s.bind("at", task * beside + tirx.truncdiv(team.lane, index(threads)))
+                inside = at < total
+                at = s.bind("at", tirx.min(at, total - 1))
             placed = {**self.variables, **s.coordinates(at, shared, extents)}
-            self._loops(s, rest, placed, (), lambda _, variables: self._row(s, variables, scratch))
+            self._loops(s, rest, placed, (), lambda s, variables: fold.row(s, variables, inside))
 
-    def _scratch(self, s: DeviceStatements) -> tirx.Buffer:
-        acc = Accumulator.start(s, self.compute.reduction or "+", self._combined, 1)
-        return s.allocate("partial", (self.team.warps,), str(acc.state.dtype), scope="shared")
+    def take_beside(
+        self, s: Statements, at: Evaluator, acc: Accumulator, made: Mapping[str, tirx.Buffer], c: tirx.Expr
+    ) -> None:
+        """Takes in the value at point number ``c`` of a chunk; what is stored along goes to ``made``."""
+        for inner in self.compute.along:
+            value = at.value_in(inner.value, self.context.views[inner.target].dtype)
+            emitter = replace(self, compute=inner)
+            if inner.target in made:
+                converted = emitter._convert(at, value, inner.value.dtype)
+                s.store(made[inner.target], c, encode(converted, emitter.target.dtype, 1))
+            else:
+                emitter._store(s, at, value)
+            at.knows(Read(tensor=inner.target, indices=inner.indices, dtype=inner.value.dtype), value)
+        replace(self, compute=replace(self.compute, along=()))._take(s, at, acc, None)
 
-    def _row(self, s: DeviceStatements, variables: Variables, scratch: tirx.Buffer | None) -> None:
-        """One output point, by the threads of a warp, or of a block that meet in ``scratch``."""
-        compute, team = self.compute, self.team
-        assert compute.vector is not None and compute.reduction is not None
-        count, first = (WARP, team.lane) if scratch is None else (team.threads, team.thread)
-        first = s.bind("first", first)
-        others = [r for r in compute.reduced if r != compute.vector]
-        outer, filtered = filters(compute)
-        acc = Accumulator.start(s, compute.reduction, self._combined, 1)
-
-        def run(s: Statements, variables: Variables) -> None:
-            vector = compute.vector or ""
-            extent = s.bind("extent", self._extent(s, vector, variables))
-            with s.loop("turn", ceil_div(tirx.max(extent - first, index(0)), index(count))) as turn:
-                at = {**variables, vector: s.bind(vector, turn * count + first)}
-                inner = self.context.evaluator(s, at)
-                where = inner.condition(filtered)
-                with s.when(True if where is None else where):
-                    self._take(s, self.context.evaluator(s, at), acc, None)
-
-        condition = self.context.evaluator(s, variables).condition(compute.condition)
-        with s.when(True if condition is None else condition), self._where(s, outer, variables):
-            self._loops(s, others, variables, (), run)
-        total = self._combined_by_warp(s, acc, acc.state)
-        if scratch is not None:
-            total = self._combined_by_block(s, acc, scratch)
-        with s.when(tirx.EQ(first, index(0))):
-            at = self.context.evaluator(s, variables)
-            held = tirx.NE(total, tirx.IntImm(str(total.ty.dtype), 0)) if acc.dtype.is_bool else total
-            self._guarded(s, at, variables, lambda: self._store(s, at, self._convert(at, held, acc.result_type)))
-
-    def _combined_by_warp(self, s: Statements, acc: Accumulator, state: tirx.Buffer) -> tirx.Expr:
-        """The results of a warp's threads as one, in all of them."""
-        distance = WARP // 2
-        while distance:
-            mine = s.share(tirx.BufferLoad(state, [index(0)]))
-            other = s.share(exchanged(mine, distance))
-            # A fixed order of the operands, so that all threads hold the same bits.
-            s.store(state, 0, acc.combine(mine, other))
-            distance //= 2
-        return tirx.BufferLoad(state, [index(0)])
-
-    def _combined_by_block(self, s: DeviceStatements, acc: Accumulator, scratch: tirx.Buffer) -> tirx.Expr:
-        """The results of a block's warps as one, added up by its first thread in the order of the warps."""
-        team = self.team
-        with s.when(tirx.EQ(team.lane, index(0))):
-            s.store(scratch, team.warp, tirx.BufferLoad(acc.state, [index(0)]))
-        s.barrier()
-        with s.when(tirx.EQ(team.thread, index(0))), s.loop("w", index(team.warps - 1)) as w:
-            other = s.share(tirx.BufferLoad(scratch, [w + 1]))
-            s.store(acc.state, 0, acc.combine(tirx.BufferLoad(acc.state, [index(0)]), other))
-        s.barrier()
-        return tirx.BufferLoad(acc.state, [index(0)])
+    def beside(self, s: Statements, rank: str, width: int) -> dict[str, tirx.Buffer]:
+        """Registers for the chunks that are stored along a reduction."""
+        made: dict[str, tirx.Buffer] = {}
+        for inner in self.compute.along:
+            view = self.context.views[inner.target]
+            if inner.within is None and moves_along(inner.indices, rank) and constant(view.strides[-1]) == 1:
+                made[inner.target] = s.allocate("out", (width,), str(view.flat.dtype), scope="local")
+        return made
 
 
-def is_ragged(compute: Compute, rank: str) -> bool:
-    """Whether the extent of a rank depends on other ranks of the Compute, or on data."""
+def is_ragged(compute: Compute, rank: str, *, data: bool = True) -> bool:
+    """Whether the extent of a rank depends on other ranks of the Compute, or (``data``) on data."""
     extent = compute.extent(rank)
-    return bool(set(ranks_of(extent)) & {r.name for r in compute.ranks}) or any(True for _ in reads_of(extent))
+    if set(ranks_of(extent)) & {r.name for r in compute.ranks}:
+        return True
+    return data and any(True for _ in reads_of(extent))
 
 
 def _multiplied(product: MatrixProduct, dtype: DType) -> Expr:

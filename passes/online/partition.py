@@ -23,10 +23,12 @@ from ..names import Names
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """Into how many parts a rank is dealt out: at most ``most``, and no more than it has times ``least`` positions."""
+    """Into how many parts a rank is dealt out: at most ``most`` (and the size ``share``), and no more than it has times
+    ``least`` positions."""
 
     most: int
     least: int
+    share: Expr | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +138,8 @@ def partition(
             length, each_part = op("mul", all_steps, tile_size), op("ceildiv", all_steps, op("max", number, integer(1)))
         # Nothing has no parts: what they would be merged by may divide by the extent.
         enough = op("ceildiv", length, integer(parts.least))
+        if parts.share is not None:
+            enough = op("min", enough, parts.share)
         lets.append(Let(name=number.name, value=op("min", enough, integer(parts.most)), origin=origin))
         lets.append(Let(name=steps.name, value=each_part, origin=origin))
         place = op("add", op("mul", part, steps), step)

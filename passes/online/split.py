@@ -41,7 +41,7 @@ LEAST_PART = 16384
 """Positions of a part that are worth waking a thread for: some ten microseconds of work."""
 
 ROWS = 16
-"""Rows of a matrix product that one thread does together."""
+"""Rows of a matrix product that one thread of a CPU does together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,19 +56,37 @@ class Splitting(Rewriting):
 
 
 def split(
-    derivation: Derivation, *, most: int, least: int = LEAST_PART, tile: int | None = None, beside: Cascade | None = None
+    derivation: Derivation,
+    *,
+    most: int,
+    least: int = LEAST_PART,
+    tile: int | None = None,
+    beside: Cascade | None = None,
+    blocks: Expr | None = None,
+    rows: int = ROWS,
 ) -> Splitting | None:
     """The split form of a derived cascade, in at most ``most`` parts of ``least`` or more positions; None where nothing is.
 
     ``tile`` is the number of positions of a tile (None: what suits the chain). No name of ``beside`` is used, so that
-    both forms can be part of one program.
+    both forms can be part of one program. With ``blocks`` there are no more parts than make so many of all tasks together;
+    ``rows`` of a matrix product are one task.
     """
-    return _Splitting(derivation, most, least, tile, beside).run()
+    return _Splitting(derivation, most, least, tile, beside, blocks, rows).run()
 
 
 class _Splitting:
-    def __init__(self, derivation: Derivation, most: int, least: int, tile: int | None, beside: Cascade | None) -> None:
+    def __init__(
+        self,
+        derivation: Derivation,
+        most: int,
+        least: int,
+        tile: int | None,
+        beside: Cascade | None,
+        blocks: Expr | None,
+        rows: int,
+    ) -> None:
         self.derivation, self.most, self.least, self.tile, self.beside = derivation, most, least, tile, beside
+        self.blocks, self.rows = blocks, rows
         first = derivation.chains[0].structure if derivation.chains else Structure(derivation.cascade)
         self.structure = first
         self.recurs = len(first.straight) < len(first.cascade.einsums)
@@ -150,7 +168,9 @@ class _Splitting:
 
     def _split(self, chain: Chain) -> None:
         tile = self.tile or (ROWS_TILE if _rows(chain) else LONG_TILE)
-        parts = Parts(most=self.most, least=self.least)
+        tasks = _tasks(chain, self.rows)
+        share = None if self.blocks is None else op("ceildiv", self.blocks, op("max", tasks, integer(1)))
+        parts = Parts(most=self.most, least=self.least, share=share)
         form = Split(chain, tile, parts, self.beside)
         cascade, cut = form.build()
         assert cut.part is not None
@@ -158,7 +178,6 @@ class _Splitting:
         length: Expr = integer(1)
         for extent in cut.extents:
             length = op("mul", length, extent)
-        tasks = _tasks(chain)
         names = ", ".join(chain.target(m) for m in chain.members)
         self.ranks = self.ranks or [r.name for r in chain.ranks]
         self.tasks.append(tasks)
@@ -312,7 +331,7 @@ def _points(einsum: Einsum) -> Expr:
     return simplify(total)
 
 
-def _tasks(chain: Chain) -> Expr:
+def _tasks(chain: Chain, rows_together: int) -> Expr:
     """What threads share without a split: the ranks that all reductions keep, the rows of a product by the tile."""
     cascade = chain.structure.cascade
     first, *others = chain.members
@@ -327,7 +346,7 @@ def _tasks(chain: Chain) -> Expr:
     rows = {rank.variables.get(first.index) for rank in _rows(chain)}
     total: Expr = integer(1)
     for r in shared:
-        total = op("mul", total, op("ceildiv", r.extent, integer(ROWS)) if r.name in rows else r.extent)
+        total = op("mul", total, op("ceildiv", r.extent, integer(rows_together)) if r.name in rows else r.extent)
     return simplify(total)
 
 

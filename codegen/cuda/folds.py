@@ -1,0 +1,234 @@
+"""Reductions along a rank whose points lie side by side: several threads for each output point, which combine what they have.
+
+A thread takes chunks of neighbouring elements (``chunks.py``), several of which are loaded before the first is used, so that
+enough is under way to fill the memory's bandwidth; the threads of a warp combine their results by shuffles, those of a block in
+shared memory. All in a fixed order: results are the same bits in every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tvm import tirx
+from tvm.tirx.stmt import ForKind
+
+from ...ir.expr import Expr, Read
+from ...ir.index import upper_bound
+from ...ir.operators import REDUCTIONS
+from ...ir.tile import Compute, Method
+from ..context import Variables
+from ..invariant import filters, shared_by_row
+from ..microkernels.statements import Statements, ceil_div, constant, index
+from ..reduction import Accumulator
+from .chunks import Chunks, chunks_along, moves_along
+from .statements import WARP, DeviceStatements, exchanged
+
+if TYPE_CHECKING:
+    from .compute import DeviceComputeEmitter
+
+Finish = Callable[[Statements, Variables, tirx.Expr], None]
+"""Stores the finished reduction of a point."""
+
+UNDER_WAY = 16
+"""Elements that a thread loads before it uses the first."""
+
+
+def folded_rank(compute: Compute) -> str | None:
+    """The reduced rank along which several threads reduce one output point; None where each point is one thread's."""
+    if compute.scatter or compute.reduction is None:
+        return None
+    if compute.method is Method.FOLD:
+        return compute.vector
+    coordinate = REDUCTIONS[compute.reduction].coordinate
+    if compute.product is None and not coordinate:
+        return None
+    reads = [r for r in compute.reads() if r.tensor != compute.target]
+    for rank in compute.reduced:
+        moving = [moves_along(r.indices, rank) for r in reads]
+        if any(moving) and None not in moving:
+            return rank
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowFold:
+    """The reduction of a Compute along ``rank`` by ``threads`` threads for each output point: some of a warp, or a block."""
+
+    emitter: DeviceComputeEmitter
+    rank: str
+    threads: int
+    finish: Finish  # stores the finished reduction of a point
+    rooms: tuple[tirx.Buffer, ...] = ()  # where the warps of a block meet
+
+    @staticmethod
+    def threads_for(emitter: DeviceComputeEmitter, rank: str) -> int:
+        """How many threads do one output point: a block's where there are few points, less than a warp for short rows."""
+        compute, team, most = emitter.compute, emitter.team, 1
+        for each in compute.output_ranks:
+            extent = upper_bound(compute.extent(each), emitter.context.lets)
+            most = team.warps if extent is None else most * extent
+        if most < team.warps:
+            return team.threads
+        length = upper_bound(compute.extent(rank), emitter.context.lets)
+        chunks = chunks_along(compute, rank, emitter.context.views, stores=False)
+        width = 1 if chunks is None else chunks.width
+        threads = WARP
+        while length is not None and threads > 1 and threads // 2 * width >= length:
+            threads //= 2
+        return threads
+
+    @property
+    def compute(self) -> Compute:
+        return self.emitter.compute
+
+    def meeting_rooms(self, s: DeviceStatements) -> tuple[tirx.Buffer, ...]:
+        """Shared memory for what each warp of a block has."""
+        acc = Accumulator.start(s, self.compute.reduction or "+", self.emitter._combined, 1)
+        return tuple(
+            s.allocate("partial", (self.emitter.team.warps,), str(state.dtype), scope="shared") for state in _states(acc)
+        )
+
+    def row(self, s: Statements, variables: Variables, inside: tirx.Expr | None) -> None:
+        """One output point. All threads of a warp come here, those without a point too, for which ``inside`` is false."""
+        compute, emitter = self.compute, self.emitter
+        assert compute.reduction is not None and isinstance(s, DeviceStatements)
+        others = [r for r in compute.reduced if r != self.rank]
+        outer, filtered = filters(compute)
+        acc = Accumulator.start(s, compute.reduction, emitter._combined, 1)
+        chunks = chunks_along(compute, self.rank, emitter.context.views, stores=False)
+        condition = emitter.context.evaluator(s, variables).condition(compute.condition)
+
+        def run(s: Statements, variables: Variables) -> None:
+            if chunks is not None and chunks.reads:
+                self._by_chunks(s, variables, acc, chunks)
+            else:
+                self._by_elements(s, variables, acc, filtered)
+
+        with (
+            s.when(True if inside is None else inside),
+            s.when(True if condition is None else condition),
+            emitter._where(s, outer, variables),
+        ):
+            emitter._loops(s, others, variables, (), run)
+        self._combine(s, acc)
+        chosen = tirx.EQ(self._own(s), index(0))
+        with s.when(chosen if inside is None else tirx.And(chosen, inside)):
+            self.finish(s, variables, acc.result())
+
+    def _own(self, s: Statements) -> tirx.Expr:
+        """The number of this thread among those of its point."""
+        team = self.emitter.team
+        if self.threads == team.threads:
+            return team.thread
+        return s.bind("own", tirx.truncmod(team.thread, index(self.threads)))
+
+    # -- what one thread takes ---------------------------------------------------------------------------------------------
+
+    def _by_elements(self, s: Statements, variables: Variables, acc: Accumulator, filtered: Expr | None) -> None:
+        extent = s.bind("extent", self.emitter._extent(s, self.rank, variables))
+        first, count = self._own(s), index(self.threads)
+        with s.loop("turn", ceil_div(tirx.max(extent - first, index(0)), count)) as turn:
+            self._element(s, variables, acc, turn * count + first, filtered)
+
+    def _element(self, s: Statements, variables: Variables, acc: Accumulator, place: tirx.Expr, filtered: Expr | None) -> None:
+        context = self.emitter.context
+        at = {**variables, self.rank: s.bind(self.rank, place)}
+        where = context.evaluator(s, at).condition(filtered)
+        with s.when(True if where is None else where):
+            self.emitter._take(s, context.evaluator(s, at), acc, None)
+
+    def _by_chunks(self, s: Statements, variables: Variables, acc: Accumulator, chunks: Chunks) -> None:
+        """Whole chunks, several at a time, then one by one, then the elements before the first and behind the last."""
+        context, width = self.emitter.context, chunks.width
+        extent = s.bind("extent", self.emitter._extent(s, self.rank, variables))
+        start = context.evaluator(s, {**variables, self.rank: index(0)})
+        first, count = self._own(s), index(self.threads)
+        with s.when(extent > 0):
+            shared = {e: s.share(start.value(e)) for e in shared_by_row(self.compute, self.rank) if not e.dtype.is_bool}
+            main = chunks.reads[0]
+            shift = chunks.shift(s, context.views[main.tensor], start.offset(main.tensor, main.indices), extent)
+            low = s.bind("low", tirx.Select(shift > 0, index(1), index(0)) if constant(shift) is None else shift)
+            high = s.bind("high", tirx.truncdiv(extent + shift, index(width)))
+            own = s.bind("own", ceil_div(tirx.max(high - low - first, index(0)), count))
+            together = max(1, UNDER_WAY // width)
+            full = s.bind("full", tirx.truncdiv(own, index(together)))
+
+            def base(turn: tirx.Expr) -> tirx.Expr:
+                return s.bind("base", (low + first + turn * count) * width - shift)
+
+            with s.loop("turn", full) as turn:
+                self._chunks(s, variables, acc, chunks, [base(turn * together + n) for n in range(together)], shared)
+            with s.loop("turn", own - full * together) as turn:
+                self._chunks(s, variables, acc, chunks, [base(full * together + turn)], shared)
+            before = s.bind("before", tirx.min(tirx.max(low * width - shift, index(0)), extent))
+            after = s.bind("after", tirx.max(high * width - shift, before))
+            edges = s.bind("edges", before + extent - after)
+            with s.loop("turn", ceil_div(tirx.max(edges - first, index(0)), count)) as turn:
+                edge = s.bind("edge", turn * count + first)
+                self._element(s, variables, acc, tirx.Select(edge < before, edge, after + edge - before), None)
+
+    def _chunks(
+        self,
+        s: Statements,
+        variables: Variables,
+        acc: Accumulator,
+        chunks: Chunks,
+        bases: list[tirx.Expr],
+        shared: dict[Expr, tirx.Expr],
+    ) -> None:
+        """Takes the chunks that begin at ``bases``, all of which are loaded first."""
+        emitter, compute = self.emitter, self.compute
+        firsts = [emitter.context.evaluator(s, {**variables, self.rank: base}) for base in bases]
+        loaded: list[dict[Read, tirx.Buffer]] = [chunks.load(s, first) for first in firsts]
+        for base, first, held in zip(bases, firsts, loaded, strict=True):
+            made = emitter.beside(s, self.rank, chunks.width)
+            with s.loop("c", chunks.width, kind=ForKind.UNROLLED) as c:
+                place = {**variables, self.rank: s.bind(self.rank, base + c)}
+                at = chunks.given(emitter.context.evaluator(s, place).given(shared), held, c)
+                emitter.take_beside(s, at, acc, made, c)
+            for inner in compute.along:
+                if inner.target in made:
+                    chunks.store(s, first, inner.target, inner.indices, made[inner.target])
+
+    # -- the results of several threads as one -----------------------------------------------------------------------------
+
+    def _combine(self, s: DeviceStatements, acc: Accumulator) -> None:
+        """The results of all threads of the point, in the first of them (of a warp, in all)."""
+        distance = min(self.threads, WARP) // 2
+        while distance:
+            held = _held(s, acc)
+            _join(s, acc, held, [s.share(exchanged(value, distance)) for value in held])
+            distance //= 2
+        if self.rooms:
+            self._combine_warps(s, acc)
+
+    def _combine_warps(self, s: DeviceStatements, acc: Accumulator) -> None:
+        """The results of a block's warps as one, in the order of the warps, in the block's first thread."""
+        team = self.emitter.team
+        with s.when(tirx.EQ(team.lane, index(0))):
+            for room, state in zip(self.rooms, _states(acc), strict=True):
+                s.store(room, team.warp, tirx.BufferLoad(state, [index(0)]))
+        s.barrier()
+        with s.when(tirx.EQ(team.thread, index(0))), s.loop("w", index(team.warps - 1)) as w:
+            _join(s, acc, _held(s, acc), [s.share(tirx.BufferLoad(room, [w + 1])) for room in self.rooms])
+        s.barrier()
+
+
+def _states(acc: Accumulator) -> list[tirx.Buffer]:
+    return [acc.state] if acc.best is None else [acc.state, acc.best]
+
+
+def _held(s: Statements, acc: Accumulator) -> list[tirx.Expr]:
+    return [s.share(tirx.BufferLoad(state, [index(0)])) for state in _states(acc)]
+
+
+def _join(s: Statements, acc: Accumulator, mine: list[tirx.Expr], other: list[tirx.Expr]) -> None:
+    """Combines what two threads have; a fixed order of the operands, so that all threads hold the same bits."""
+    if acc.best is None:
+        s.store(acc.state, 0, acc.combine(mine[0], other[0]))
+        return
+    value, place = (s.share(e) for e in acc.join(mine[0], mine[1], other[0], other[1]))
+    s.store(acc.state, 0, value)
+    s.store(acc.best, 0, place)
