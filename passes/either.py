@@ -20,7 +20,6 @@ from .online.derive import Derivation
 from .online.split import LEAST_PART, Splitting, split
 from .tiling import contraction
 from .tiling.assemble import assemble
-from .tiling.tiles import ROWS_OF_A_BLOCK
 
 MOST_PARTS = 64
 """More parts than this cost more to merge than further cores save."""
@@ -78,7 +77,7 @@ def _least_part(derivation: Derivation, target: Target) -> int:
     if target.gpu is None:
         return LEAST_PART
     products = any(contraction.product_of(e) is not None for e in derivation.cascade.einsums)
-    return LEAST_OF_VECTORS if products else LEAST_OF_A_BLOCK
+    return LEAST_OF_VECTORS if products and derivation.chains else LEAST_OF_A_BLOCK
 
 
 def in_parts(program: TileProgram, source: Cascade, derivation: Derivation, target: Target) -> TileProgram:
@@ -89,9 +88,7 @@ def in_parts(program: TileProgram, source: Cascade, derivation: Derivation, targ
     most, on_gpu = most_parts(target), target.gpu is not None
     if on_gpu:
         blocks = integer(2 * workers)
-        found = split(
-            derivation, most=most, least=least, tile=least, beside=derivation.cascade, blocks=blocks, rows=ROWS_OF_A_BLOCK
-        )
+        found = split(derivation, most=most, least=least, tile=least, beside=derivation.cascade, blocks=blocks)
     else:
         found = split(derivation, most=most, least=least, beside=derivation.cascade)
     if found is None or (not on_gpu and found.heavy and derivation.chains and program.cascade == source):

@@ -22,6 +22,7 @@ from ..microkernels.statements import Statements, as_index, ceil_div, constant, 
 from ..reduction import Accumulator
 from ..views import encode, zero
 from .chunks import Chunks, chunks_along, moves_along
+from .columns import ColumnFold, columns_of
 from .folds import RowFold, folded_rank
 from .statements import WARP, DeviceStatements, Team
 
@@ -64,7 +65,11 @@ class DeviceComputeEmitter(ComputeEmitter):
     def workers(self) -> int:
         """How many points a block has in hand side by side."""
         rank = folded_rank(self.compute)
-        return self.team.threads if rank is None else self.team.threads // self._threads(rank)
+        if rank is not None:
+            return self.team.threads // self._threads(rank)
+        chunks = None if self.compute.scatter else self._chunks()
+        columns = None if chunks is None else self._columns(chunks)
+        return self.team.threads if columns is None else columns
 
     def _dealt(self, ranks: Sequence[str]) -> tuple[list[str], list[str]]:
         """(the ranks that threads share, slowest first, those that each goes through itself). The vector's comes last: what
@@ -122,11 +127,17 @@ class DeviceComputeEmitter(ComputeEmitter):
             return None
         return chunks
 
-    def _spread_chunks(self, s: Statements, chunks: Chunks) -> None:
+    def _columns(self, chunks: Chunks) -> int | None:
+        return columns_of(self._summing.compute, chunks, self.team, self.context.lets)
+
+    def _spread_chunks(self, s: DeviceStatements, chunks: Chunks) -> None:
         """A chunk for each thread."""
         compute, width = self.compute, index(chunks.width)
         shared, _ = self._dealt(compute.output_ranks)
         total, extents = self._total(s, shared, chunks)
+        if (columns := self._columns(chunks)) is not None:
+            ColumnFold(emitter=self._summing, whole=self, chunks=chunks, columns=columns).emit(s, total, shared, extents)
+            return
         extent = s.bind("extent", self._extent(s, chunks.rank, self.variables))
         with self.team.each(s, total, index(self.team.threads), self.team.thread) as at:
             placed = {**self.variables, **s.coordinates(at, shared, extents)}
@@ -138,7 +149,7 @@ class DeviceComputeEmitter(ComputeEmitter):
                 self._chunk(s, {**placed, chunks.rank: base}, chunks)
             first, end = s.bind("first", tirx.max(base, index(0))), tirx.min(base + width, extent)
             with s.when(tirx.EQ(whole, tirx.IntImm("int32", 0))), s.loop("c", tirx.max(end - first, index(0))) as c:
-                self._point(s, {**placed, chunks.rank: s.bind(chunks.rank, first + c)})
+                self._point(s, {**placed, chunks.rank: s.bind("place", first + c)})
 
     def _chunk(self, s: Statements, variables: Variables, chunks: Chunks) -> None:
         """All points of a whole chunk, whose first one is that of ``variables``."""
@@ -166,11 +177,15 @@ class DeviceComputeEmitter(ComputeEmitter):
 
         def store() -> None:
             body()
-            within = first.condition(compute.within)
-            with s.when(True if within is None else within):
-                chunks.store(s, first, compute.target, compute.indices, out)
+            self.store_chunk(s, first, chunks, out)
 
         self._guarded_chunk(s, first, variables, chunks, store)
+
+    def store_chunk(self, s: Statements, first: Evaluator, chunks: Chunks, out: tirx.Buffer) -> None:
+        """Stores a whole chunk from registers, where it lies inside the target."""
+        within = first.condition(self.compute.within)
+        with s.when(True if within is None else within):
+            chunks.store(s, first, self.compute.target, self.compute.indices, out)
 
     def _guarded_chunk(
         self, s: Statements, at: Evaluator, variables: Variables, chunks: Chunks, body: Callable[[], None]
@@ -184,7 +199,7 @@ class DeviceComputeEmitter(ComputeEmitter):
                 self._store(s, absent, zero(self.target.dtype, 1))
 
     def _at(self, s: Statements, variables: Variables, chunks: Chunks, c: tirx.Expr) -> Evaluator:
-        place = s.bind(chunks.rank, variables[chunks.rank] + c)
+        place = s.bind("place", variables[chunks.rank] + c)
         return self.context.evaluator(s, {**variables, chunks.rank: place})
 
     def _sums(self, s: Statements, variables: Variables, chunks: Chunks) -> list[tirx.Expr]:
@@ -246,7 +261,7 @@ class DeviceComputeEmitter(ComputeEmitter):
         if product is None or product.epilogue is None:
             source = I32 if REDUCTIONS[compute.reduction].coordinate else compute.accumulator
             return self._convert(at, total, source)
-        at = self.context.evaluator(s, at.variables, values={SUM: s.share(total)})
+        at = self.context.evaluator(s, dict(at.variables), values={SUM: s.share(total)})
         return self._convert(at, at.value(product.epilogue), product.epilogue.dtype)
 
     # -- reductions by several threads -----------------------------------------------------------------------------------

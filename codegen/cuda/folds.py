@@ -134,7 +134,7 @@ class RowFold:
 
     def _element(self, s: Statements, variables: Variables, acc: Accumulator, place: tirx.Expr, filtered: Expr | None) -> None:
         context = self.emitter.context
-        at = {**variables, self.rank: s.bind(self.rank, place)}
+        at = {**variables, self.rank: s.bind("place", place)}
         where = context.evaluator(s, at).condition(filtered)
         with s.when(True if where is None else where):
             self.emitter._take(s, context.evaluator(s, at), acc, None)
@@ -185,7 +185,7 @@ class RowFold:
         for base, first, held in zip(bases, firsts, loaded, strict=True):
             made = emitter.beside(s, self.rank, chunks.width)
             with s.loop("c", chunks.width, kind=ForKind.UNROLLED) as c:
-                place = {**variables, self.rank: s.bind(self.rank, base + c)}
+                place = {**variables, self.rank: s.bind("place", base + c)}
                 at = chunks.given(emitter.context.evaluator(s, place).given(shared), held, c)
                 emitter.take_beside(s, at, acc, made, c)
             for inner in compute.along:

@@ -13,7 +13,7 @@ from functools import partial
 
 from tvm import tirx
 
-from ...ir.expr import ranks_of
+from ...ir.expr import integer, ranks_of
 from ...ir.microkernels import BY_NAME, FMA
 from ...ir.target import Gpu
 from ...ir.tile import Compute, MatrixProduct
@@ -95,6 +95,8 @@ def on_blocks(compute: Compute) -> bool:
     product = compute.product
     if product is None or product.rows is None or product.columns is None or compute.filter is not None:
         return False
+    if any(compute.extent(r) == integer(1) for r in (product.rows, product.columns)):
+        return False  # a matrix by a vector
     tile = {product.rows, product.columns, product.inner}
     return not any(set(ranks_of(r.extent)) & tile for r in compute.ranks)
 

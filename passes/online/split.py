@@ -41,7 +41,7 @@ LEAST_PART = 16384
 """Positions of a part that are worth waking a thread for: some ten microseconds of work."""
 
 ROWS = 16
-"""Rows of a matrix product that one thread of a CPU does together."""
+"""Rows of a matrix product that one task does together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,15 +63,13 @@ def split(
     tile: int | None = None,
     beside: Cascade | None = None,
     blocks: Expr | None = None,
-    rows: int = ROWS,
 ) -> Splitting | None:
     """The split form of a derived cascade, in at most ``most`` parts of ``least`` or more positions; None where nothing is.
 
     ``tile`` is the number of positions of a tile (None: what suits the chain). No name of ``beside`` is used, so that
-    both forms can be part of one program. With ``blocks`` there are no more parts than make so many of all tasks together;
-    ``rows`` of a matrix product are one task.
+    both forms can be part of one program. With ``blocks`` there are no more parts than make so many of all tasks together.
     """
-    return _Splitting(derivation, most, least, tile, beside, blocks, rows).run()
+    return _Splitting(derivation, most, least, tile, beside, blocks).run()
 
 
 class _Splitting:
@@ -83,10 +81,9 @@ class _Splitting:
         tile: int | None,
         beside: Cascade | None,
         blocks: Expr | None,
-        rows: int,
     ) -> None:
         self.derivation, self.most, self.least, self.tile, self.beside = derivation, most, least, tile, beside
-        self.blocks, self.rows = blocks, rows
+        self.blocks = blocks
         first = derivation.chains[0].structure if derivation.chains else Structure(derivation.cascade)
         self.structure = first
         self.recurs = len(first.straight) < len(first.cascade.einsums)
@@ -168,7 +165,7 @@ class _Splitting:
 
     def _split(self, chain: Chain) -> None:
         tile = self.tile or (ROWS_TILE if _rows(chain) else LONG_TILE)
-        tasks = _tasks(chain, self.rows)
+        tasks = _tasks(chain)
         share = None if self.blocks is None else op("ceildiv", self.blocks, op("max", tasks, integer(1)))
         parts = Parts(most=self.most, least=self.least, share=share)
         form = Split(chain, tile, parts, self.beside)
@@ -331,7 +328,7 @@ def _points(einsum: Einsum) -> Expr:
     return simplify(total)
 
 
-def _tasks(chain: Chain, rows_together: int) -> Expr:
+def _tasks(chain: Chain) -> Expr:
     """What threads share without a split: the ranks that all reductions keep, the rows of a product by the tile."""
     cascade = chain.structure.cascade
     first, *others = chain.members
@@ -346,7 +343,7 @@ def _tasks(chain: Chain, rows_together: int) -> Expr:
     rows = {rank.variables.get(first.index) for rank in _rows(chain)}
     total: Expr = integer(1)
     for r in shared:
-        total = op("mul", total, op("ceildiv", r.extent, integer(rows_together)) if r.name in rows else r.extent)
+        total = op("mul", total, op("ceildiv", r.extent, integer(ROWS)) if r.name in rows else r.extent)
     return simplify(total)
 
 

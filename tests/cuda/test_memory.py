@@ -1,0 +1,136 @@
+"""Kernels that memory bounds: chunks of 16 bytes at rows of any length, reductions by several threads, attention in parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import einfall as ef
+from einfall.compiler.checking import compare
+from einfall.compiler.program import read_program
+from tests.cuda import kernels
+from tests.cuda_emulation.device import Worker
+
+EXAMPLES = Path(ef.__file__).parent / "examples"
+COLUMNS = """\
+kernel columns(X: f32[M, N], b: f32[N]) -> (Y: f32[N], Z: f32[N]) {
+    Y[n] = X[m, n] + b[n] :: +(m)
+    Z[n] = X[m, n] * b[n] :: max(m)
+}
+"""
+ROWS = """\
+kernel rows(X: f32[M, N], b: f32[N]) -> (Y: f32[M], A: i32[M], S: f32[M, N]) {
+    Y[m]    = X[m, n] * b[n]
+    A[m]    = X[m, n] :: argmax(n)
+    S[m, n] = X[m, n] + b[n]
+}
+"""
+LONG = ["norms/softmax", "norms/layernorm", "losses/cross_entropy", "losses/logsumexp", "others/variance"]
+KINDS = [None, np.nan, np.inf, -np.inf]
+
+
+def check(
+    gpu: Worker,
+    source: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: str = "f32",
+    *,
+    hole: float | None = None,
+    **fixed: int,
+) -> None:
+    """Compares with the interpreter, in every order of the threads; ``hole`` is put into some places of the first tensor."""
+    text = source.replace("f32", dtype)
+    cascade, rng = read_program(text).select(None), np.random.default_rng(1)
+    given = {t.name: rng.standard_normal(shapes[t.name]).astype(t.value.storage) for t in cascade.parameters}
+    if hole is not None:
+        first = given[next(iter(shapes))].reshape(-1)
+        first[3::7] = hole
+    found = gpu.run(kernels.run, text, given, {}, "cuda:sm_90", fixed=fixed, every_order=True)
+    comparison = compare(cascade, given, found)
+    assert comparison.passed, comparison
+
+
+def matrix(m: int, n: int) -> dict[str, tuple[int, ...]]:
+    return {"X": (m, n), "b": (n,)}
+
+
+def test_rows_of_odd_length(gpu: Worker) -> None:
+    check(gpu, ROWS, matrix(5, 203))
+
+
+def test_columns(gpu: Worker) -> None:
+    check(gpu, COLUMNS, matrix(70, 37))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f16", "f64"])
+@pytest.mark.parametrize("program", [ROWS, COLUMNS], ids=["rows", "columns"])
+def test_edges(gpu: Worker, program: str, dtype: str) -> None:
+    for m, n in [(1, 1), (0, 5), (5, 0), (3, 7), (9, 64), (33, 129), (2, 1100)]:
+        check(gpu, program, matrix(m, n), dtype)
+    for hole in KINDS:
+        check(gpu, program, matrix(40, 71), dtype, hole=hole)
+    check(gpu, program, matrix(11, 48), dtype, M=11, N=48)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path", ["norms/softmax", "norms/layernorm", "losses/cross_entropy", "losses/logsumexp", "others/variance"]
+)
+def test_few_long_rows_in_parts(gpu: Worker, path: str) -> None:
+    cascade = read_program(EXAMPLES / f"{path}.ecs").select(None)
+    rng = np.random.default_rng(2)
+    known = {"M": 2, "N": 9001, "K": 9001, "V": 9001, "T": 2, "B": 2}
+    given = {}
+    for tensor in cascade.parameters:
+        shape = [known.get(str(getattr(e, "name", "")), 3) for e in tensor.shape]
+        made = rng.standard_normal(shape) if tensor.value.is_float else rng.integers(0, 9001, shape)
+        given[tensor.name] = np.asarray(made).astype(tensor.value.storage)
+    found = gpu.run(kernels.run, EXAMPLES / f"{path}.ecs", given, {}, "cuda:sm_90")
+    comparison = compare(cascade, given, found)
+    assert comparison.passed, comparison
+
+
+def decode(gpu: Worker, positions: int, width: int, dtype: str, *, hole: float | None = None) -> None:
+    """One query for each of two heads."""
+    shapes = {"K": (2, positions, width), "Q": (2, 1, width), "V": (2, positions, width)}
+    text = (EXAMPLES / "attention/attention.ecs").read_text()
+    check(gpu, text, shapes, dtype, hole=hole, P=1, E=width, F=width)
+
+
+def test_one_query_in_parts(gpu: Worker) -> None:
+    decode(gpu, 600, 32, "bf16")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_one_query(gpu: Worker, dtype: str) -> None:
+    for positions, width in [(0, 8), (1, 8), (511, 8), (512, 30), (1025, 64)]:
+        decode(gpu, positions, width, dtype)
+    decode(gpu, 600, 32, dtype, hole=np.nan)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lengths", [(0, 700), (3, 650)])
+def test_grouped_queries_of_a_cache(gpu: Worker, lengths: tuple[int, int]) -> None:
+    path = EXAMPLES / "attention/decode_attention.ecs"
+    rng = np.random.default_rng(3)
+    shapes = {"Q": (2, 4, 32), "K": (2, 2, 700, 32), "V": (2, 2, 700, 32)}
+    given: dict[str, np.ndarray] = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    given["length"] = np.array(lengths, np.int32)
+    found = gpu.run(kernels.run, path, given, {}, "cuda:sm_90", every_order=True)
+    comparison = compare(read_program(path).select(None), given, found)
+    assert comparison.passed, comparison
+
+
+def test_when_a_row_is_split() -> None:
+    from einfall.ir.target import Target
+    from einfall.passes.pipeline import lower
+
+    cascade = read_program(EXAMPLES / "norms/softmax.ecs").select(None)
+    program = lower(cascade, target=Target.parse("cuda:sm_90")).program
+    chosen = next(d for d in program.decisions if d.made_by == "split")
+    assert chosen.chosen == "up to 264 parts, side by side, if M < 264 and N >= 8192"
