@@ -250,6 +250,10 @@ class DeviceComputeEmitter(ComputeEmitter):
         at = self.context.evaluator(s, variables)
         self._guarded(s, at, variables, lambda: self._finish(s, variables, total))
 
+    def finished(self, s: Statements, variables: Variables, total: tirx.Expr) -> tirx.Expr:
+        """What becomes of the finished sum of a product at a point, as the target holds it."""
+        return encode(self._final(s, self.context.evaluator(s, variables), total), self.target.dtype, 1)
+
     def _finish(self, s: Statements, variables: Variables, total: tirx.Expr) -> None:
         at = self.context.evaluator(s, variables)
         self._store(s, at, self._final(s, at, total))

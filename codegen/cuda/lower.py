@@ -156,7 +156,13 @@ class _Lowering(Frame):
     def block_product(self, compute: Compute, team: Team, shape: Shape, scratch: tirx.Buffer) -> BlockProduct:
         emitter = self._emitter(compute, {}, team)
         return BlockProduct(
-            context=self.context, compute=compute, team=team, shape=shape, finish=emitter.finish, scratch=scratch
+            context=self.context,
+            compute=compute,
+            team=team,
+            shape=shape,
+            value=emitter.finished,
+            finish=emitter.finish,
+            scratch=scratch,
         )
 
     def _product(self, compute: Compute, variables: Variables) -> None:

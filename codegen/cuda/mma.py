@@ -20,9 +20,10 @@ from tvm import tirx
 from tvm.backend.cuda.op import cuda_func_call
 from tvm.tirx.stmt import ForKind
 
-from ..microkernels.statements import Statements, index
+from ..microkernels.statements import Statements, as_index, index
 from .staging import Panel, beyond, i32, narrow
 from .statements import WARP, DeviceStatements, Team
+from .writing import TOGETHER, meet, move, pitch
 
 if TYPE_CHECKING:
     from .product import Shape
@@ -208,6 +209,42 @@ class Fragments:
             value = s.share(tirx.BufferLoad(self.sums, [(i * self.across + j) * 4 + e]))
             down = row + i * ROWS + tirx.truncdiv(e, index(2)) * 8
             done(s, down, column + j * COLUMNS + tirx.truncmod(e, index(2)), value)
+
+    def by_rows(
+        self,
+        s: DeviceStatements,
+        scratch: tirx.Buffer,
+        done: Callable[[DeviceStatements, tirx.Expr, tirx.Expr, tirx.Buffer], None],
+    ) -> None:
+        """Gives four sums of a row at a time, with their row and first column in the tile, to ``done``; through ``scratch``,
+        bytes of shared memory of which nobody needs the first :func:`exchanged`."""
+        held, width = pitch(self.across * COLUMNS), self.across * COLUMNS
+        words = tirx.decl_buffer((index(1 << 20),), "float32", name="exchanged", data=scratch.data)
+        s.add(tirx.DeclBuffer(words, data=scratch.data))
+        thread = narrow(s, self.team.thread)
+        lane = s.share(thread & i32(WARP - 1))
+        own = s.share((thread >> i32(WARP.bit_length() - 1)) * (ROWS * held))
+        top, left = self._corner(s)
+        beside = width // TOGETHER  # lanes of a row
+        sums = s.allocate("row", (TOGETHER,), "float32", scope="local")
+        with s.loop("i", self.down, kind=ForKind.UNROLLED) as i:
+            meet(s)
+            with s.loop("j", self.across, kind=ForKind.UNROLLED) as j, s.loop("h", 2, kind=ForKind.UNROLLED) as h:
+                line = (lane >> i32(2)) + tirx.Cast("int32", h) * 8
+                place = own + line * held + tirx.Cast("int32", j) * COLUMNS + (lane & i32(3)) * 2
+                move(s, 2, _address(words, as_index(place)), _address(self.sums, (i * self.across + j) * 4 + h * 2))
+            meet(s)
+            with s.loop("part", width * ROWS // (WARP * TOGETHER)) as part:
+                number = s.share(tirx.Cast("int32", part) * WARP + lane)
+                row = s.share(number >> i32(beside.bit_length() - 1))
+                column = s.share((number & i32(beside - 1)) * TOGETHER)
+                move(s, TOGETHER, _address(sums, 0), _address(words, as_index(own + row * held + column)))
+                done(s, as_index(top + row) + i * ROWS, as_index(left + column), sums)
+
+
+def exchanged(shape: Shape) -> int:
+    """Bytes of shared memory through which the warps of a block hand sums on."""
+    return shape.warps[0] * shape.warps[1] * ROWS * pitch(shape.columns // shape.warps[1]) * 4
 
 
 def _address(buffer: tirx.Buffer, at: tirx.Expr | int) -> tirx.Expr:

@@ -25,9 +25,7 @@ from .operands import RAW, Operand, Side
 from .simt import Scalars
 from .staging import Source, address, aligned, beyond, copy, i32, pipeline
 from .statements import WARP, DeviceStatements, Team
-
-Finish = Callable[[Statements, Variables, tirx.Expr], None]
-"""Stores the finished sum of a point of C."""
+from .writing import Finish, Rows, Value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +104,8 @@ def scratch_of(compute: Compute, shape: Shape) -> int:
     product = compute.product
     assert product is not None
     if product.kernel != FMA:
-        return shape.stages * (shape.rows + shape.columns) * shape.depth * mma.BYTES
+        staged = shape.stages * (shape.rows + shape.columns) * shape.depth * mma.BYTES
+        return staged if shape.stages == 1 else max(staged, mma.exchanged(shape))
     return (shape.rows + shape.columns) * (shape.depth + 1) * (8 if computed(compute.accumulator).endswith("64") else 4)
 
 
@@ -127,6 +126,7 @@ class BlockProduct:
     compute: Compute
     team: Team
     shape: Shape
+    value: Value
     finish: Finish
     scratch: tirx.Buffer  # bytes of shared memory, as many as :func:`scratch_of` says
 
@@ -159,6 +159,14 @@ class BlockProduct:
             work = mma.Fragments(s, self.team, shape, kernel.left)
             steps = partial(self._fragments, work, sides, k)
         self._around(s, outer, variables, steps)
+
+        if shape.stages > 1 and isinstance(work, mma.Fragments):
+            rows = Rows.at(s, self.context, self.compute, variables, (m, n), self.value, self.finish)
+            s.barrier()  # all are done with the operands
+            work.by_rows(
+                s, self.scratch, lambda s, i, j, sums: rows.write(s, s.bind("i", top + i), s.bind("j", left + j), sums)
+            )
+            return
 
         def done(s: Statements, row: tirx.Expr, column: tirx.Expr, value: tirx.Expr) -> None:
             i, j = s.bind("i", top + row), s.bind("j", left + column)

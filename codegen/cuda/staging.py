@@ -57,8 +57,8 @@ __device__ __forceinline__ unsigned einfall_shared(const void* p) {
 """
 
 _ALIGNED = """
-__device__ __forceinline__ int einfall_aligned(const void* p, long long step) {
-  return ((reinterpret_cast<unsigned long long>(p) | static_cast<unsigned long long>(step)) & 15) == 0;
+__device__ __forceinline__ int einfall_aligned(const void* p, long long step, int bytes) {
+  return ((reinterpret_cast<unsigned long long>(p) | static_cast<unsigned long long>(step)) & (bytes - 1)) == 0;
 }
 """
 
@@ -160,10 +160,11 @@ def source_of(
     return Source(flat=view.flat, origin=origin, stride=s.bind("stride", stride), lines=lines, width=width, size=size)
 
 
-def aligned(source: Source) -> tirx.Expr:
-    """Whether every line begins at a multiple of 16 bytes: 0 or 1, an int32."""
+def aligned(source: Source, bytes_: int = CHUNK) -> tirx.Expr:
+    """Whether every line begins at a multiple of so many bytes, a power of two: 0 or 1, an int32."""
     first = tirx.address_of(tirx.BufferLoad(source.flat, [source.origin]))
-    return cuda_func_call("einfall_aligned", first, source.stride * source.size, source_code=_ALIGNED, return_type="int32")
+    step = source.stride * source.size
+    return cuda_func_call("einfall_aligned", first, step, i32(bytes_), source_code=_ALIGNED, return_type="int32")
 
 
 def address(s: Statements, buffer: tirx.Buffer, byte: tirx.Expr | int = 0) -> tirx.Expr:
