@@ -61,6 +61,10 @@ class Family(ABC):
     def carrier(self, dtype: DType, value: object) -> object:
         """What is passed to the kernel for an array that :meth:`empty` made."""
 
+    def stream(self, value: object) -> tuple[int, object]:
+        """(the stream of the GPU on which a kernel runs whose first array is ``value``, what keeps the stream alive)."""
+        raise NotImplementedError(f"{self.name} arrays are not on a GPU")
+
     @abstractmethod
     def converted(self, value: object) -> object:
         """The array that the caller gets for one that :meth:`empty` made."""
@@ -87,6 +91,23 @@ def overlap(a: Memory, b: Memory) -> bool:
         return bool(np.shares_memory(_image(a, start, end), _image(b, start, end), max_work=cast(Literal[0], 100_000)))
     except (np.exceptions.TooHardError, ValueError, OverflowError):
         return True
+
+
+def is_repeated(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether several elements share one place in memory: some dimension is expanded."""
+    return 0 not in shape and any(n > 1 and s == 0 for n, s in zip(shape, strides, strict=True))
+
+
+def check_aligned(name: str, address: int, dtype: DType) -> None:
+    """Raise EinfallError E1011 for an array on a GPU whose elements lie across their natural boundaries: reading one would end
+    the process's use of the GPU."""
+    size = dtype.storage.itemsize
+    if address % size:
+        raise error(
+            "E1011",
+            f"`{name}` begins {address % size} bytes after a multiple of {size}, the size of its elements",
+            help=f"pass a copy of `{name}`: a GPU reads elements only where they are aligned",
+        )
 
 
 def wrong_type(name: str, dtype: DType, found: str, help: str) -> EinfallError:

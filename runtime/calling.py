@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import prod
 
 from ..ir.diagnostics import EinfallError, did_you_mean, error
+from ..ir.expr import integer
 from ..ir.types import value_type
 from .arrays import Family, Memory, overlap
 from .device_arrays import DeviceFamily, anywhere
-from .devices import check_device, missing_driver, no_device
+from .devices import check_device, explained, gpu_memory, missing_driver, no_device
 from .extents import determined_sizes, resolve
 from .families import NUMPY, family_of
 from .fastpath import FastPath, FastPlan
+from .gpu_fastpath import GpuFastPath
 from .packing import missing, packed
 from .results import result_tuple
 from .scalars import checked_scalar
 from .signature import Parameter, Signature
+from .streams import enter, hand_over, leave
 from .threads import TVM_POOL, Pool, checked_threads, scale_of
 from .torch_arrays import TorchFamily
 
@@ -53,14 +57,15 @@ class BoundTensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A call that is ready to be made, once or many times: the function's arguments, the arrays it will fill, its scale, and
-    the number of the GPU that it runs on (None: on the CPU)."""
+    """A call that is ready to be made, once or many times: the function's arguments, the arrays it will fill, its scale, the
+    number of the GPU that it runs on (None: on the CPU), and what tells the stream there with what keeps it alive."""
 
     arguments: tuple[object, ...]
     sizes: Mapping[str, int]
     scale: int
     results: tuple[object, ...]
     convert: Callable[[object], object]
+    stream: Callable[[], tuple[int, object]]
     gpu: int | None = None
 
 
@@ -97,7 +102,8 @@ class Caller:
             for i, form in enumerate(signature.packed)
         ]
         self.results = result_tuple(signature.name, [r.name for r in signature.results])
-        self.fast = FastPath(
+        path: type[FastPath] = FastPath if code.device is None else GpuFastPath
+        self.fast = path(
             signature=signature,
             bound={**{name: t.carrier for name, t in tensors.items()}, **scalars},
             sizes=self.undetermined,
@@ -111,6 +117,9 @@ class Caller:
             results=self.results,
             kept={name: t.family.memory(t.value).bounds for name, t in tensors.items()},
         )
+        self.workspace = signature.workspace != integer(0)
+        if isinstance(self.fast, GpuFastPath):
+            self.fast.workspace = self.workspace
 
     def packing(self, tensor: BoundTensor, name: str) -> BoundTensor:
         """A bound tensor, whose shape has been checked, with the packed forms in which the kernel takes it."""
@@ -178,11 +187,27 @@ class Caller:
         run = self.prepare(values, given, out)
         self.pool.use(run.scale + (self.threads if threads is None else checked_threads(threads)))
         try:
-            self.function(*run.arguments)
+            with self.stream(run):
+                self.function(*run.arguments)
         except Exception as failure:
             raise self.failed(failure) from None
         results = [run.convert(each) for each in run.results]
         return results[0] if len(results) == 1 else self.results(*results)
+
+    @contextmanager
+    def stream(self, run: Run) -> Iterator[None]:
+        """Inside, what is launched goes on the stream of a call; of one on the CPU there is none."""
+        if run.gpu is None:
+            yield
+            return
+        stream, owner = run.stream()
+        if self.workspace:
+            hand_over(run.gpu, stream, owner)
+        before = enter(run.gpu, stream)
+        try:
+            yield
+        finally:
+            leave(run.gpu, before)
 
     def prepare(self, values: Sequence[object], given: Mapping[str, object], out: object = None) -> Run:
         """Everything but the call itself: arguments checked, sizes found, results allocated."""
@@ -194,7 +219,10 @@ class Caller:
         on_gpu = self.code.device is not None
         if on_gpu and (reason := missing_driver()) is not None:
             raise no_device(self.signature.name, self.code.device or "", reason)
-        start = home = anywhere() if on_gpu else NUMPY
+        start, first = anywhere() if on_gpu else NUMPY, None
+        if on_gpu:
+            start, first = next(((t.family, t.value) for t in self.tensors.values()), (start, first))
+        home = start
         for parameter, value in zip(self.open, values, strict=True):
             name, dtype = parameter.name, value_type(parameter.dtype)
             if parameter.is_scalar:
@@ -202,13 +230,12 @@ class Caller:
                 continue
             family = family_of(name, value, on_gpu=on_gpu)
             if home is start:
-                home = family
+                home, first = family, value
             carriers[name], shapes[name] = family.input(name, dtype, value)
             arrays.append((name, family, value))
         gpu = self._checked_gpu(home, [(name, family) for name, family, _ in arrays]) if on_gpu else None
-        if isinstance(home, TorchFamily) and not on_gpu:
-            self.fast.learn_torch(home.torch, home.dtypes)  # the next call takes the short way
-        sizes, extents, scale, *_ = self.plan(shapes, given)
+        self._learn(home, first)  # the next call takes the short way
+        sizes, extents, scale, *_ = self.plan(shapes, given, gpu=gpu, device=getattr(first, "device", None))
         if out is None:
             results, passed = self.allocate(home, extents)
         else:
@@ -223,7 +250,15 @@ class Caller:
             results=tuple(results),
             convert=home.converted if out is None else _same,
             gpu=gpu,
+            stream=lambda: home.stream(first),
         )
+
+    def _learn(self, home: Family, first: object) -> None:
+        match home, self.fast:
+            case TorchFamily(), _:
+                self.fast.learn_torch(home.torch, home.dtypes)
+            case DeviceFamily(), GpuFastPath() if first is not None:
+                self.fast.learn(home.library, type(first))
 
     def _checked_gpu(self, home: Family, arrays: Sequence[tuple[str, Family]]) -> int:
         """The GPU of a call. Raises EinfallError E1010 where arrays are on several, E1106 or E1207 where theirs cannot run the
@@ -242,10 +277,17 @@ class Caller:
         check_device(self.signature.name, self.code.device or "", gpu)
         return gpu
 
-    def plan(self, shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, object]) -> FastPlan:
-        """The sizes and shapes of a call, remembered for the next one."""
+    def plan(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        given: Mapping[str, object],
+        *,
+        gpu: int | None = None,
+        device: object = None,
+    ) -> FastPlan:
+        """The sizes and shapes of a call, remembered for the next one. ``device`` is what the first array says of its own."""
         known = all(name in self.undetermined for name in given)
-        key = self.fast.key(shapes, given)
+        key = self.fast.key(shapes, given, device)
         plans = self.fast.plans
         try:
             if known and key in plans:
@@ -256,12 +298,13 @@ class Caller:
         if clash:
             raise error("E1007", f"the size `{clash[0]}` is bound to {self.sizes[clash[0]]} already")
         kept = {i for t in self.tensors.values() for i in t.packed}
-        found = resolve(self.signature, shapes, {**self.sizes, **given}, kept=kept)
+        memory = None if gpu is None else gpu_memory(gpu)
+        found = resolve(self.signature, shapes, {**self.sizes, **given}, kept=kept, memory=memory)
         elements = sum(prod(shape) for shape in (*shapes.values(), *found.shapes))
         stored = [(p.dtype, shapes[p.name]) for p in self.open if not p.is_scalar]
         stored += [(r.dtype, shape) for r, shape in zip(self.signature.results, found.shapes, strict=True)]
         sizes_in_bytes = tuple(prod(shape) * value_type(dtype).storage.itemsize for dtype, shape in stored)
-        scale = scale_of(_ELEMENT * elements + found.workspace)
+        scale = scale_of(_ELEMENT * elements + found.workspace) if gpu is None else gpu
         plan = (found.arguments, found.shapes, scale, tuple(map(_strides, found.shapes)), sizes_in_bytes)
         # The short way cannot pass arrays without elements (see dltensor.py).
         if known and not any(0 in shape for shape in (*shapes.values(), *found.shapes)):
@@ -335,6 +378,8 @@ class Caller:
         if isinstance(failure, EinfallError):
             return failure
         text = str(failure).strip()
+        if self.code.device is not None and (told := explained(self.signature.name, self.code.device, text)) is not None:
+            return told
         if isinstance(failure, MemoryError) or "alloc" in text:
             return error("E1013", f"there is not enough memory for `{self.signature.name}` with these sizes")
         first = next((line for line in text.splitlines() if line.strip()), type(failure).__name__)

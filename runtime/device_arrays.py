@@ -1,46 +1,34 @@
 """Arrays in a GPU's memory as arguments and results: PyTorch's tensors, and those of whatever else speaks DLPack.
 
-Nothing is copied between devices, and nobody is waited for: a kernel that is given PyTorch's tensors runs on PyTorch's current
-stream (TVM's bindings ask for it), others run on the default stream.
+Nothing is copied between devices, and nobody is waited for: a kernel runs on the stream that is current in the library of its
+first array (streams.py).
 """
 
 from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Protocol, cast
+from typing import cast
 
 import numpy as np
 
 from ..ir.diagnostics import EinfallError, error
-from ..ir.types import DType, Kind
-from .arrays import Family, Memory, repeated, scattered, travels_as_bytes, wrong_type
-from .devices import CUDA
+from ..ir.types import DType
+from .arrays import Family, Memory, check_aligned, is_repeated, repeated, scattered, wrong_type
 from .dltensor import empty_handle, tensor_handle
+from .gpu_libraries import Exported, Library, allocated, library, spelled
+from .streams import CUDA
 from .torch_arrays import TorchFamily
 from .tvm_runtime import global_function, tvm_ffi
 
 
-class _Exported(Protocol):
-    """The part of ``tvm_ffi.Tensor`` that is used here. Strides count elements."""
-
-    dtype: object
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-    def data_ptr(self) -> int: ...
-
-
 class DeviceFamily(Family):
-    """Arrays of the library ``package`` on GPU number ``device``, read through DLPack; ``convert`` makes the library's own of
-    results."""
+    """Arrays of a library on GPU number ``device``, read through DLPack."""
 
-    def __init__(self, package: str, device: int, convert: Callable[[object], object] | None = None) -> None:
-        self.name = package  # type: ignore[misc]
-        self.device = device
-        self._convert = convert
+    def __init__(self, library: Library, device: int) -> None:
+        self.name = library.name  # type: ignore[misc]
+        self.library, self.device = library, device
 
     def input(self, name: str, dtype: DType, value: object) -> tuple[object, tuple[int, ...]]:
         array = self._checked(name, dtype, value)
@@ -54,35 +42,45 @@ class DeviceFamily(Family):
 
     def output(self, name: str, dtype: DType, value: object) -> tuple[object, tuple[int, ...]]:
         array = self._checked(name, dtype, value)
-        if 0 not in array.shape and any(n > 1 and s == 0 for n, s in zip(array.shape, array.strides, strict=True)):
+        if is_repeated(array.shape, array.strides):
             raise repeated(name)
         if not _dense_rows(array):
             raise scattered(name)
         return self._handle(dtype, array, value), tuple(array.shape)
 
     def memory(self, value: object) -> Memory:
-        array = _exported("out", value)
+        array = self._exported("out", value)
         size = np.dtype(_width(str(array.dtype))).itemsize
         strides = tuple(s * size for s in array.strides)
         return Memory(address=array.data_ptr(), shape=tuple(array.shape), strides=strides, itemsize=size)
 
     def empty(self, shape: tuple[int, ...], dtype: DType) -> object:
-        allocate = global_function("runtime.TVMTensorAllocWithScope")
-        return allocate(tvm_ffi().Shape(shape), _spelled(dtype)[0], tvm_ffi().device(CUDA, self.device), None)
+        return self.library.empty(shape, dtype, self.device)
 
     def carrier(self, dtype: DType, value: object) -> object:
-        return self._handle(dtype, _exported("out", value), value)
+        return self._handle(dtype, self.library.made(value), value)
 
     def converted(self, value: object) -> object:
-        return value if self._convert is None else self._convert(value)
+        return self.library.given(value)
 
-    def _checked(self, name: str, dtype: DType, value: object) -> _Exported:
-        array = _exported(name, value)
-        if str(array.dtype) not in _spelled(dtype):
-            raise wrong_type(name, dtype, str(array.dtype), f"convert it to {_spelled(dtype)[0]} first")
+    def stream(self, value: object) -> tuple[int, object]:
+        return self.library.stream(value, self.device)
+
+    def _checked(self, name: str, dtype: DType, value: object) -> Exported:
+        array = self._exported(name, value)
+        if str(array.dtype) not in spelled(dtype):
+            raise wrong_type(name, dtype, str(array.dtype), f"convert it to {spelled(dtype)[0]} first")
+        check_aligned(name, array.data_ptr(), dtype)
         return array
 
-    def _handle(self, dtype: DType, array: _Exported, owner: object) -> object:
+    def _exported(self, name: str, value: object) -> Exported:
+        try:
+            return self.library.exported(value)
+        except (BufferError, RuntimeError, TypeError, ValueError) as failure:
+            reason = str(failure).strip().partition("\n")[0]
+            raise error("E1008", f"`{name}` ({type(value).__name__}) cannot be read as an array: {reason}") from None
+
+    def _handle(self, dtype: DType, array: Exported, owner: object) -> object:
         shape = tuple(array.shape)
         if 0 in shape:
             return empty_handle(shape, dtype, (CUDA, self.device))
@@ -122,16 +120,16 @@ def uploaded(array: np.ndarray, gpu: int = 0) -> object:
     """A copy of a NumPy array on a GPU, as a DLPack array of TVM's. Types that NumPy lacks are ml_dtypes'."""
     dense = np.ascontiguousarray(array).reshape(array.shape)
     name = "uint8" if dense.dtype.itemsize == 1 and dense.dtype.kind not in "biu" else str(dense.dtype)
-    allocate, copy = (global_function(f"runtime.TVMTensor{does}") for does in ("AllocWithScope", "CopyFromBytes"))
-    made = allocate(tvm_ffi().Shape(dense.shape), name, tvm_ffi().device(CUDA, gpu), None)
+    made = allocated(dense.shape, name, gpu)
     if dense.size:
+        copy = global_function("runtime.TVMTensorCopyFromBytes")
         copy(made, ctypes.c_void_p(dense.__array_interface__["data"][0]), dense.nbytes)
     return made
 
 
 def downloaded(array: object, dtype: np.dtype) -> np.ndarray:
     """A copy of a DLPack array on a GPU as a NumPy array of elements that are ``dtype``."""
-    held = _exported("result", array)
+    held = cast(Exported, tvm_ffi().from_dlpack(array))
     found = np.empty(tuple(held.shape), dtype)
     if found.size:
         copy = global_function("runtime.TVMTensorCopyToBytes")
@@ -146,43 +144,15 @@ def _torch_family(device: int) -> TorchFamily:
 
 @lru_cache(maxsize=16)
 def _family(package: str, device: int) -> DeviceFamily:
-    convert: Callable[[object], object] | None = None
-    if package == "cupy":
-        convert = sys.modules["cupy"].from_dlpack
-    elif package in ("jax", "jaxlib"):
-        from jax.dlpack import from_dlpack
-
-        package, convert = "jax", from_dlpack
-    return DeviceFamily(package, device, convert)
-
-
-def _exported(name: str, value: object) -> _Exported:
-    try:
-        return cast(_Exported, tvm_ffi().from_dlpack(value))
-    except (BufferError, RuntimeError, TypeError, ValueError) as failure:
-        reason = str(failure).strip().partition("\n")[0]
-        raise error("E1008", f"`{name}` ({type(value).__name__}) cannot be read as an array: {reason}") from None
+    return DeviceFamily(library(package), device)
 
 
 def _not_on_gpu(name: str, where: str, help: str) -> EinfallError:
     return error("E1010", f"`{name}` is on {where}; this kernel runs on a GPU", help=help)
 
 
-def _dense_rows(array: _Exported) -> bool:
+def _dense_rows(array: Exported) -> bool:
     return not array.shape or array.strides[-1] == 1 or array.shape[-1] <= 1
-
-
-def _spelled(dtype: DType) -> tuple[str, ...]:
-    """How DLPack names the type, the form in which it travels first."""
-    if dtype.is_bool:
-        return ("bool",)
-    if dtype.name == "bf16":
-        return ("bfloat16",)
-    if travels_as_bytes(dtype):
-        return ("uint8", {"f8_e4m3": "float8_e4m3fn", "f8_e5m2": "float8_e5m2"}.get(dtype.name, "uint8"))
-    if dtype.is_float:
-        return (f"float{dtype.bits}",)
-    return (f"{'uint' if dtype.kind is Kind.UNSIGNED else 'int'}{max(8, dtype.bits)}",)
 
 
 def _width(name: str) -> str:

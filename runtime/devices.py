@@ -10,10 +10,8 @@ from functools import lru_cache
 from ..ir.cuda_places import libraries
 from ..ir.diagnostics import EinfallError, error
 from .driver import driver
+from .streams import CUDA
 from .tvm_runtime import global_function, load_library, tvm_ffi
-
-CUDA = 2
-"""DLPack's number of the device type kDLCUDA."""
 
 RUNTIME = 13
 """The major version of CUDA's runtime library that TVM's is linked with: the driver must know it."""
@@ -21,7 +19,7 @@ RUNTIME = 13
 ARCHITECTURE = re.compile(r"sm_(\d+)(\d)([af]?)")
 """The name of a CUDA architecture: major and minor number, and a letter where it is for these alone."""
 
-_EXISTS, _COMPUTE_CAPABILITY = 0, 4  # TVM's DeviceAttrKind
+_EXISTS, _COMPUTE_CAPABILITY, _FREE_MEMORY = 0, 4, 15  # TVM's DeviceAttrKind
 
 
 @lru_cache(maxsize=1)
@@ -86,6 +84,38 @@ def check_device(name: str, arch: str, device: int) -> None:
             f"`{name}` was compiled for {arch}, but GPU {device} has compute capability {found}",
             help=f'compile it for this GPU: target="cuda:sm_{major}{minor}"',
         )
+
+
+@lru_cache(maxsize=16)
+def gpu_memory(device: int) -> tuple[int, str]:
+    """(bytes of memory of a GPU that is there, whose they are)."""
+    return driver().devices[device].memory, f"GPU {device}'s"
+
+
+def _free_memory(device: int) -> int:
+    found = global_function("runtime.GetDeviceAttr")(CUDA, device, _FREE_MEMORY)
+    return found if isinstance(found, int) else 0
+
+
+def explained(name: str, arch: str, text: str) -> EinfallError | None:
+    """What the user is told where a call failed with this ``text``; None where it tells nothing that they could change."""
+    if "out of memory" in text or "cudaErrorMemoryAllocation" in text:
+        free = ", ".join(f"{_free_memory(each.number) >> 20} of {each.memory >> 20} MiB" for each in driver().devices)
+        return error(
+            "E1013",
+            f"there is not enough memory on the GPU for `{name}` with these sizes",
+            notes=[f"free: {free}"],
+            help="free other arrays; what PyTorch keeps of freed ones, torch.cuda.empty_cache() gives back",
+        )
+    if "cuModuleLoad" in text:
+        newest = ".".join(map(str, driver().version))
+        reason = text.strip().splitlines()[0].rpartition("error: ")[2]
+        return error(
+            "E1106",
+            f"the NVIDIA driver (for CUDA up to {newest}) does not load the machine code of `{name}` for {arch}: {reason}",
+            help="update the driver, or compile the kernel with a CUDA toolkit that is no newer than it",
+        )
+    return None
 
 
 def no_device(name: str, arch: str, reason: str) -> EinfallError:

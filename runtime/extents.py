@@ -66,9 +66,11 @@ def resolve(
     given: Mapping[str, object] | None = None,
     *,
     kept: Container[int] = (),
+    memory: tuple[int, str] | None = None,
 ) -> Plan:
     """The plan of a call with arguments of these shapes and these sizes given by name.
 
+    ``memory`` is what intermediates have to fit in: bytes, and whose they are (default: the machine's).
     ``kept`` are the places of the constants among ``signature.packed`` that have been packed already.
     Raises EinfallError E1001, E1003, E1004, E1005, E1006, E1012, E1013, and E0701 for a violated ``require``.
     """
@@ -84,11 +86,12 @@ def resolve(
         if place not in kept and value_of(form.rows, values, "rows") > FEW_ROWS
     ]
     needed = workspace + sum(packing)
-    if needed > physical_memory():
+    most, whose = memory or (physical_memory(), "the machine's")
+    if needed > most:
         raise error(
             "E1013",
-            f"the intermediates of `{signature.name}` would need {needed} bytes for these sizes, more than the "
-            f"machine's memory of {physical_memory()} bytes",
+            f"the intermediates of `{signature.name}` would need {needed} bytes for these sizes, more than "
+            f"{whose} memory of {most} bytes",
             notes=[f"{sum(packing)} of them are for constants that are packed in the call"] if packing else [],
         )
     return Plan(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import linecache
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from types import ModuleType
 from typing import TypeAlias
 
@@ -22,8 +23,8 @@ from .signature import Parameter, Signature, usable_keyword
 from .threads import Pool, available_threads
 
 FastPlan: TypeAlias = "tuple[tuple[int, ...], tuple[tuple[int, ...], ...], int, tuple[tuple[int, ...], ...], tuple[int, ...]]"
-"""The sizes that the function takes, the shapes of the results, the scale of the call, the strides of the results, and the
-bytes of the open tensors and of the results."""
+"""The sizes that the function takes, the shapes of the results, the scale of the call (on a GPU: its number), the strides of
+the results, and the bytes of the open tensors and of the results."""
 
 PREFIX = "_einfall_"
 _RESERVED = frozenset({"out", "threads"})
@@ -112,8 +113,8 @@ class FastPath:
         self.namespace.update(new)
         self.namespace[f"{PREFIX}Tensor"] = torch.Tensor  # last: other threads may be calling
 
-    def key(self, shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, object]) -> tuple[object, ...]:
-        """The key of ``plans`` for a combination of shapes and given sizes."""
+    def key(self, shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, object], device: object) -> tuple[object, ...]:
+        """The key of ``plans`` for a combination of shapes and given sizes. ``device`` is that of the first open tensor."""
         return (
             *(shapes[p.name] for p in self.open if not p.is_scalar),
             *(given.get(name) for name in self.sizes),
@@ -131,20 +132,29 @@ class FastPath:
         sizes = [name for name in self.sizes if _usable(name)]
         keywords = [*(f"{name}=None" for name in sizes), "out=None", "threads=None"]
         yield f"def {e}call({', '.join([*names.values(), '*', *keywords])}):"
-        parts = [f"{names[p.name]}.shape" for p in self.open if not p.is_scalar]
-        parts += [name if _usable(name) else "None" for name in self.sizes]
+        parts = self._parts(names)
         general = self._general(names)
         yield "    try:"
         found = ", ".join(f"{e}{each}" for each in ("sizes", "shapes", "scale", "strides", "bytes"))
         yield f"        {found} = {e}plans[{''.join(f'{part}, ' for part in parts) or '()'}]"
         yield f"    except {e}Exception: {general}"
+        yield from self._branches(names)
+        yield f"    {general}"
+
+    def _parts(self, names: Mapping[str, str]) -> list[str]:
+        """The parts of a call's key, as expressions."""
+        parts = [f"{names[p.name]}.shape" for p in self.open if not p.is_scalar]
+        return parts + [name if _usable(name) else "None" for name in self.sizes]
+
+    def _branches(self, names: Mapping[str, str]) -> Iterator[str]:
+        """What is done for each library of arrays; whatever none of them takes is left."""
+        e = PREFIX
         yield f"    if threads is None: {e}setting = {e}threads + {e}scale"
         yield f"    elif {e}type(threads) is {e}int and 0 < threads <= {e}most: {e}setting = threads + {e}scale"
-        yield f"    else: {general}"
+        yield f"    else: {self._general(names)}"
         yield from self._numpy(names)
         if any(not p.is_scalar for p in self.open):
             yield from self._torch(names)
-        yield f"    {general}"
 
     def _numpy(self, names: Mapping[str, str]) -> Iterator[str]:
         e = PREFIX
@@ -171,7 +181,7 @@ class FastPath:
         yield f"        else: {self._general(names)}"
         yield from self._invoke(names, outs, torch=False)
 
-    def _torch(self, names: Mapping[str, str]) -> Iterator[str]:
+    def _torch(self, names: Mapping[str, str], *, device: str = "") -> Iterator[str]:
         """What the function itself refuses before it does anything is not asked here: tensors of another type or device, and
         those without elements in memory. It is tried, and what went wrong is found in the general way."""
         e = PREFIX
@@ -179,31 +189,50 @@ class FastPath:
         for position, p in enumerate(self.signature.parameters):
             if p.name in names and not p.is_scalar:
                 tests += _plain_tensor(names[p.name], value_type(p.dtype), f"{e}td{position}")
+        if device:
+            tests.append(self._aligned(names, "{}.data_ptr()"))
         yield "    try:"
         yield f"      if {' and '.join(tests) or 'True'}:"
         outs = [f"{e}r{i}" for i in range(len(self.signature.results))]
         yield "        if out is None:"
         for i, out in enumerate(outs):
-            yield f"            {out} = {e}torch_empty({e}shapes[{i}], {e}strides[{i}], dtype={e}to{i})"
+            yield f"            {out} = {e}torch_empty({e}shapes[{i}], {e}strides[{i}], dtype={e}to{i}{device})"
         tests, given = self._given()
         for i, out in enumerate(given):
             tests += [*_plain_tensor(out, value_type(self.signature.results[i].dtype), f"{e}to{i}")]
             tests.append(f"{out}.shape == {e}shapes[{i}]")
         yield f"        elif {' and '.join(tests)}:"
-        others = [names[p.name] for p in self.open if not p.is_scalar]
-        for i, each in enumerate([*others, *given]):
-            yield f"            {e}m{i} = {each}.data_ptr()"
-        bounds = [self.kept[self.signature.parameters[position].name] for position in self._kept_positions()]
-        tests = []
-        for i in range(len(others), len(others) + len(given)):
-            first, end = f"{e}m{i}", f"{e}m{i} + {e}bytes[{i}]"
-            tests += [f"({first} >= {e}m{j} + {e}bytes[{j}] or {end} <= {e}m{j})" for j in range(i)]
-            tests += [f"({first} >= {high} or {end} <= {low})" for low, high in bounds]
-        yield f"            if {' and '.join(tests) or 'True'}: {', '.join(outs)} = out"
-        yield f"            else: raise {e}Exception"
+        yield from self._apart(names, given, "{}.data_ptr()", aligned=bool(device))
+        yield f"            {', '.join(outs)} = out"
         yield f"        else: raise {e}Exception"
         yield from self._invoke(names, outs, torch=True)
         yield f"    except {e}Exception: pass"
+
+    def _apart(self, names: Mapping[str, str], given: Sequence[str], address: str, *, aligned: bool) -> Iterator[str]:
+        """Raises where an array that was given for a result shares memory with another one; ``address`` is the expression of an
+        array's, with braces for the array."""
+        e = PREFIX
+        others = [names[p.name] for p in self.open if not p.is_scalar]
+        for i, each in enumerate([*others, *given]):
+            yield f"            {e}m{i} = {address.format(each)}"
+        bounds = [self.kept[self.signature.parameters[position].name] for position in self._kept_positions()]
+        tests = []
+        for i, result in zip(range(len(others), len(others) + len(given)), self.signature.results, strict=True):
+            first, end = f"{e}m{i}", f"{e}m{i} + {e}bytes[{i}]"
+            tests += [f"({first} >= {e}m{j} + {e}bytes[{j}] or {end} <= {e}m{j})" for j in range(i)]
+            tests += [f"({first} >= {high} or {end} <= {low})" for low, high in bounds]
+            if aligned and (size := value_type(result.dtype).storage.itemsize) > 1:
+                tests.append(f"not {first} & {size - 1}")
+        yield f"            if not ({' and '.join(tests) or 'True'}): raise {e}Exception"
+
+    def _aligned(self, names: Mapping[str, str], address: str) -> str:
+        """Whether the arrays lie where a GPU can read their elements."""
+        tests = []
+        for size in (2, 4, 8):
+            held = [names[p.name] for p in self.open if not p.is_scalar and value_type(p.dtype).storage.itemsize == size]
+            if held:
+                tests.append(f"not ({' | '.join(map(address.format, held))}) & {size - 1}")
+        return " and ".join(tests) or "True"
 
     def _given(self) -> tuple[list[str], list[str]]:
         """(what to ask of ``out=`` as a whole, the expressions of its arrays): one array, or a tuple of several."""
@@ -221,7 +250,10 @@ class FastPath:
         given = "{" + ", ".join(f"{name!r}: {name}" for name in self.sizes if _usable(name)) + "}"
         return f"return {PREFIX}general(({values}), {given}, out, threads)"
 
-    def _invoke(self, names: Mapping[str, str], outs: Sequence[str], *, torch: bool) -> Iterator[str]:
+    def _passed(
+        self, names: Mapping[str, str], outs: Sequence[str], carrier: Callable[[DType, str], str]
+    ) -> tuple[list[str], list[str]]:
+        """(the arrays that are passed to the function, the scalars), as expressions."""
         e = PREFIX
         arguments: list[str] = []
         scalars: list[str] = []
@@ -231,10 +263,14 @@ class FastPath:
             elif p.is_scalar:
                 scalars.append(f"{e}scalar({e}p{position}, {names[p.name]})")
             else:
-                arguments.append(_carrier(value_type(p.dtype), names[p.name], torch=torch))
+                arguments.append(carrier(value_type(p.dtype), names[p.name]))
         for r, out in zip(self.signature.results, outs, strict=True):
-            arguments.append(_carrier(value_type(r.dtype), out, torch=torch))
-        arguments += self.packed
+            arguments.append(carrier(value_type(r.dtype), out))
+        return arguments + self.packed, scalars
+
+    def _invoke(self, names: Mapping[str, str], outs: Sequence[str], *, torch: bool) -> Iterator[str]:
+        e = PREFIX
+        arguments, scalars = self._passed(names, outs, partial(_carrier, torch=torch))
         yield f"        if {e}current.setting != {e}setting: {e}use({e}setting)"
         passed = ", ".join([*arguments, *scalars, f"*{e}sizes"])
         if scalars:  # their errors are the user's, those of the function ours

@@ -208,7 +208,8 @@ class Kernel:
                 finish(run.gpu)
 
         try:
-            times, calls = measure(once, seconds)
+            with caller.stream(run):
+                times, calls = measure(once, seconds)
         except Exception as failure:
             raise caller.failed(failure) from None
         counts = self.explain().at(**run.sizes, **self.let_values(run.sizes))

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..ir.diagnostics import error
 from ..ir.types import DType
-from .arrays import Family, Memory, repeated, scattered, travels_as_bytes, wrong_type
+from .arrays import Family, Memory, is_repeated, repeated, scattered, travels_as_bytes, wrong_type
 from .dltensor import bfloat16_handle, empty_handle
 from .tvm_runtime import tvm_ffi
 
@@ -35,7 +35,7 @@ class NumpyFamily(Family):
             raise error("E1016", f"`{name}` is to be written, but the array is read-only", help="pass a copy: out=x.copy()")
         if not array.flags.aligned or not _dense_rows(array):
             raise scattered(name)
-        if array.size > 0 and any(n > 1 and s == 0 for n, s in zip(array.shape, array.strides, strict=True)):
+        if is_repeated(array.shape, array.strides):
             raise repeated(name)
         return self.carrier(dtype, array), array.shape
 

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Protocol, cast
 
 import numpy as np
 
-from ..ir.diagnostics import error
+from ..ir.diagnostics import EinfallError, error
 from ..ir.types import DTYPES, DType
-from .arrays import Family, Memory, foreign_device, repeated, scattered, travels_as_bytes, wrong_type
-from .devices import CUDA
+from .arrays import (
+    Family,
+    Memory,
+    check_aligned,
+    foreign_device,
+    is_repeated,
+    repeated,
+    scattered,
+    travels_as_bytes,
+    wrong_type,
+)
 from .dltensor import CPU, empty_handle
+from .streams import CUDA
 
 _NOT_NUMPY = ("bf16", "f8_e4m3", "f8_e5m2")
 
@@ -56,6 +66,7 @@ class TorchFamily(Family):
         self.gpu = gpu
         self.device = "cpu" if gpu is None else f"cuda:{gpu}"
         self.dtypes = _torch_types(torch)
+        self._fake = _fake_class(torch)
 
     def input(self, name: str, dtype: DType, value: object) -> tuple[object, tuple[int, ...]]:
         tensor = self._checked(name, dtype, value)
@@ -75,7 +86,7 @@ class TorchFamily(Family):
         if tensor.requires_grad or tensor.is_neg():
             raise error("E1016", f"`{name}` is to be written, but takes part in automatic differentiation")
         shape = tuple(tensor.shape)
-        if tensor.numel() > 0 and any(n > 1 and s == 0 for n, s in zip(shape, tensor.stride(), strict=True)):
+        if is_repeated(shape, tensor.stride()):
             raise repeated(name)
         if not _dense_rows(tensor):
             raise scattered(name)
@@ -92,7 +103,14 @@ class TorchFamily(Family):
         )
 
     def empty(self, shape: tuple[int, ...], dtype: DType) -> object:
-        return self.torch.empty(shape, dtype=self.dtypes[dtype.name], device=self.device)
+        made = self.torch.empty(shape, dtype=self.dtypes[dtype.name], device=self.device)
+        if isinstance(made, self._fake):
+            raise _without_elements("the result")
+        return made
+
+    def stream(self, value: object) -> tuple[int, object]:
+        assert self.gpu is not None
+        return current_stream(self.torch)(self.gpu), None  # PyTorch's streams are never destroyed
 
     def carrier(self, dtype: DType, value: object) -> object:
         tensor = cast(_Tensor, value)
@@ -116,13 +134,49 @@ class TorchFamily(Family):
     def _checked(self, name: str, dtype: DType, value: object) -> _Tensor:
         tensor, torch = cast(_Tensor, value), self.torch
         wanted = self.dtypes[dtype.name]
+        if isinstance(tensor, self._fake):
+            raise _without_elements(f"`{name}`")
         if self.gpu is None and tensor.device.type != "cpu":
             raise foreign_device(name, str(tensor.device), f"{name}.cpu()")
         if tensor.layout is not torch.strided or tensor.is_quantized:
             raise error("E1011", f"`{name}` is a sparse or quantised tensor; a kernel takes dense ones", help="x.to_dense()")
         if tensor.dtype is not wanted:
             raise wrong_type(name, dtype, str(tensor.dtype), f"{name}.to({wanted})")
+        try:
+            address = tensor.data_ptr()
+        except RuntimeError:
+            raise error(
+                "E1011",
+                f"`{name}` is inside of torch.func.vmap or another transformation, in which a kernel does not take part",
+                help="call the kernel outside of it; a rank variable more in the program does what vmap does",
+            ) from None
+        if self.gpu is not None:
+            check_aligned(name, address, dtype)
         return tensor
+
+
+def current_stream(torch: ModuleType) -> Callable[[int], int]:
+    """The function that tells PyTorch's current stream on a GPU: the one that its own compiled code asks, where it is there."""
+    quick: Callable[[int], int] | None = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+    return quick or (lambda gpu: int(torch.cuda.current_stream(gpu).cuda_stream))
+
+
+def _fake_class(torch: ModuleType) -> type:
+    """The class of PyTorch's stand-ins for tensors, which have a shape and no elements (torch.export and others use them)."""
+    found: type = getattr(getattr(torch, "_subclasses", None), "FakeTensor", _NoFake)
+    return found
+
+
+class _NoFake:
+    """Stands for the class where this PyTorch has none."""
+
+
+def _without_elements(what: str) -> EinfallError:
+    return error(
+        "E1011",
+        f"{what} is a FakeTensor: PyTorch is tracing, with tensors that have a shape and no elements",
+        help="wrap the call in torch.library.custom_op, with a register_fake of its own",
+    )
 
 
 def _dense_rows(tensor: _Tensor) -> bool:

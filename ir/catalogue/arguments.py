@@ -101,7 +101,8 @@ KINDS: tuple[ErrorKind, ...] = (
         title="array that a kernel cannot read",
         explanation=(
             "Sparse, quantised and masked arrays, and tensors that record gradients, hold more than their elements, "
-            "and a kernel would ignore that."
+            "and a kernel would ignore that. Tensors inside of torch.func.vmap, or of a tracer, have no elements. "
+            "On a GPU elements must lie at multiples of their size."
         ),
         wrong="kernel(torch.nn.Linear(4, 4).weight)",
         fixed="kernel(torch.nn.Linear(4, 4).weight.detach())",
@@ -118,8 +119,8 @@ KINDS: tuple[ErrorKind, ...] = (
         title="too large",
         explanation=(
             "An array or the intermediates of the kernel would need more bytes than can be addressed, or than the "
-            "machine has. `kernel.workspace_bytes(...)` tells what the intermediates need. A large constant that is not bound "
-            "is packed in each call, which takes about its size again."
+            "machine or the GPU has. `kernel.workspace_bytes(...)` tells what the intermediates need. A large constant that is "
+            "not bound is packed in each call, which takes about its size again."
         ),
         wrong="kernel(x, P=10**15)",
         fixed="kernel(x, P=1000)",

@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import einfall as ef
 from einfall.ir.catalogue import CATALOGUE
 from einfall.ir.diagnostics import EinfallError
 from einfall.ir.expr import integer, op, size
@@ -233,3 +234,20 @@ def test_failures_inside_a_kernel_are_ours() -> None:
         with pytest.raises(EinfallError, match=r"`bad` failed while it ran: Check failed: something$") as failure:
             bad(zeros(2))
         assert failure.value.code == "E9001"
+
+
+def test_tensors_without_elements_of_their_own() -> None:
+    fake_tensors = pytest.importorskip("torch._subclasses.fake_tensor")
+    kernel = ef.compile("kernel add(X: f32[M], Z: f32[M]) -> (Y: f32[M]) { Y[m] = X[m] + Z[m] }")
+    x = torch.ones(3, 4)
+    first, second = x[0], x[1]
+    kernel(first, second)  # from now on by the short way
+    with pytest.raises(EinfallError, match=r"E1011.*torch.func.vmap"):
+        torch.func.vmap(kernel)(x, x)
+    with fake_tensors.FakeTensorMode(allow_non_fake_inputs=True):
+        fake = torch.empty(4)
+        with pytest.raises(EinfallError, match=r"E1011.*`X` is a FakeTensor"):
+            kernel(fake, fake)
+        with pytest.raises(EinfallError, match=r"E1011.*the result is a FakeTensor"):
+            kernel(first, second)
+    assert kernel(first, second).tolist() == [2.0] * 4
