@@ -17,6 +17,7 @@ import numpy as np
 from tvm import tirx
 
 from ..ir.types import DType, Kind
+from .functions import device
 from .functions.lanes import (
     Bind,
     at_most,
@@ -26,6 +27,7 @@ from .functions.lanes import (
     lanes_of,
     magnitude,
     number,
+    on_device,
     with_sign,
 )
 from .functions.lanes import (
@@ -118,6 +120,8 @@ def encode(value: tirx.Expr, name: str, bind: Bind = _same) -> tirx.Expr:
     if name == "f16":
         return _cast(value, "float16")
     if name == "bf16":
+        if on_device():
+            return device.to_bf16(value)
         pattern = _bf16_pattern(value)
         return _cast(pattern >> _constant(16, pattern), "uint16")
     return _cast(_encode_small(value, SMALL_FLOATS[name], bind), "uint8")
@@ -172,6 +176,8 @@ def round_to(value: tirx.Expr, name: str, bind: Bind = _same) -> tirx.Expr:
     if name == "f16":
         return _cast(_cast(value, "float16"), "float32")
     if name == "bf16":
+        if on_device():
+            return decode(device.to_bf16(value), name)
         pattern = _bf16_pattern(value)
         return tirx.reinterpret(str(value.ty.dtype), pattern & _constant(0xFFFF0000, pattern))
     form = SMALL_FLOATS[name]

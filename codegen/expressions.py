@@ -122,6 +122,8 @@ class Evaluator:
     def rounds(self, expr: Expr, dtype: DType) -> bool:
         """Whether there is a cheaper way to a value of which only what is left of it in ``dtype`` counts: :meth:`value_in`."""
         exponential, _ = _exponential(expr)
+        if functions.on_device():
+            return exponential is not None and dtype.name in ("bf16", "f16") and expr.dtype.name == "f32"
         if dtype.name != "bf16" or self.lanes is None or exponential is None:
             return False
         like = literal(0, computed(expr.dtype), self.lanes.count)
@@ -133,7 +135,7 @@ class Evaluator:
         if not self.rounds(expr, dtype) or exponential is None:
             return self.value(expr)
         if expr not in self._rounded:
-            value = functions.exp_bf16(self.vector(exponential.args[0]), self.bind)
+            value = functions.exp_rounded(self.vector(exponential.args[0]), self.bind)
             assert value is not None
             if condition is not None:
                 lanes = lanes_of(value)
@@ -210,11 +212,13 @@ class Evaluator:
                 if lanes_of(chosen) == 1 < width:
                     chosen = splat(chosen, width)
                 return tirx.Select(chosen, *(broadcast(x, width, lanes_of(x)) for x in (a, b)))
-            case Op(op="div", args=(a, b)) if self.fused and self.varies(a) and not self.varies(b) and a.dtype.is_float:
+            case Op(op="div", args=(a, b)) if self.fused and a.dtype.is_float and self._divides(a, b):
                 known = _known(b)
                 quotient = None if known is None else functions.divide_by(self.value(a), known)
                 if quotient is not None:
                     return quotient
+                if self.lanes is None:
+                    return apply("div", [self.value(a), self.value(b)], a.dtype, self.bind)
                 # One division for all lanes, and for all vectors of the row where LLVM hoists it.
                 return functions.divide_all(self.value(a), self.value(b), self.bind)
             case Op(op="add", args=(a, Op(op="mul", args=factors))) if self.fused and expr.dtype.is_float:
@@ -237,6 +241,12 @@ class Evaluator:
                 return conversions.from_bits(bits, dtype)
             case _:
                 raise TypeError(f"not an expression of a tile program: {expr!r}")
+
+    def _divides(self, a: Expr, b: Expr) -> bool:
+        """Whether the inverse of b may serve for many divisions: all lanes, or the elements of a thread."""
+        if functions.on_device():
+            return _known(b) is not None
+        return self.varies(a) and not self.varies(b)
 
     def _compared(self, name: str, a: Expr, b: Expr) -> tirx.Expr | None:
         """A comparison of coordinates whose distance moves by one from lane to lane: one of lane numbers with a scalar, in 32

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from .expr import Expr
+from .fragments import Held, held_in_registers
 from .index import upper_bound
 from .target import Target
 from .tile import Buffer, Loop, TileProgram, walk
@@ -27,12 +28,15 @@ def tile_bytes(buffer: Buffer, lets: Mapping[str, Expr]) -> int | None:
     return -(-total // ALIGNED) * ALIGNED
 
 
-def held_by_block(buffers: Sequence[Buffer], target: Target, lets: Mapping[str, Expr]) -> tuple[list[Buffer], list[Buffer]]:
-    """(the tiles that the shared memory of a block holds, the smallest first, those that are too large for it)."""
+def held_by_block(loop: Loop, target: Target, lets: Mapping[str, Expr]) -> tuple[list[Buffer], list[Buffer]]:
+    """(the tiles of a parallel loop that the shared memory of a block holds, the smallest first, those that are too large for
+    it); those in registers are in neither."""
     assert target.gpu is not None
-    free = target.gpu.shared_per_block - RESERVED
+    registers = registers_of_block(loop, target, lets)
+    free = target.gpu.shared_per_block - max(RESERVED, 0 if registers is None else registers.staged + ALIGNED)
     held: list[Buffer] = []
     large: list[Buffer] = []
+    buffers = (b for b in loop.buffers if registers is None or b.name not in registers.tiles)
     for buffer in sorted(buffers, key=lambda b: tile_bytes(b, lets) or 0):
         size = tile_bytes(buffer, lets)
         if size is None or size > free:
@@ -43,7 +47,13 @@ def held_by_block(buffers: Sequence[Buffer], target: Target, lets: Mapping[str, 
     return held, large
 
 
+def registers_of_block(loop: Loop, target: Target, lets: Mapping[str, Expr]) -> Held | None:
+    """The tiles of a parallel loop that are in registers."""
+    assert target.gpu is not None
+    return held_in_registers(loop, lets, target.gpu.shared_per_block - RESERVED)
+
+
 def fits_blocks(program: TileProgram, target: Target) -> bool:
     """Whether the tiles of every parallel loop fit in shared memory."""
     loops = (node for node in walk(program.body) if isinstance(node, Loop) and node.parallel)
-    return not any(held_by_block(loop.buffers, target, program.lets)[1] for loop in loops)
+    return not any(held_by_block(loop, target, program.lets)[1] for loop in loops)

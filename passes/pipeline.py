@@ -18,6 +18,7 @@ from .tiling.fetching import fetching
 from .tiling.plans import planned
 from .tiling.prepack import prepacked
 from .tiling.streaming import streaming
+from .tiling.unswitch import unswitched
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,5 +58,5 @@ def lower(cascade: Cascade, *, target: Target | None = None, online: bool = True
 def _finished(program: TileProgram, target: Target) -> TileProgram:
     """What is decided for the chosen form only."""
     if target.gpu is not None:
-        return program
+        return unswitched(program)
     return planned(prepacked(fetching(streaming(program, target), target), target), target)

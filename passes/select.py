@@ -20,9 +20,10 @@ from ..ir.target import Target
 from ..ir.tile import Compute, Decision, Method, Scope, TileProgram, walk
 from .cost import estimate
 from .either import either, in_parts
-from .online.derive import Derivation, derive
+from .online.derive import PRODUCT_TILE, Derivation, derive
 from .shifting.unified import unified
 from .tiling.assemble import assemble
+from .tiling.contraction import on_tensor_cores
 
 GAIN = 0.95
 """Share of the time as written that the one-pass form must stay below."""
@@ -35,6 +36,10 @@ LONG_ROW = 1 << 17
 """Elements of a row from which on the form without a maximum is taken: the row and its exponentials leave the cache between
 passes. Softmax as written, in one pass, without a maximum, on one core of Sapphire Rapids: 13.1, 15.5, 11.4 ms for 64 rows of
 131072; 8.0, 7.9, 4.7 ms for 4 of 1048576; 20.8, 20.3, 12.3 ms for 2 of 4194304. The cost model does not see the gain."""
+
+TILE_ON_CORES = 64
+"""Positions of a tile that a product on tensor cores makes or takes: with 32 rows a warp, its registers hold the tile and sums
+of 128 columns."""
 
 OTHER_SIZE = 64
 """What a free size is taken to be that is no part of a row."""
@@ -59,7 +64,8 @@ def select(cascade: Cascade, target: Target, *, online: bool = True) -> Form:
 
 def _unsplit(cascade: Cascade, target: Target, *, online: bool) -> Form:
     """The form in which one thread goes through all of a row."""
-    derivation = derive(cascade)
+    cores = any(on_tensor_cores(cascade, einsum, target) for einsum in cascade.einsums)
+    derivation = derive(cascade, product_tile=TILE_ON_CORES if cores else PRODUCT_TILE)
     fewer = [r for r, passes in derivation.passes.items() if passes.after < passes.before]
     plain = assemble(cascade, target)
     if not online or not fewer:

@@ -7,29 +7,26 @@ are done by all threads of the block, which meet where one needs what another wr
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import tvm
-import tvm_ffi
 from tvm import tirx
 
-from ...ir.blocks import held_by_block, tile_bytes
+from ...ir.blocks import held_by_block, registers_of_block
 from ...ir.expr import Expr, reads_of
+from ...ir.fragments import Held
 from ...ir.index import upper_bound
 from ...ir.target import Target
-from ...ir.tile import Buffer, Compute, Fill, Loop, Method, Node, Scope, TileProgram, When, walk
-from ..arithmetic import literal
+from ...ir.tile import Buffer, Compute, Fill, Loop, Method, Node, Scope, TileProgram, When
 from ..context import Context, Variables
-from ..element import computed, stored
+from ..element import stored
 from ..frame import Frame
 from ..functions.lanes import using
 from ..microkernels.statements import (
     Statements,
     as_index,
     ceil_div,
-    constant,
     divisor,
     identifier,
     index,
@@ -37,11 +34,12 @@ from ..microkernels.statements import (
     minimum,
     positive,
 )
-from ..views import View, encode
+from ..views import View
+from .block import Block, coordinates, fill, total_of
 from .compute import DeviceComputeEmitter, blocks_for, is_ragged
-from .order import Order, accesses
+from .fragments import Registers
 from .product import BlockProduct, Shape, on_blocks, scratch_of, shape_of, tile_of
-from .statements import DeviceStatements, Team, launched
+from .statements import WARP, DeviceStatements, Team, launched
 
 THREADS = 256
 """Threads of a block."""
@@ -111,8 +109,8 @@ class _Lowering(Frame):
                 for buffer in node.buffers:
                     self._workspace(buffer)
                 extents = [self._number(e, variables) for e in node.extents]
-                with s.loop(node.variable, _product(extents)) as step:
-                    self._nodes(node.body, {**variables, **_coordinates(s, node, step, extents)})
+                with s.loop(node.variable, total_of(extents)) as step:
+                    self._nodes(node.body, {**variables, **coordinates(s, node, step, extents)})
 
     def _workspace(self, buffer: Buffer, copies: tirx.Expr | None = None, block: tirx.Expr | None = None) -> None:
         """Memory of the device for the length of the call; with ``copies`` so many, of which each block has one."""
@@ -143,7 +141,7 @@ class _Lowering(Frame):
         with s.when(positive(blocks)):
             s.add(launched(d.finish(), team, blocks))
 
-    def _emitter(self, compute: Compute, variables: Variables, team: Team) -> DeviceComputeEmitter:
+    def emitter(self, compute: Compute, variables: Variables, team: Team) -> DeviceComputeEmitter:
         return DeviceComputeEmitter(context=self.context, compute=compute, variables=variables, serial=True, team=team)
 
     def shape(self, compute: Compute, threads: int | None = None) -> Shape:
@@ -154,7 +152,7 @@ class _Lowering(Frame):
         return shape_of(product.kernel, rows, columns, self.gpu, threads)
 
     def block_product(self, compute: Compute, team: Team, shape: Shape, scratch: tirx.Buffer) -> BlockProduct:
-        emitter = self._emitter(compute, {}, team)
+        emitter = self.emitter(compute, {}, team)
         return BlockProduct(
             context=self.context,
             compute=compute,
@@ -173,7 +171,7 @@ class _Lowering(Frame):
         extents = [self._number(r.extent, variables) for r in batch]
         sides = ((product.rows, shape.rows), (product.columns, shape.columns))
         down, across = (s.bind("tiles", ceil_div(self._number(compute.extent(r or ""), variables), side)) for r, side in sides)
-        blocks = s.bind("blocks", _product([*extents, down, across]))
+        blocks = s.bind("blocks", total_of([*extents, down, across]))
         with self._kernel(blocks, variables, shape.threads) as (d, team):
             # Beyond what is static a kernel has only one allocation, whose size the launch tells.
             scope = "shared" if shape.stages == 1 else "shared.dyn"
@@ -186,7 +184,7 @@ class _Lowering(Frame):
 
     def _points(self, compute: Compute, variables: Variables) -> None:
         anyone = Team(thread=index(0), block=index(0), threads=THREADS, launch=True)
-        asking = self._emitter(compute, variables, anyone)
+        asking = self.emitter(compute, variables, anyone)
         if compute.scatter and compute.method is not Method.LANES:
             points: tirx.Expr = index(1)
         elif compute.scatter:
@@ -194,152 +192,41 @@ class _Lowering(Frame):
         else:
             points = asking.points(self.statements)
         with self._kernel(blocks_for(points, asking.workers), variables, spread=True) as (d, team):
-            self._emitter(compute, variables, team).emit(d)
+            self.emitter(compute, variables, team).emit(d)
 
     def _fill(self, view: View, value: int | float | bool) -> None:
-        total = _product(view.extents)
+        total = total_of(view.extents)
         with self._kernel(blocks_for(total, THREADS), {}, spread=True) as (d, team):
-            _fill(d, team, view, total, value)
+            fill(d, team, view, total, value)
 
     def _blocks(self, loop: Loop, variables: Variables) -> None:
         """A launch with a block for each turn of a parallel loop."""
         s = self.statements
         extents = [self._number(e, variables) for e in loop.extents]
-        total = s.bind("turns", _product(extents))
-        shared, large = held_by_block(loop.buffers, self.target, self.lets)
+        total = s.bind("turns", total_of(extents))
+        shared, large = held_by_block(loop, self.target, self.lets)
+        held = registers_of_block(loop, self.target, self.lets)
         most = self.gpu.multiprocessors * WAVES
         blocks = s.bind("blocks", minimum(total, most)) if large else total
         mine = tirx.Var("block", "int64")
         for buffer in large:
             self._workspace(buffer, blocks, mine)
-        with self._kernel(blocks, variables) as (d, team):
+        with self._kernel(blocks, variables, THREADS if held is None else held.warps * WARP) as (d, team):
             d.add(tirx.Bind(mine, team.block))
-            body = self._block(d, team)
+            body = self._block(d, team, held)
             if not large:
-                body.turn(loop, {**variables, **_coordinates(d, loop, team.block, extents)}, shared)
+                body.turn(loop, {**variables, **coordinates(d, loop, team.block, extents)}, shared)
                 return
             with d.loop("round", ceil_div(total, divisor(blocks))) as turn:
                 task = d.bind("task", turn * blocks + team.block)
                 with d.when(task < total):
                     d.barrier()
-                    body.turn(loop, {**variables, **_coordinates(d, loop, task, extents)}, shared)
+                    body.turn(loop, {**variables, **coordinates(d, loop, task, extents)}, shared)
 
-    def _block(self, d: DeviceStatements, team: Team) -> _Block:
-        return _Block(self, d, team)
-
-
-STATIC = 16 << 10
-"""Bytes of tiles up to which they need not be asked for at the launch: of 48 KB in all (CUDA C++ Programming Guide, section
-Shared Memory of each architecture), the rest is for what products stage."""
-
-
-class _Block:
-    """What the threads of one block do together."""
-
-    def __init__(self, kernel: _Lowering, statements: DeviceStatements, team: Team) -> None:
-        self.kernel, self.statements, self.team = kernel, statements, team
-        self.order = Order()
-        self.scratch: tirx.Buffer | None = None
-
-    def turn(self, loop: Loop, variables: Variables, shared: list[Buffer]) -> None:
-        """One turn of a parallel loop, whose other tiles have their places."""
-        self._scratch(loop.body)
-        self._allocate(shared)
-        self.nodes(loop.body, variables)
-
-    def nodes(self, nodes: tuple[Node, ...], variables: Variables) -> None:
-        """The nodes in order, with barriers where they need them."""
-        for node in nodes:
-            self._node(node, variables)
-
-    def _node(self, node: Node, variables: Variables) -> None:
-        s, context = self.statements, self.kernel.context
-        reads, writes = accesses(node)
-        if self.order.conflicts(reads, writes):
-            s.barrier()
-            self.order.met()
-        self.order.take(reads, writes)
-        match node:
-            case Compute() if on_blocks(node) and self.scratch is not None:
-                self._product(node, variables)
-            case Compute():
-                self.kernel._emitter(node, variables, self.team).emit(s)
-            case Fill(target=target, value=value):
-                view = self.kernel.views[target]
-                _fill(s, self.team, view, _product(view.extents), value)
-            case When(condition=condition, body=body):
-                chosen = s.share(tirx.Cast("int32", context.evaluator(s, variables).value(condition)))
-                with s.when(tirx.NE(chosen, tirx.IntImm("int32", 0))):
-                    self.nodes(body, variables)
-                self.order.around(body)
-            case Loop():
-                at = context.evaluator(s, variables)
-                extents = [s.bind("extent", as_index(at.value(e))) for e in node.extents]
-                self._allocate(node.buffers)
-                self.order.around(node.body)
-                with s.loop(node.variable, _product(extents)) as step:
-                    self.nodes(node.body, {**variables, **_coordinates(s, node, step, extents)})
-                self.order.around(node.body)
-
-    def _scratch(self, nodes: tuple[Node, ...]) -> None:
-        """Shared memory in which the products among the nodes stage their operands, one after the other."""
-        products = [node for node in walk(nodes) if isinstance(node, Compute) and on_blocks(node)]
-        sizes = [scratch_of(node, self.kernel.shape(node, self.team.threads)) for node in products]
-        if sizes:
-            self.scratch = self.statements.allocate("scratch", (max(sizes),), "uint8", scope="shared")
-
-    def _product(self, compute: Compute, variables: Variables) -> None:
-        s, product = self.statements, compute.product
-        assert product is not None and self.scratch is not None
-        shape = self.kernel.shape(compute, self.team.threads)
-        emitter = self.kernel.block_product(compute, self.team, shape, self.scratch)
-        batch = [r for r in compute.output_ranks if r not in (product.rows, product.columns)]
-        with ExitStack() as stack:
-            inside = dict(variables)
-            for r in batch:
-                extent = as_index(self.kernel.context.evaluator(s, inside).value(compute.extent(r)))
-                inside[r] = stack.enter_context(s.loop(r, extent))
-            emitter.everywhere(s, inside)
-
-    def _allocate(self, buffers: Sequence[Buffer]) -> None:
-        """Tiles in shared memory, each of the greatest extents that it can have."""
-        s, placed, held = self.statements, [], 0
-        for buffer in buffers:
-            size = tile_bytes(buffer, self.kernel.lets)
-            if size is None:
-                raise NotImplementedError(f"a tile of unlimited size inside a loop of a block: {buffer.name}")
-            placed.append((buffer, held))
-            held += size
-        if not placed:
-            return
-        # Every tile of the block in one allocation: beyond what is static a kernel has only one, whose size the launch tells.
-        pool = s.allocate("tiles", (held,), "uint8", scope="shared" if held <= STATIC else "shared.dyn")
-        for buffer, start in placed:
-            dtype = stored(buffer.dtype)
-            flat = tirx.decl_buffer((index(held),), dtype, name=identifier(buffer.name), data=pool.data)
-            s.add(tirx.DeclBuffer(flat, data=pool.data))
-            shape = [max(1, upper_bound(e, self.kernel.lets) or 1) for e in buffer.shape]
-            strides = [index(math.prod(shape[d + 1 :])) for d in range(len(shape))]
-            base = index(start // tvm_ffi.dtype(dtype).itemsize)
-            self.kernel.views[buffer.name] = View(
-                flat=flat, strides=tuple(strides), extents=tuple(map(index, shape)), dtype=buffer.dtype, base=base
-            )
-
-
-def _fill(s: Statements, team: Team, view: View, total: tirx.Expr, value: int | float | bool) -> None:
-    """Stores a constant in all ``total`` elements of a tensor."""
-    with team.each(s, total, index(team.threads), team.thread) as at:
-        places = s.coordinates(at, [f"i{d}" for d in range(len(view.extents))], view.extents)
-        indices = [places[f"i{d}"] for d in range(len(view.extents))]
-        s.store(view.flat, view.offset(indices), encode(literal(value, computed(view.dtype)), view.dtype, 1))
-
-
-def _coordinates(s: Statements, loop: Loop, step: tirx.Expr, extents: Sequence[tirx.Expr]) -> Variables:
-    """The variables of a loop in its turn number ``step``."""
-    found = s.coordinates(step, loop.variables, extents)
-    if loop.reverse:
-        found[loop.variable] = s.bind(loop.variable, extents[0] - 1 - found[loop.variable])
-    return found
+    def _block(self, d: DeviceStatements, team: Team, held: Held | None = None) -> Block:
+        if held is None:
+            return Block(self, d, team, None)
+        return Block(self, d, team, Registers(held=held, team=team, context=self.context, views=self.views))
 
 
 def _strides(s: Statements, shape: list[tirx.Expr]) -> tuple[list[tirx.Expr], tirx.Expr]:
@@ -350,13 +237,6 @@ def _strides(s: Statements, shape: list[tirx.Expr]) -> tuple[list[tirx.Expr], ti
         strides.insert(0, total)
         total = s.bind("stride", total * extent)
     return strides, total
-
-
-def _product(extents: list[tirx.Expr] | tuple[tirx.Expr, ...]) -> tirx.Expr:
-    total: tirx.Expr = index(1)
-    for extent in extents:
-        total = extent if constant(total) == 1 else total * extent
-    return total
 
 
 def _is_data(loop: Loop) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ...ir.expr import reads_of
@@ -30,6 +31,14 @@ class Order:
         """Notes accesses."""
         self.read.update(reads)
         self.written.update(writes)
+
+    @contextmanager
+    def perhaps(self, nodes: tuple[Node, ...]) -> Iterator[None]:
+        """What is inside may be left out, with its barriers: what went before still counts after it."""
+        read, written = set(self.read), set(self.written)
+        yield
+        self.take(read, written)
+        self.around(nodes)
 
     def around(self, nodes: tuple[Node, ...]) -> None:
         """Notes all accesses of a loop's body: in each turn they follow those of the turn before."""

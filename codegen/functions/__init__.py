@@ -22,14 +22,14 @@ from .rounding import (
     divide_all,
     divide_by,
     floor,
-    maximum,
-    minimum,
     negate,
     round_half_even,
     rsqrt,
     sign,
     sqrt,
 )
+from .rounding import maximum as _maximum
+from .rounding import minimum as _minimum
 
 REAL: dict[str, Callable[[tirx.Expr, Bind], tirx.Expr]] = {
     "exp": exp,
@@ -50,6 +50,23 @@ def real(name: str, x: tirx.Expr, bind: Bind) -> tirx.Expr:
     return device.REAL[name](x) if on_device() else REAL[name](x, bind)
 
 
+def maximum(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    """The greater of two; NaN where either is NaN."""
+    found = device.extreme("max", a, b) if on_device() else None
+    return _maximum(a, b) if found is None else found
+
+
+def minimum(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    """The smaller of two; NaN where either is NaN."""
+    found = device.extreme("min", a, b) if on_device() else None
+    return _minimum(a, b) if found is None else found
+
+
+def exp_rounded(x: tirx.Expr, bind: Bind) -> tirx.Expr | None:
+    """e^x where only what bfloat16 holds of it counts; None where the machine has no cheaper way to that."""
+    return device.exp_short(x) if on_device() else exp_bf16(x, bind)
+
+
 __all__ = [
     "REAL",
     "Bind",
@@ -61,6 +78,7 @@ __all__ = [
     "exp",
     "exp2",
     "exp_bf16",
+    "exp_rounded",
     "floor",
     "fraction",
     "log",

@@ -6,10 +6,12 @@ maximum ulp errors; without ``--use_fast_math``).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
 from tvm import tirx
+from tvm.backend.cuda.op import cuda_func_call
 
 from .lanes import device_function, number
 
@@ -24,3 +26,42 @@ REAL: dict[str, Callable[[tirx.Expr], tirx.Expr]] = {
     "sigmoid": _sigmoid,
 }
 """By the language's names."""
+
+
+def extreme(name: str, a: tirx.Expr, b: tirx.Expr) -> tirx.Expr | None:
+    """``max`` or ``min`` of f32 in one instruction, NaN where either is; None for other types."""
+    return _instruction(f"{name}.NaN.f32", "=f", a, b) if str(a.ty.dtype) == "float32" else None
+
+
+def to_bf16(x: tirx.Expr) -> tirx.Expr:
+    """f32 rounded to bf16, as its bits. NaN becomes the one with all bits set but the sign."""
+    return _instruction("cvt.rn.bf16.f32", "=h", x)
+
+
+def exp_short(x: tirx.Expr) -> tirx.Expr:
+    """e^x for f32 of which at most 12 bits count, in two instructions; subnormal results are 0.
+
+    The argument of ``ex2.approx`` is rounded, which makes an error of 2^-17 for the largest results, and the instruction has
+    one of 2^-22 (PTX ISA, section ex2).
+    """
+    return _instruction("ex2.approx.ftz.f32", "=f", x * number(math.log2(math.e), x))
+
+
+_C = {"=f": "float", "=h": "unsigned short"}
+_TIR = {"=f": "float32", "=h": "uint16"}
+
+
+def _instruction(opcode: str, kind: str, *args: tirx.Expr) -> tirx.Expr:
+    """The result of an instruction on f32."""
+    name = "einfall_" + opcode.replace(".", "_").lower()
+    parameters = ", ".join(f"float x{n}" for n in range(len(args)))
+    operands = ", ".join(f'"f"(x{n})' for n in range(len(args)))
+    places = ", ".join(f"%{n}" for n in range(len(args) + 1))
+    source = f"""
+__device__ __forceinline__ {_C[kind]} {name}({parameters}) {{
+  {_C[kind]} r;
+  asm("{opcode} {places};" : "{kind}"(r) : {operands});
+  return r;
+}}
+"""
+    return cuda_func_call(name, *args, source_code=source, return_type=_TIR[kind])

@@ -51,20 +51,23 @@ class Derivation:
     chains: tuple[Chain, ...] = field(default=(), compare=False, repr=False)
 
 
-def derive(cascade: Cascade, *, tile: int | None = None, only: Collection[str] | None = None) -> Derivation:
+def derive(
+    cascade: Cascade, *, tile: int | None = None, only: Collection[str] | None = None, product_tile: int = PRODUCT_TILE
+) -> Derivation:
     """Derives the form with the fewest passes.
 
-    ``tile`` is the number of positions of a tile along a rank that is cut, by default what suits it; ``only`` limits the
-    ranks (by their variable in the source) along which online forms are tried.
+    ``tile`` is the number of positions of a tile along a rank that is cut, by default what suits it (``product_tile`` of one
+    that a matrix product makes or takes); ``only`` limits the ranks (by their variable in the source) along which online forms
+    are tried.
     """
-    return _Derivation(cascade, tile, only).run()
+    return _Derivation(cascade, tile, only, product_tile).run()
 
 
 class _Derivation:
     """One derivation."""
 
-    def __init__(self, source: Cascade, tile: int | None, only: Collection[str] | None) -> None:
-        self.source, self.tile, self.only = source, tile, only
+    def __init__(self, source: Cascade, tile: int | None, only: Collection[str] | None, product_tile: int) -> None:
+        self.source, self.tile, self.only, self.product_tile = source, tile, only, product_tile
         self.structure = Structure(source)
         self.analysis = analyse(source, self.structure.steps)
         self.decisions: list[Decision] = []
@@ -183,15 +186,14 @@ class _Derivation:
         self.kept.append(chain)
         return True
 
-    @staticmethod
-    def _tile(chain: Chain) -> int:
+    def _tile(self, chain: Chain) -> int:
         """The positions of a tile along the ranks of a chain."""
         for i, einsum in enumerate(chain.structure.cascade.einsums):
             product = product_of(einsum)
             if product is not None and any(
                 r.variables.get(i) in (product.rows, product.columns, product.inner) for r in chain.ranks if i in r.variables
             ):
-                return PRODUCT_TILE
+                return self.product_tile
         return ROW_TILE
 
     def _is_tile(self, name: str) -> bool:

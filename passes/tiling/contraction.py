@@ -219,6 +219,12 @@ def kernel_as_held(cascade: Cascade, einsum: Einsum, target: Target) -> str | No
     return kernel_of(replace(product, left=left, right=right), einsum.accumulator, target)
 
 
+def on_tensor_cores(cascade: Cascade, einsum: Einsum, target: Target) -> bool:
+    """Whether an Einsum is a matrix product on the tensor cores of a GPU."""
+    kernel = kernel_as_held(cascade, einsum, target) if target.gpu is not None else None
+    return kernel is not None and kernel != FMA
+
+
 def as_held(operand: Expr, buffers: Mapping[str, Buffer]) -> Expr:
     """An operand of a product with the type in which its tensor is stored, where it is read as it lies."""
     if isinstance(operand, Read) and operand.tensor in buffers and operand.dtype.is_float:

@@ -47,8 +47,9 @@ FEWEST_ROWS, FEWEST_LANES, SHORTEST_RUN = 16, 16, 512
 vector, the waking of a thread."""
 
 
-ROWS_OF_A_BLOCK = 64
-"""Points of the cut rank in one tile of a GPU's thread block, where a matrix product is done tile by tile."""
+ROWS_OF_A_BLOCK, ROWS_ON_CORES = 64, 128
+"""Points of the cut rank in one tile of a GPU's thread block, where a matrix product is done tile by tile, and where that is on
+tensor cores: each of four warps then reads an operand for 32 rows."""
 
 SHORT_ROW, SHORT_ROWS_OF_A_BLOCK = 1024, 8
 """Elements of a row up to which a warp does for it, and how many of them a thread block takes; of longer ones it takes one."""
@@ -149,7 +150,12 @@ class Tiling:
 
     def _of_block(self, group: Group, cut: Independent, *, product: bool) -> tuple[Expr, Expr]:
         """The same for a thread block: fixed numbers, because shared memory is of fixed sizes."""
-        most = ROWS_OF_A_BLOCK if product else SHORT_ROWS_OF_A_BLOCK if self._rows_are_short(group, cut) else 1
+        if not product:
+            most = SHORT_ROWS_OF_A_BLOCK if self._rows_are_short(group, cut) else 1
+        else:
+            members = (self.cascade.einsums[i] for i in group.members)
+            cores = any(contraction.on_tensor_cores(self.cascade, einsum, self.target) for einsum in members)
+            most = ROWS_ON_CORES if cores else ROWS_OF_A_BLOCK
         few = constant_value(cut.extent, self.lets)
         points = integer(most if few is None else max(1, min(most, few)))
         return points, points

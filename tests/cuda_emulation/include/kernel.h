@@ -65,4 +65,5 @@ static const int warpSize = 32;
 #define __ballot_sync(mask, p) (::emulation::vote(__LINE__, ::emulation::Vote::Ballot, mask, p))
 
 #include "device_functions.h"
+#include "cuda_bf16.h"
 #include "ptx.h"

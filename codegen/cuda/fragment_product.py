@@ -1,0 +1,210 @@
+"""Matrix products whose sums are a tile in registers, and whose left operand may be one (FlashAttention-2, Dao 2023, section
+3.1, arXiv 2307.08691).
+
+Operands from memory are staged to their whole depth, each in a place of its own. Of a product in a loop the operands of the
+next turn are on their way as soon as those of this one are used up, while what comes between the products is computed; what
+the loop does not vary is staged once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from tvm import tirx
+from tvm.tirx.stmt import ForKind
+
+from ...ir.expr import Expr, Op, Read, ranks_of, reads_of
+from ...ir.fragments import left_in_registers, panel_sides
+from ...ir.microkernels import BY_NAME
+from ...ir.tile import SUM, Compute, MatrixProduct
+from ..context import Variables
+from ..microkernels.statements import Statements, index
+from . import mma
+from .fragments import FragmentEmitter, Registers
+from .operands import RAW, Operand, Side
+from .staging import address, aligned, beyond, commit, copy, i32, wait
+from .statements import DeviceStatements
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FragmentProduct:
+    """One such product, whose operands are staged from byte ``start`` of ``scratch`` on.
+
+    ``ahead`` is the number of groups of copies of which its own is the oldest when it begins: those of a loop's products, which
+    are staged a turn ahead; None where it stages its operands itself. ``kept`` are those that are staged before the loop.
+    """
+
+    registers: Registers
+    compute: Compute
+    scratch: tirx.Buffer
+    start: int
+    ahead: int | None = None
+    kept: Collection[str] = ()
+
+    @property
+    def product(self) -> MatrixProduct:
+        assert self.compute.product is not None
+        return self.compute.product
+
+    # -- operands --------------------------------------------------------------------------------------------------------
+
+    def varied_by(self, variables: Collection[str], written: Collection[str]) -> set[str]:
+        """The operands (``left``, ``right``) that a loop over ``variables`` varies, in which ``written`` are written."""
+        found = set()
+        for name, expr, rank in self._sides():
+            extents = (self.compute.extent(rank), self.compute.extent(self.product.inner))
+            if any(set(ranks_of(e)) & set(variables) for e in (expr, *extents)):
+                found.add(name)
+            if any(r.tensor in written for e in (expr, *extents) for r in reads_of(e)):
+                found.add(name)
+        return found
+
+    def reads(self) -> set[str]:
+        """The tensors that are staged."""
+        return {r.tensor for _, expr, _ in self._sides() for r in reads_of(expr)}
+
+    def _sides(self) -> list[tuple[str, Expr, str]]:
+        product = self.product
+        right = ("right", product.right, product.columns or "")
+        if left_in_registers(self.compute, self.registers.held.tiles) is not None:
+            return [right]
+        return [("left", product.left, product.rows or ""), right]
+
+    def _operands(self, s: Statements, variables: Variables) -> dict[str, tuple[Operand, int]]:
+        """Each with the byte at which its panel begins."""
+        context, found, start = self.registers.context, {}, self.start
+        sides = panel_sides(self.compute, self.registers.held, context.lets)
+        at = context.evaluator(s, variables)
+        for name, expr, rank in self._sides():
+            most = s.bind("most", at.value(self.compute.extent(rank)))
+            side = Side(expr=expr, rank=rank, top=index(0), height=sides[name], most=most)
+            operand = Operand.of(context, side, self.product.inner, sides["depth"], mma.BYTES)
+            found[name] = (operand, start)
+            start += operand.panel.bytes
+        return found
+
+    def stage(self, s: DeviceStatements, names: Collection[str], variables: Variables) -> None:
+        """Begins to bring these operands to shared memory, as a group of copies."""
+        team, base = self.registers.team, address(s, self.scratch)
+        depth = s.bind("deep", self.registers.context.evaluator(s, variables).value(self.compute.extent(self.product.inner)))
+        raw = tirx.decl_buffer((index(1 << 20),), RAW, name="staged", data=self.scratch.data)
+        s.add(tirx.DeclBuffer(raw, data=self.scratch.data))
+        for name, (operand, start) in self._operands(s, variables).items():
+            if name not in names:
+                continue
+            source = operand.source(s, variables, depth)
+            elements = partial(operand.elements, s, team, raw, i32(start // mma.BYTES), variables, index(0), depth)
+            if source is None:
+                elements()
+                continue
+            whole = s.share(aligned(source))
+            with s.when(tirx.NE(whole, i32(0))):
+                copy(s, team, operand.panel, beyond(base, i32(start)), source, *operand.corner(index(0)))
+            with s.when(tirx.EQ(whole, i32(0))):
+                elements()
+
+    # -- the product -------------------------------------------------------------------------------------------------------
+
+    def emit(self, s: DeviceStatements, variables: Variables) -> None:
+        """Adds the product to ``s``."""
+        emitter = FragmentEmitter.of(self.registers, self.compute, variables)
+        added = _added(self.product.epilogue, self.registers.held.tiles)
+        target = self.registers.views[self.compute.target].flat
+        sums = self._sums(s, emitter, added)
+        if self.ahead is None:
+            s.barrier()
+            self.stage(s, {"left", "right"}, variables)
+            commit(s)
+        wait(s, 0 if self.ahead is None else self.ahead - 1)
+        s.barrier()
+        self._multiply(s, self._operands(s, variables), sums)
+        if sums is not target or (added is None and self.product.epilogue is not None):
+            self._finish(s, emitter, sums)
+
+    def _sums(self, s: DeviceStatements, emitter: FragmentEmitter, added: Expr | None) -> tirx.Buffer:
+        """Where products are added up, with what they are added to."""
+        memory = self.registers.views[self.compute.target].flat
+        if added is not None:
+            ranks = tuple(r for r in self.compute.ranks if r.name != self.product.inner)
+            plain = replace(self.compute, product=None, value=added, reduction=None, reduced=(), ranks=ranks)
+            replace(emitter, compute=plain).emit_everywhere(s)
+            return memory
+        epilogue = self.product.epilogue
+        own = epilogue is not None and any(r.tensor == self.compute.target for r in reads_of(epilogue))
+        if own or str(memory.dtype) != "float32":
+            memory = s.allocate("sums", (int(memory.shape[0]),), "float32", scope="local")
+        with s.loop("i", int(memory.shape[0]), kind=ForKind.UNROLLED) as i:
+            s.store(memory, i, tirx.const(0, "float32"))
+        return memory
+
+    def _multiply(self, s: DeviceStatements, operands: Mapping[str, tuple[Operand, int]], sums: tirx.Buffer) -> None:
+        held, base = self.registers.held, address(s, self.scratch)
+        kernel, columns = BY_NAME[self.product.kernel], held.tiles[self.compute.target]
+        assert columns is not None
+        staged = {
+            name: mma.Staged(panel=operand.panel, along=operand.along, address=s.share(beyond(base, i32(start))))
+            for name, (operand, start) in operands.items()
+        }
+        lane, across = mma.Lane.of(s, self.registers.team), columns // mma.COLUMNS
+        first = s.share(tirx.Cast("int32", self.registers.first))
+        lefts = s.allocate("a", (held.fragments * 4,), "uint32", scope="local")
+        rights = s.allocate("b", (4,), "uint32", scope="local")
+        unrolled = partial(s.loop, kind=ForKind.UNROLLED)
+        steps = panel_sides(self.compute, held, self.registers.context.lets)["steps"]
+        with unrolled("k", steps) as k:
+            step = tirx.Cast("int32", k)
+            with unrolled("i", held.fragments) as i:
+                if "left" in staged:
+                    mma.load_left(s, lefts, i * 4, staged["left"], first + tirx.Cast("int32", i) * mma.ROWS, step, lane)
+                else:
+                    self._packed(s, lefts, i, k)
+            with unrolled("j", across // 2) as j:
+                mma.load_right(s, rights, 0, staged["right"], tirx.Cast("int32", j) * (2 * mma.COLUMNS), step, lane)
+                with unrolled("i", held.fragments) as i, unrolled("side", 2) as side:
+                    at = (i * across + j * 2 + side) * 4
+                    mma.add(s, kernel.left, sums, at, lefts, i * 4, rights, side * 2)
+
+    def _packed(self, s: Statements, lefts: tirx.Buffer, i: tirx.Expr, k: tirx.Expr) -> None:
+        """Two fragments of sums side by side as one of a left operand: pairs of neighbours in a register."""
+        name = left_in_registers(self.compute, self.registers.held.tiles)
+        assert name is not None
+        memory, columns = self.registers.views[name].flat, self.registers.held.tiles[name]
+        assert columns is not None
+        pairs = tirx.decl_buffer((index(int(memory.shape[0]) // 2),), "uint32", name="pairs", data=memory.data)
+        s.add(tirx.DeclBuffer(pairs, data=memory.data))
+        first = (i * (columns // mma.COLUMNS) + k * 2) * 2
+        with s.loop("r", 4, kind=ForKind.UNROLLED) as r:
+            s.store(lefts, i * 4 + r, tirx.BufferLoad(pairs, [first + r]))
+
+    def _finish(self, s: DeviceStatements, emitter: FragmentEmitter, sums: tirx.Buffer) -> None:
+        """Stores what becomes of the finished sums."""
+        epilogue = self.product.epilogue
+        tested = epilogue is not None and not _is_held(epilogue, self.registers.held.tiles)
+        columns = self.registers.held.tiles[self.compute.target]
+        assert columns is not None
+        with self.registers.lines(s) as (line, row), self.registers.along(s, line, columns) as (point, column):
+            inside = emitter.inside(s, row, column) if tested else True
+            with s.when(inside):
+                at = emitter.at(point, s.bind("row", row), s.bind("column", column))
+                at._finish(s, at.variables, tirx.BufferLoad(sums, [point.element]))
+
+
+def _added(epilogue: Expr | None, tiles: Collection[str]) -> Expr | None:
+    """What the sum is added to, where that is of tiles in registers: products are added up right there."""
+    match epilogue:
+        case Op(op="add", args=(Read(tensor=name), other)) if name == SUM:
+            pass
+        case Op(op="add", args=(other, Read(tensor=name))) if name == SUM:
+            pass
+        case _:
+            return None
+    return other if _is_held(other, tiles) and all(r.tensor != SUM for r in reads_of(other)) else None
+
+
+def _is_held(expr: Expr, tiles: Collection[str]) -> bool:
+    return all(r.tensor in tiles or r.tensor == SUM for r in reads_of(expr))
+
+
+__all__ = ["FragmentProduct"]

@@ -1,0 +1,88 @@
+"""Tiles in registers: which there are, and attention with them in every order of the threads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import einfall as ef
+from einfall.compiler.program import read_program
+from einfall.compiler.specialise import specialise
+from einfall.ir.blocks import registers_of_block
+from einfall.ir.fragments import Held
+from einfall.ir.target import Target
+from einfall.ir.tile import Loop, walk
+from einfall.passes.pipeline import lower
+from tests.cuda import kernels
+from tests.cuda_emulation.device import Worker
+
+ATTENTION = Path(ef.__file__).parent / "examples/attention"
+TARGET = Target.parse("cuda:sm_80")
+
+
+def text_of(name: str, dtype: str = "bf16") -> str:
+    return (ATTENTION / f"{name}.ecs").read_text().replace("f32", dtype)
+
+
+def held(text: str, **sizes: int) -> list[Held | None]:
+    """Of each parallel loop."""
+    program = lower(specialise(read_program(text).select(None), sizes), target=TARGET).program
+    loops = (n for n in walk(program.body) if isinstance(n, Loop) and n.parallel)
+    return [registers_of_block(loop, TARGET, program.lets) for loop in loops]
+
+
+def test_scores_and_results_of_attention_are_in_registers() -> None:
+    (found,) = held(text_of("attention"), E=64, F=64)
+    assert found is not None
+    assert (found.rows, found.warps, found.fragments) == (128, 4, 2)
+    assert found.tiles["RSAV"] == 64 and found.tiles["BQK"] == 64 and found.tiles["RGM"] is None
+
+
+def test_where_elements_meet_masks_one_by_one_they_are_in_shared_memory() -> None:
+    finite, other = held(text_of("causal_attention"), E=64, F=64)
+    assert finite is not None and other is not None
+    assert "BSN" in finite.tiles and "BSN" not in other.tiles
+
+
+def test_too_many_columns_for_registers() -> None:
+    assert held(text_of("attention"), E=64, F=1024) == [None]
+
+
+def test_f32_is_not_on_tensor_cores() -> None:
+    assert held(text_of("attention", "f32"), E=64, F=64) == [None]
+
+
+def attention(gpu: Worker, name: str, p: int, m: int, e: int, f: int, *, h: int = 1, special: float | None = None) -> None:
+    """In every order of the threads, against the interpreter."""
+    rng = np.random.default_rng(p + m)
+    q, k, v = (rng.standard_normal(shape).astype(ml_dtypes.bfloat16) for shape in ((h, p, e), (h, m, e), (h, m, f)))
+    if special is not None:
+        v[:, -1, 0] = special
+        k[:, 0, :] = special
+    given = {"Q": q, "K": k, "V": v}
+    (found,) = gpu.run(kernels.run, text_of(name), given, {}, "cuda:sm_80", fixed={"E": e, "F": f}, every_order=True)
+    expected = ef.interpret(text_of(name), **given)
+    assert np.array_equal(np.isnan(found.astype(float)), np.isnan(expected))
+    finite = np.isfinite(expected)
+    assert np.abs(found.astype(float) - expected)[finite].max(initial=0) < 0.03
+
+
+def test_ragged_rows_keys_and_widths(gpu: Worker) -> None:
+    attention(gpu, "attention", 130, 67, 24, 40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("p", "m"), [(1, 1), (17, 64), (128, 128), (129, 63), (5, 0), (0, 5)])
+@pytest.mark.parametrize("name", ["attention", "causal_attention", "softcap_attention", "sliding_window_attention"])
+def test_edges(gpu: Worker, name: str, p: int, m: int) -> None:
+    attention(gpu, name, p, m, 16, 16, h=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("special", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("name", ["attention", "causal_attention"])
+def test_numbers_that_are_not_finite(gpu: Worker, name: str, special: float) -> None:
+    attention(gpu, name, 70, 70, 32, 32, special=special)
