@@ -66,6 +66,7 @@ class Gpu:
     warp: int
     max_threads_per_block: int
     max_threads_per_multiprocessor: int
+    blocks_per_multiprocessor: int
     registers: int
     shared_per_block: int
     shared_per_multiprocessor: int

@@ -7,9 +7,10 @@ both cases, and machine code is made for the target whatever machine this is.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tvm.tirx.build import codegen_build, split_host_device_mods
 from ...ir.target import Target
 from ...ir.tile import TileProgram
 from ...ir.tile_printer import tile_to_source
+from ...ir.usage import Usage
 from ..pipeline import einfall
 from ..tvm_target import to_tvm
 from . import toolkit
@@ -34,7 +36,8 @@ COMPILE = "tvm_callback_cuda_compile"
 class DeviceBuilt:
     """A kernel for a GPU: the host's module without its kernels, their code, and the texts on every level.
 
-    ``launches`` tells the runtime, in TVM's JSON form, of each kernel its arguments and how it is launched.
+    ``launches`` tells the runtime, in TVM's JSON form, of each kernel its arguments and how it is launched; ``launched`` are
+    the threads of a block of each, and its bytes of dynamic shared memory.
     """
 
     program: TileProgram = field(repr=False)
@@ -43,11 +46,17 @@ class DeviceBuilt:
     source: str = field(repr=False)
     arch: str
     launches: str = field(repr=False)
+    launched: Mapping[str, tuple[int, int]] = field(repr=False)
 
     @cached_property
     def code(self) -> toolkit.DeviceCode:
         """The machine code. Raises EinfallError E1205, E1206."""
-        return toolkit.compile_source(self.source, self.arch)
+        made = toolkit.compile_source(self.source, self.arch)
+        return replace(made, usage=tuple(self._with_launch(each) for each in made.usage))
+
+    def _with_launch(self, usage: Usage) -> Usage:
+        threads, dynamic = self.launched.get(usage.kernel, (0, 0))
+        return replace(usage, threads=threads, dynamic=dynamic)
 
     def export(self, path: Path) -> None:
         """Writes the host's part as a shared library. Needs a C compiler."""
@@ -76,6 +85,7 @@ def build(program: TileProgram, target: Target) -> DeviceBuilt:
         (device,) = [finish_device()(each) for each in devices.values()] or [tvm.IRModule({})]  # type: ignore[operator]
         compiled = codegen_build(finish_host()(host), host_target)  # type: ignore[operator]
         source = _cuda_source(device, chosen)
+    launched = {str(name.name_hint): _sizes(function.body) for name, function in device.functions.items()}
     launches = {str(name.name_hint): _launch(function) for name, function in device.functions.items()}
     return DeviceBuilt(
         program=program,
@@ -84,6 +94,7 @@ def build(program: TileProgram, target: Target) -> DeviceBuilt:
         source=source,
         arch=str(chosen.attrs["arch"]),
         launches=json.dumps({"tvm_version": tvm.__version__, "func_info": launches}),
+        launched=launched,
     )
 
 
@@ -109,6 +120,22 @@ def _compiling_nothing(seen: list[str]) -> Iterator[None]:
     finally:
         if before is not None:
             tvm_ffi.register_global_func(COMPILE, before, override=True)
+
+
+def _sizes(body: tirx.Stmt) -> tuple[int, int]:
+    """(threads of a block, bytes of dynamic shared memory) of a kernel."""
+    threads, dynamic = 1, 0
+    waiting = [body]
+    while waiting:
+        node = waiting.pop()
+        match node:
+            case tirx.AttrStmt() if node.attr_key == "thread_extent" and str(node.node.thread_tag).startswith("threadIdx"):
+                threads *= int(node.value)
+            case tirx.AllocBuffer() if str(node.buffer.scope()) == "shared.dyn":
+                dynamic += math.prod(map(int, node.buffer.shape)) * tvm_ffi.dtype(str(node.buffer.dtype)).itemsize
+        waiting.extend(getattr(node, "seq", ()))
+        waiting.extend(each for name in ("body", "then_case", "else_case") if (each := getattr(node, name, None)) is not None)
+    return threads, dynamic
 
 
 def _launch(function: tirx.PrimFunc) -> dict[str, object]:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import re
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from ...ir.diagnostics import did_you_mean, error
+from ...ir.target import Target
 from ...runtime.artifact import FORMAT, SUFFIX, Artifact
+from ..device_figures import KernelFigures, figures
 from .output import console, out, out_json
 from .parser import Subparsers, add_command
-
-_ENTRY = re.compile(r"^\.visible \.entry (\w+)\(", re.MULTILINE)
-_TENSOR_CORES = re.compile(r"\b(?:mma\.sync|wgmma\.mma_async)[\w.:]*")
 
 
 def register(commands: Subparsers) -> None:
@@ -45,7 +43,9 @@ def _inspect(options: argparse.Namespace) -> int:
                 "versions": dict(artifact.versions),
                 "bytes": _sizes(artifact),
                 "sources": sorted(artifact.sources),
-                "device": None if artifact.device is None else {"arch": artifact.device.arch, "kernels": kernels},
+                "device": None
+                if artifact.device is None
+                else {"arch": artifact.device.arch, "kernels": [each.to_json() for each in kernels]},
             }
         )
         return 0
@@ -79,43 +79,39 @@ def _sizes(artifact: Artifact) -> dict[str, int]:
     return found
 
 
-def _kernels(artifact: Artifact) -> list[dict[str, object]]:
-    """What each GPU kernel takes, and its instructions for tensor cores."""
-    if artifact.device is None:
-        return []
-    parts = _ENTRY.split(artifact.sources.get("ptx", ""))
-    bodies = dict(zip(parts[1::2], parts[2::2], strict=False))
-    found: list[dict[str, object]] = []
-    for usage in artifact.device.usage:
-        cores = Counter(_TENSOR_CORES.findall(bodies.get(usage.kernel, "")))
-        found.append(
-            {
-                "name": usage.kernel,
-                "registers": usage.registers,
-                "static_shared_bytes": usage.shared,
-                "stack_bytes": usage.stack,
-                "spill_bytes": usage.spill_stores + usage.spill_loads,
-                "tensor_core_instructions": dict(cores),
-            }
-        )
-    return found
+def _kernels(artifact: Artifact) -> tuple[KernelFigures, ...]:
+    """What each GPU kernel takes, and its instructions."""
+    gpu = Target.parse(artifact.target).gpu if artifact.device is not None else None
+    if artifact.device is None or gpu is None:
+        return ()
+    texts = {kind: artifact.sources.get(kind, "") for kind in ("ptx", "cuda")}
+    return figures(artifact.device.usage, gpu, **texts)
 
 
-def _table(kernels: list[dict[str, object]]) -> None:
+def _table(kernels: Sequence[KernelFigures]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for name in ("kernel", "registers", "static shared", "stack", "spills", "tensor cores"):
-        table.add_column(name, justify="left" if name in ("kernel", "tensor cores") else "right")
+    for name in ("kernel", "threads", "registers", "shared", "spills", "blocks", "occupancy"):
+        table.add_column(name, justify="left" if name == "kernel" else "right")
+    table.add_column("instructions", overflow="fold")
     for each in kernels:
-        cores = each["tensor_core_instructions"]
-        assert isinstance(cores, dict)
+        usage, held = each.usage, each.occupancy
+        shared = f"{usage.shared}" + (f" + {usage.dynamic}" if usage.dynamic else "")
+        spills = f"[red]{each.spills} B[/]" if each.spills else "none"
+        parts = [f"{count} {name}" for name, count in each.instructions.items()]
         table.add_row(
-            str(each["name"]),
-            str(each["registers"]),
-            f"{each['static_shared_bytes']} B",
-            f"{each['stack_bytes']} B",
-            f"{each['spill_bytes']} B",
-            ", ".join(f"{count} {name}" for name, count in cores.items()) or "none",
+            usage.kernel,
+            str(usage.threads or "?"),
+            str(usage.registers),
+            f"{shared} B",
+            spills,
+            "?" if held is None else str(held.blocks),
+            "?" if held is None else f"{held.share:.0%} ({held.limit})",
+            ", ".join(parts),
         )
     console().print(table)
+    for each in kernels:
+        out(f"{each.usage.kernel}({', '.join(each.parameters)})")
+        for name, count in each.tensor_cores.items():
+            out(f"    {count} × {name}")
