@@ -27,6 +27,7 @@ from ..reduction import Accumulator
 from ..views import View, encode, load_scalar, store_scalar
 from . import mma
 from .compute import DeviceComputeEmitter
+from .staging import narrow
 from .statements import DeviceStatements, Team, exchanged
 
 QUAD = (1, 2)
@@ -120,6 +121,7 @@ class FragmentEmitter(DeviceComputeEmitter):
     registers: Registers
     roles: Roles
     point: Point | None = None
+    mask: tirx.Expr | None = None  # where it is false, what is stored in registers is 0
 
     @staticmethod
     def of(registers: Registers, compute: Compute, variables: Variables) -> FragmentEmitter:
@@ -142,7 +144,8 @@ class FragmentEmitter(DeviceComputeEmitter):
             with self.registers.lines(s) as (point, row):
                 self._element(s, point, row, None, self.inside(s, row, None))
             return
-        whole = self._whole(s)
+        # What is written to memory is written once, the others are repeated in loops.
+        whole = self._whole(s) if self._target else tirx.IntImm("bool", 0)
         if constant(whole) != 0:
             with s.when(whole):
                 self._certain()._rows(s, tested=False)
@@ -227,11 +230,14 @@ class FragmentEmitter(DeviceComputeEmitter):
         self._rows(s, tested=False)
 
     def inside(self, s: Statements, row: tirx.Expr, column: tirx.Expr | None) -> tirx.Expr | bool:
-        """Whether a point counts."""
-        inside: tirx.Expr | bool = row < self._bound(s, self.roles.row) if self._rows_count else True
+        """Whether a point counts; in 32 bits, which hold the numbers inside a tile."""
+        inside: tirx.Expr | bool = self._below(s, row, self.roles.row) if self._rows_count else True
         if column is not None:
-            inside = both(inside, column < self._bound(s, self.roles.column or ""))
+            inside = both(inside, self._below(s, column, self.roles.column or ""))
         return inside
+
+    def _below(self, s: Statements, at: tirx.Expr, rank: str) -> tirx.Expr:
+        return tirx.LT(tirx.Cast("int32", at), narrow(s, self._bound(s, rank)))
 
     # -- points ----------------------------------------------------------------------------------------------------------
 
@@ -257,13 +263,16 @@ class FragmentEmitter(DeviceComputeEmitter):
         return replace(self, context=context, variables=variables, point=point)
 
     def _element(self, s: Statements, point: Point, row: tirx.Expr, column: tirx.Expr | None, inside: tirx.Expr | bool) -> None:
+        if self._target and not self._reads_memory:
+            at = replace(self.at(point, row, column), mask=None if inside is True else inside)
+            at._point(s, at.variables)
+            return
         if inside is not True and self._target:
             self.registers.clear(s, self.compute.target, point)
         if column is None and not self._target:
             inside = both(inside, tirx.EQ(self.registers.left, index(0)))
         with s.when(inside):
-            row = s.bind("row", row)
-            at = self.at(point, row, None if column is None else s.bind("column", column))
+            at = self.at(point, s.bind("row", row), None if column is None else s.bind("column", column))
             at._point(s, at.variables)
 
     def _row_folded(self, s: Statements, line: Point, row: tirx.Expr, *, tested: bool) -> None:
@@ -272,14 +281,14 @@ class FragmentEmitter(DeviceComputeEmitter):
         acc = Accumulator.start(s, compute.reduction, self._combined, 1)
         with self.registers.along(s, line, self._width) as (point, column):
             inside = self.inside(s, row, column) if tested else True
-            for inner in compute.along if tested else ():
-                if inner.target in self.registers.held.tiles:
-                    self.registers.clear(s, inner.target, point)
-            with s.when(inside):
-                at = self.at(point, s.bind("row", row), s.bind("column", column))
-                where = at.context.evaluator(s, at.variables).condition(compute.filter)
-                with s.when(True if where is None else where):
-                    at._take(s, at.context.evaluator(s, at.variables), acc, None)
+            if self._reads_memory:
+                self._take_where(s, acc, point, row, column, inside)
+            else:
+                at = replace(self.at(point, row, column), mask=None if inside is True else inside)
+                evaluator = at.context.evaluator(s, at.variables)
+                where = evaluator.condition(compute.filter)
+                every = both(inside, True if where is None else where)
+                at._take(s, evaluator, acc, None if constant(every) == 1 else every)
         for distance in QUAD:
             mine = s.share(tirx.BufferLoad(acc.state, [index(0)]))
             s.store(acc.state, 0, acc.combine(mine, s.share(exchanged(mine, distance))))
@@ -292,11 +301,26 @@ class FragmentEmitter(DeviceComputeEmitter):
             value = end._convert(ended, acc.result(), acc.result_type)
             end._guarded(s, ended, end.variables, lambda: end._store(s, ended, value))
 
+    def _take_where(
+        self, s: Statements, acc: Accumulator, point: Point, row: tirx.Expr, column: tirx.Expr, inside: tirx.Expr | bool
+    ) -> None:
+        """Takes in an element, if it counts, for which memory is read."""
+        for inner in self.compute.along if inside is not True else ():
+            if inner.target in self.registers.held.tiles:
+                self.registers.clear(s, inner.target, point)
+        with s.when(inside):
+            at = self.at(point, s.bind("row", row), s.bind("column", column))
+            where = at.context.evaluator(s, at.variables).condition(self.compute.filter)
+            with s.when(True if where is None else where):
+                at._take(s, at.context.evaluator(s, at.variables), acc, None)
+
     def _store_within(self, s: Statements, at: Evaluator, value: tirx.Expr, within: tirx.Expr | None) -> None:
         if not self._target:
             DeviceComputeEmitter._store_within(self, s, at, value, within)
             return
         assert self.point is not None and within is None
+        if self.mask is not None:
+            value = tirx.Select(self.mask, value, literal(0, str(value.ty.dtype)))
         self.registers.store(s, self.compute.target, self.point, value)
 
 
