@@ -119,6 +119,8 @@ def encode(value: tirx.Expr, name: str, bind: Bind = _same) -> tirx.Expr:
     """float32 rounded to storage: `f16` to float16, `bf16` to uint16, the others to uint8 codes."""
     if name == "f16":
         return _cast(value, "float16")
+    if name == "bf16" and isinstance(value, tirx.FloatImm):  # a literal has no bits that CUDA C++ could look at
+        return tirx.IntImm("uint16", _bf16_of(value.value))
     if name == "bf16":
         if on_device():
             return device.to_bf16(value)
@@ -139,6 +141,15 @@ def _bf16_pattern(x: tirx.Expr) -> tirx.Expr:
     odd = (pattern >> _constant(16, pattern)) & _constant(1, pattern)
     rounded = pattern + (odd + _constant(0x7FFF, pattern))
     return tirx.Select(tirx.isnan(x), pattern | _constant(0x400000, pattern), rounded)
+
+
+def _bf16_of(value: float) -> int:
+    """The bits of a number rounded to bf16."""
+    with np.errstate(over="ignore"):
+        pattern = int(np.float32(value).view(np.uint32))
+    if math.isnan(value):
+        return pattern >> 16 | 0x40
+    return pattern + (pattern >> 16 & 1) + 0x7FFF >> 16
 
 
 def _round_small(x: tirx.Expr, form: SmallFloat, bind: Bind) -> tirx.Expr:

@@ -20,7 +20,7 @@ from ..ir.target import Target
 from ..ir.tile import Compute, Decision, Method, Scope, TileProgram, walk
 from .cost import estimate
 from .either import either, in_parts
-from .online.derive import PRODUCT_TILE, Derivation, derive
+from .online.derive import PRODUCT_TILE, ROW_TILE, Derivation, derive
 from .shifting.unified import unified
 from .tiling.assemble import assemble
 from .tiling.contraction import on_tensor_cores
@@ -41,6 +41,11 @@ TILE_ON_CORES = 64
 """Positions of a tile that a product on tensor cores makes or takes: with 32 rows a warp, its registers hold the tile and sums
 of 128 columns."""
 
+LONG_ROW_ON_GPU, ROW_TILE_ON_GPU = 1 << 15, 1 << 13
+"""Elements of a row beyond which those of all thread blocks that run at a time leave a GPU's second-level cache between
+passes (132 multiprocessors with 4 blocks each hold 69 MB of f32, an H100's cache 50 MB); and of the tiles of the one-pass form,
+each of which costs some barriers."""
+
 OTHER_SIZE = 64
 """What a free size is taken to be that is no part of a row."""
 
@@ -59,19 +64,22 @@ class Form:
 def select(cascade: Cascade, target: Target, *, online: bool = True) -> Form:
     """The form that is expected to run fastest on ``target``; ``online=False`` keeps the passes as written."""
     form = _unsplit(cascade, target, online=online)
+    if target.gpu is not None:
+        form = replace(form, program=_noting_order(form.program))
     return replace(form, program=in_parts(form.program, cascade, form.derivation, target)) if online else form
 
 
 def _unsplit(cascade: Cascade, target: Target, *, online: bool) -> Form:
     """The form in which one thread goes through all of a row."""
     cores = any(on_tensor_cores(cascade, einsum, target) for einsum in cascade.einsums)
-    derivation = derive(cascade, product_tile=TILE_ON_CORES if cores else PRODUCT_TILE)
+    row_tile = ROW_TILE if target.gpu is None else ROW_TILE_ON_GPU
+    derivation = derive(cascade, product_tile=TILE_ON_CORES if cores else PRODUCT_TILE, row_tile=row_tile)
     fewer = [r for r, passes in derivation.passes.items() if passes.after < passes.before]
     plain = assemble(cascade, target)
     if not online or not fewer:
         return Form(program=plain, derivation=derivation)
     if target.gpu is not None:
-        return Form(program=_for_blocks(plain, derivation.cascade, target, fewer), derivation=derivation)
+        return Form(program=_for_blocks(plain, cascade, derivation.cascade, target, fewer), derivation=derivation)
     shiftless, decisions = _without_maximum(cascade, target)
     if shiftless is not None:
         long = _for_long_rows(plain, shiftless, cascade, fewer)
@@ -82,13 +90,39 @@ def _unsplit(cascade: Cascade, target: Target, *, online: bool) -> Form:
     return Form(program=_cheaper(plain, derived, cascade, target, fewer), derivation=derivation)
 
 
-def _for_blocks(plain: TileProgram, derived: Cascade, target: Target, fewer: list[str]) -> TileProgram:
-    """The form of which the thread blocks of a GPU can hold the tiles: as written, if they can, else in one pass."""
-    ranks = ", ".join(fewer)
-    if fits_blocks(plain, target):
-        return _noting(plain, ranks, "as written", "what the passes share stays in a thread block's shared memory")
+def _for_blocks(plain: TileProgram, cascade: Cascade, derived: Cascade, target: Target, fewer: list[str]) -> TileProgram:
+    """The form of which the thread blocks of a GPU can hold the tiles: as written, if they can, else in one pass; for rows that
+    do not stay in a cache between their passes one pass in any case."""
+    ranks, length = ", ".join(fewer), _row(cascade, fewer)
+    fits = fits_blocks(plain, target)
+    because = "what the passes share stays in a thread block's shared memory, and rows in a cache"
+    if fits and isinstance(length, Const) and int(length.value) <= LONG_ROW_ON_GPU:
+        return _noting(plain, ranks, "as written", because)
     online = assemble(derived, target, prefix="online_")
-    return _noting(online, ranks, "one pass", "what the passes share as written does not fit a thread block's shared memory")
+    if not fits:
+        return _noting(
+            online, ranks, "one pass", "what the passes share as written does not fit a thread block's shared memory"
+        )
+    if not fits_blocks(online, target):
+        return _noting(plain, ranks, "as written", "a thread block cannot hold the tiles of the other form")
+    longer = f"rows of more than {LONG_ROW_ON_GPU} elements leave the caches between passes"
+    if isinstance(length, Const):
+        return _noting(online, ranks, "one pass", longer)
+    both = either(op("le", length, integer(LONG_ROW_ON_GPU)), plain, online)
+    if both is None:
+        return _noting(plain, ranks, "as written", because)
+    return _noting(both, ranks, "both forms, chosen at the call", longer)
+
+
+def _noting_order(program: TileProgram) -> TileProgram:
+    """Says of scattered sums of floats that their last bits differ from run to run on a GPU."""
+    sums = [n for n in walk(program.body) if isinstance(n, Compute) and n.scatter and n.reduction in ("+", "*")]
+    targets = ", ".join(dict.fromkeys(n.target for n in sums if n.accumulator.is_float))
+    if not targets:
+        return program
+    because = "threads add to the same element in the order in which they come: the last bits differ from run to run"
+    decision = Decision(made_by="scatter", subject=targets, chosen="by atomic operations of all threads", because=because)
+    return replace(program, decisions=(*program.decisions, decision))
 
 
 def _without_maximum(cascade: Cascade, target: Target) -> tuple[TileProgram | None, tuple[Decision, ...]]:

@@ -76,10 +76,13 @@ class Chunks:
     width: int
     reads: tuple[Read, ...]
 
-    def load(self, s: Statements, at: Evaluator) -> dict[Read, tirx.Buffer]:
-        """Loads what the chunk reads whose first point is that of ``at``, all of which lies inside the tensors."""
-        loaded: dict[Read, tirx.Buffer] = {}
+    def load(self, s: Statements, at: Evaluator, known: Mapping[Read, tirx.Buffer] | None = None) -> dict[Read, tirx.Buffer]:
+        """Loads what the chunk reads whose first point is that of ``at``, all of which lies inside the tensors, but what is
+        ``known``."""
+        loaded: dict[Read, tirx.Buffer] = dict(known or {})
         for read in self.reads:
+            if read in loaded:
+                continue
             view = at.views[read.tensor]
             dtype = str(view.flat.dtype)
             raw = s.allocate("chunk", (self.width,), dtype, scope="local")

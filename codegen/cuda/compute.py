@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from tvm import tirx
 from tvm.tirx.stmt import ForKind
 
-from ...ir.expr import Cast, Expr, Read, op, ranks_of, reads_of
+from ...ir.expr import Cast, Const, Expr, Read, op, ranks_of, reads_of
 from ...ir.index import upper_bound
 from ...ir.operators import REDUCTIONS
 from ...ir.tile import SUM, Compute, MatrixProduct, Method
@@ -23,7 +23,9 @@ from ..reduction import Accumulator
 from ..views import encode, zero
 from .chunks import Chunks, chunks_along, moves_along
 from .columns import ColumnFold, columns_of
-from .folds import RowFold, folded_rank
+from .folds import TOGETHER, RowFold, folded_rank
+from .product import few_of
+from .scattering import Scattering, is_atomic
 from .statements import WARP, DeviceStatements, Team
 
 LEAST_IN_CHUNKS = 128
@@ -40,13 +42,14 @@ class DeviceComputeEmitter(ComputeEmitter):
         """Adds the whole Compute to ``s``."""
         assert isinstance(s, DeviceStatements)
         compute = self.compute
-        if compute.scatter:
+        if compute.scatter and is_atomic(compute, self.target):
+            self._spread(s, self._scattered_ranks, Scattering(emitter=self).point)
+        elif compute.scatter:
             # Where vectors may run along a rank, its points meet nobody else's; all others are taken in order.
-            vector = compute.vector if compute.method is Method.LANES else None
-            outer = [r for r in compute.output_ranks if r == vector]
-            rest = [r for r in (*compute.reduced, *compute.output_ranks) if r != vector]
+            outer = self._scattered_ranks
+            rest = [r for r in (*compute.reduced, *compute.output_ranks) if r not in outer]
             self._spread(s, outer, lambda s, v: self._loops(s, rest, v, (), self._scatter_point))
-        elif (rank := folded_rank(compute)) is not None:
+        elif (rank := self._folds) is not None:
             self._folded(s, rank)
         elif (chunks := self._chunks()) is not None:
             self._spread_chunks(s, chunks)
@@ -57,14 +60,24 @@ class DeviceComputeEmitter(ComputeEmitter):
 
     def points(self, s: Statements) -> tirx.Expr:
         """How many threads (or groups of them, :meth:`workers`) have something to do."""
-        together, _ = self._dealt(self.compute.output_ranks)
-        chunks = None if folded_rank(self.compute) is not None else self._chunks()
+        if self.compute.scatter:
+            return self._total(s, self._dealt(self._scattered_ranks)[0])[0]
+        together, _ = self._dealt([r for r in self.compute.output_ranks if r != self._few])
+        chunks = None if self._folds is not None else self._chunks()
         return self._total(s, together, chunks)[0]
+
+    @property
+    def _scattered_ranks(self) -> list[str]:
+        """What threads share of a scatter: all its points, or those that nobody else's value meets."""
+        compute = self.compute
+        if is_atomic(compute, self.target):
+            return [*compute.reduced, *compute.output_ranks]
+        return [r for r in compute.output_ranks if compute.method is Method.LANES and r == compute.vector]
 
     @property
     def workers(self) -> int:
         """How many points a block has in hand side by side."""
-        rank = folded_rank(self.compute)
+        rank = self._folds
         if rank is not None:
             return self.team.threads // self._threads(rank)
         chunks = None if self.compute.scatter else self._chunks()
@@ -117,6 +130,8 @@ class DeviceComputeEmitter(ComputeEmitter):
             return None
         if any(map(self._is_ragged, compute.output_ranks)) or vector not in compute.output_ranks:
             return None
+        if compute.reduction is not None and REDUCTIONS[compute.reduction].coordinate:
+            return None  # an accumulator of coordinates has one point
         summing = compute if compute.product is None else self._summing.compute
         chunks = chunks_along(summing, vector, views, stores=True)
         if chunks is None or (compute.reduction is not None and not chunks.reads):
@@ -270,29 +285,62 @@ class DeviceComputeEmitter(ComputeEmitter):
 
     # -- reductions by several threads -----------------------------------------------------------------------------------
 
+    @property
+    def _folds(self) -> str | None:
+        return folded_rank(self.compute, self.team, self.context.lets)
+
     def _threads(self, rank: str) -> int:
         """How many threads reduce one output point along ``rank``."""
         threads = RowFold.threads_for(self._summing, rank)
         return max(threads, WARP) if self._dealt(self.compute.output_ranks)[1] else threads
 
+    @property
+    def _few(self) -> str | None:
+        """A short side of a product that is reduced along its rows: all its points are done together, so that what the other
+        side reads is read once."""
+        product = self.compute.product
+        if product is None or self._folds is None:
+            return None
+        return few_of(self.compute)
+
     def _folded(self, s: DeviceStatements, rank: str) -> None:
         """Lanes along a reduced rank: each thread adds up its share, and the shares are combined in a fixed order."""
-        team, threads = self.team, self._threads(rank)
+        team, threads, few = self.team, self._threads(rank), self._few
         whole = threads == team.threads
-        shared, rest = self._dealt(self.compute.output_ranks)
+        shared, rest = self._dealt([r for r in self.compute.output_ranks if r != few])
         total, extents = self._total(s, shared)
-        fold = RowFold(emitter=self._summing, rank=rank, threads=threads, finish=self.finish)
+        fold = RowFold(emitter=self._summing, rank=rank, threads=threads, finish=self.finish, few=few)
         fold = replace(fold, rooms=fold.meeting_rooms(s) if whole else ())
-        beside = max(1, WARP // threads)
+        together = TOGETHER if few is None and not rest and not whole and fold.is_one_chunk() else 1
+        groups = max(1, WARP // threads)
+        beside = groups * together
         own, width = (index(0), index(1)) if whole else (s.bind("warp", team.warp), index(team.warps))
+
+        def points(variables: Variables) -> list[Variables]:
+            if few is None:
+                return [variables]
+            extent = self.compute.extent(few)
+            assert isinstance(extent, Const)
+            return [{**variables, few: index(n)} for n in range(int(extent.value))]
+
         with team.each(s, total if beside == 1 else s.bind("tasks", ceil_div(total, beside)), width, own) as task:
-            at, inside = task, None
-            if beside > 1:  # all threads of a warp come to its shuffles, whether their group has a point or not
-                at = s.bind("at", task * beside + tirx.truncdiv(team.lane, index(threads)))
-                inside = at < total
-                at = s.bind("at", tirx.min(at, total - 1))
-            placed = {**self.variables, **s.coordinates(at, shared, extents)}
-            self._loops(s, rest, placed, (), lambda s, variables: fold.row(s, variables, inside))
+            places: list[Variables] = []
+            insides: list[tirx.Expr | None] = []
+            for n in range(together):
+                at, inside = task, None
+                if beside > 1:  # all threads of a warp come to its shuffles, whether their group has a point or not
+                    group = tirx.truncdiv(team.lane, index(threads))
+                    at = s.bind("at", task * beside + n * groups + group)
+                    inside = at < total
+                    at = s.bind("at", tirx.min(at, total - 1))
+                places.append({**self.variables, **s.coordinates(at, shared, extents)})
+                insides.append(inside)
+
+            def row(s: Statements, variables: Variables) -> None:
+                found = points(variables) if together == 1 else places
+                fold.rows(s, found, insides * (len(found) // together))
+
+            self._loops(s, rest, places[0], (), row)
 
     def take_beside(
         self, s: Statements, at: Evaluator, acc: Accumulator, made: Mapping[str, tirx.Buffer], c: tirx.Expr

@@ -18,7 +18,7 @@ from ...ir.expr import Expr, reads_of
 from ...ir.fragments import Held
 from ...ir.index import upper_bound
 from ...ir.target import Target
-from ...ir.tile import Buffer, Compute, Fill, Loop, Method, Node, Scope, TileProgram, When
+from ...ir.tile import Buffer, Compute, Fill, Loop, Node, Scope, TileProgram, When
 from ..context import Context, Variables
 from ..element import stored
 from ..frame import Frame
@@ -185,12 +185,7 @@ class _Lowering(Frame):
     def _points(self, compute: Compute, variables: Variables) -> None:
         anyone = Team(thread=index(0), block=index(0), threads=THREADS, launch=True)
         asking = self.emitter(compute, variables, anyone)
-        if compute.scatter and compute.method is not Method.LANES:
-            points: tirx.Expr = index(1)
-        elif compute.scatter:
-            points = self._number(compute.extent(compute.vector or ""), variables)
-        else:
-            points = asking.points(self.statements)
+        points = asking.points(self.statements)
         with self._kernel(blocks_for(points, asking.workers), variables, spread=True) as (d, team):
             self.emitter(compute, variables, team).emit(d)
 

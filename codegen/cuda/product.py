@@ -13,7 +13,7 @@ from functools import partial
 
 from tvm import tirx
 
-from ...ir.expr import integer, ranks_of
+from ...ir.expr import Const, integer, ranks_of, reads_of
 from ...ir.microkernels import BY_NAME, FMA
 from ...ir.target import Gpu
 from ...ir.tile import Compute, MatrixProduct
@@ -21,6 +21,7 @@ from ..context import Context, Variables
 from ..element import computed
 from ..microkernels.statements import Statements, as_index, ceil_div, divisor, index
 from . import mma
+from .chunks import moves_along
 from .operands import RAW, Operand, Side
 from .simt import Scalars
 from .staging import Source, address, aligned, beyond, copy, i32, pipeline
@@ -93,10 +94,29 @@ def on_blocks(compute: Compute) -> bool:
     product = compute.product
     if product is None or product.rows is None or product.columns is None or compute.filter is not None:
         return False
-    if any(compute.extent(r) == integer(1) for r in (product.rows, product.columns)):
-        return False  # a matrix by a vector
+    if few_of(compute) is not None or any(compute.extent(r) == integer(1) for r in (product.rows, product.columns)):
+        return False  # a matrix by a vector, or by few
     tile = {product.rows, product.columns, product.inner}
     return not any(set(ranks_of(r.extent)) & tile for r in compute.ranks)
+
+
+FEW = 8
+"""Rows of a product up to which threads add up the products of rows of the other side, which they read once."""
+
+
+def few_of(compute: Compute) -> str | None:
+    """The side of a product that has a few points only, where the operands' rows lie along its depth; None where none has."""
+    product = compute.product
+    if product is None or product.rows is None or product.columns is None:
+        return None
+    moving = [moves_along(r.indices, product.inner) for e in (product.left, product.right) for r in reads_of(e)]
+    if not any(moving) or None in moving:
+        return None
+    for rank in (product.rows, product.columns):
+        extent = compute.extent(rank)
+        if isinstance(extent, Const) and 1 < int(extent.value) <= FEW:
+            return rank
+    return None
 
 
 def scratch_of(compute: Compute, shape: Shape) -> int:

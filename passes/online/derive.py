@@ -52,22 +52,30 @@ class Derivation:
 
 
 def derive(
-    cascade: Cascade, *, tile: int | None = None, only: Collection[str] | None = None, product_tile: int = PRODUCT_TILE
+    cascade: Cascade,
+    *,
+    tile: int | None = None,
+    only: Collection[str] | None = None,
+    product_tile: int = PRODUCT_TILE,
+    row_tile: int = ROW_TILE,
 ) -> Derivation:
     """Derives the form with the fewest passes.
 
     ``tile`` is the number of positions of a tile along a rank that is cut, by default what suits it (``product_tile`` of one
-    that a matrix product makes or takes); ``only`` limits the ranks (by their variable in the source) along which online forms
-    are tried.
+    that a matrix product makes or takes, else ``row_tile``); ``only`` limits the ranks (by their variable in the source) along
+    which online forms are tried.
     """
-    return _Derivation(cascade, tile, only, product_tile).run()
+    return _Derivation(cascade, tile, only, product_tile, row_tile).run()
 
 
 class _Derivation:
     """One derivation."""
 
-    def __init__(self, source: Cascade, tile: int | None, only: Collection[str] | None, product_tile: int) -> None:
-        self.source, self.tile, self.only, self.product_tile = source, tile, only, product_tile
+    def __init__(
+        self, source: Cascade, tile: int | None, only: Collection[str] | None, product_tile: int, row_tile: int
+    ) -> None:
+        self.source, self.tile, self.only = source, tile, only
+        self.product_tile, self.row_tile = product_tile, row_tile
         self.structure = Structure(source)
         self.analysis = analyse(source, self.structure.steps)
         self.decisions: list[Decision] = []
@@ -194,7 +202,7 @@ class _Derivation:
                 r.variables.get(i) in (product.rows, product.columns, product.inner) for r in chain.ranks if i in r.variables
             ):
                 return self.product_tile
-        return ROW_TILE
+        return self.row_tile
 
     def _is_tile(self, name: str) -> bool:
         return any(r.rank.name == name and r.rank.is_tile for r in self.analysis.ranks)

@@ -51,7 +51,7 @@ def assemble(cascade: Cascade, target: Target, *, prefix: str = "") -> TileProgr
 class _Assembly:
     def __init__(self, cascade: Cascade, target: Target, prefix: str) -> None:
         self.source = cascade
-        inlined = inline(cascade)
+        inlined = inline(cascade, on_gpu=target.gpu is not None)
         cascade = self.cascade = inlined.cascade
         self.presence = PresenceAnalysis(cascade)
         self.steps = schedule(cascade)
@@ -71,7 +71,7 @@ class _Assembly:
         masks = {t for t, p in self.presence.presence.items() if isinstance(p, Stored)}
         alone = frozenset(i for i, e in enumerate(self.cascade.einsums) if e.scatter or e.target in masks)
         body: list[Node] = []
-        for group in form_groups(self.cascade, self.steps, alone):
+        for group in form_groups(self.cascade, self.steps, alone, on_gpu=self.tiling.target.gpu is not None):
             body += self._group(group, frozenset(masks))
         inside = {b.name for node in walk_nodes(tuple(body)) if isinstance(node, Loop) for b in node.buffers}
         kept = tuple(b for b in self.workspace.buffers.values() if b.name not in inside)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from ...ir.cascade import Cascade
 from ...ir.dependence import Loop, Step, Straight, einsums_of
-from ...ir.expr import Const, Expr, Op, Rank, integer, ranks_of, size
+from ...ir.expr import Const, Expr, Op, Rank, Size, integer, ranks_of, size, sizes_of
 from ...ir.index import affine, equal
 from ..analysis.ranks import RankClass, rank_classes
 from . import contraction
@@ -58,7 +58,7 @@ class Group:
         return tuple(i for step in self.steps for i in einsums_of(step))
 
 
-def form_groups(cascade: Cascade, steps: tuple[Step, ...], alone: frozenset[int]) -> list[Group]:
+def form_groups(cascade: Cascade, steps: tuple[Step, ...], alone: frozenset[int], *, on_gpu: bool = False) -> list[Group]:
     """The groups in order. Einsums of ``alone`` (scatters, stored masks) keep to themselves."""
     groups: list[Group] = []
     current: list[Step] = []
@@ -76,6 +76,8 @@ def form_groups(cascade: Cascade, steps: tuple[Step, ...], alone: frozenset[int]
         if joined and not is_linked(cascade, current, unit):
             apart = [*classes, *_joint(cascade, unit, ranks)]
             joined = joined if may_share(cascade, [*current, *unit], apart, joined, passed) else []
+        if joined and on_gpu and _spreads(cascade, current, unit, joined):
+            joined = []
         if joined and after is not None and _parts_from_reader(cascade, current, unit, after, ranks):
             joined = []
         if joined and _keeps_parts(cascade, classes, joined) and _worth(cascade, [*current, *unit], joined):
@@ -109,6 +111,21 @@ def _parts_from_reader(
         and not _joint(cascade, [*current, *unit, *after], ranks)
         and bool(_joint(cascade, [*unit, *after], ranks))
     )
+
+
+def _spreads(cascade: Cascade, current: Sequence[Step], unit: Sequence[Step], joined: Sequence[Independent]) -> bool:
+    """Whether a unit goes through all positions of a rank whose parts ``current`` merges: they are for all thread blocks, and
+    the merge for few."""
+    numbers = few(cascade)
+    lets = {let.name: let.value for let in cascade.lets}
+    members = [cascade.einsums[i] for step in current for i in einsums_of(step)]
+    merged = [e.extent(r) for e in members for r in e.reduced if e.extent(r) in numbers]
+    cut = {name for extent in merged if isinstance(extent, Size) for name in sizes_of(lets[extent.name])}
+    for i in (i for step in unit for i in einsums_of(step)):
+        einsum, own = cascade.einsums[i], {c.variables[i] for c in joined}
+        if einsum.reduction is None and any(r.name not in own and cut & set(sizes_of(r.extent)) for r in einsum.ranks):
+            return True
+    return False
 
 
 def _units(cascade: Cascade, steps: tuple[Step, ...]) -> Iterator[list[Step]]:

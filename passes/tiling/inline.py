@@ -28,6 +28,10 @@ from .methods import lane_step
 CHEAP = 1
 """Operations that are done again for every consumer rather than stored and loaded."""
 
+CHEAP_ON_GPU = 16
+"""The same on a GPU, where what a row of values is made of is read again from caches that hold it, and there is no memory near
+by for the row itself: an exponential costs a tenth of the time in which its operand comes from memory."""
+
 MOST_CONSUMERS = 3
 """Consumers of a cheap value beyond which it is stored."""
 
@@ -35,14 +39,14 @@ LARGEST = 48
 """Nodes of an expression beyond which nothing more is put into it: vector registers are few."""
 
 
-def inline(cascade: Cascade) -> Rewriting:
+def inline(cascade: Cascade, *, on_gpu: bool = False) -> Rewriting:
     """The cascade without the pointwise Einsums that are better computed where they are read, and what they were."""
     removed: list[tuple[str, str]] = []
     while True:
         structure = Structure(cascade)
         chosen: dict[str, str] = {}
         touched: set[str] = set()
-        for target, because in _candidates(structure):
+        for target, because in _candidates(structure, on_gpu):
             # One at a time where they meet: what a reader becomes decides whether more is put into it.
             meets = {target, *(e.target for e in cascade.readers(target))}
             if not meets & touched:
@@ -60,26 +64,27 @@ def inline(cascade: Cascade) -> Rewriting:
     )
 
 
-def _candidates(structure: Structure) -> Iterator[tuple[str, str]]:
+def _candidates(structure: Structure, on_gpu: bool) -> Iterator[tuple[str, str]]:
     """The tensors to inline, with the reason."""
     cascade = structure.cascade
     for i, einsum in enumerate(cascade.einsums):
         tensor = cascade.by_name[einsum.target]
         if tensor.role is not Role.LOCAL or not structure.is_pointwise(i) or einsum.point_filter or einsum.output_filter:
             continue
-        if _ends_recurrence(cascade, einsum):
-            continue
         if tensor.value != einsum.value.dtype and (tensor.annotated or not tensor.value.is_float):
             continue
         readers = [e for e in cascade.einsums if any(r.tensor == einsum.target for r in e.reads())]
         if not readers or not all(_reads_whole(e, einsum) for e in readers):
             continue
-        because = _reason(cascade, einsum, tensor, readers)
+        # A GPU's thread block does all of a row after its recurrence, whoever reads what that ends with.
+        if _ends_recurrence(cascade, einsum) and not (on_gpu and all(_ends_recurrence(cascade, e) for e in readers)):
+            continue
+        because = _reason(cascade, einsum, tensor, readers, CHEAP_ON_GPU if on_gpu else CHEAP)
         if because is not None:
             yield einsum.target, because
 
 
-def _reason(cascade: Cascade, einsum: Einsum, tensor: Tensor, readers: list[Einsum]) -> str | None:
+def _reason(cascade: Cascade, einsum: Einsum, tensor: Tensor, readers: list[Einsum], cheap: int) -> str | None:
     """Why an Einsum is better computed where it is read; None where it is not."""
     if _is_view(cascade, einsum):
         return f"it is a view of `{reads_of(einsum.value)[0].tensor}`"
@@ -92,7 +97,7 @@ def _reason(cascade: Cascade, einsum: Einsum, tensor: Tensor, readers: list[Eins
     cost = sum(FUNCTIONS[n.op].flops for n in walk(einsum.value) if isinstance(n, Op))
     if len(readers) == 1 and sum(r.tensor == einsum.target for r in readers[0].reads()) == 1:
         return f"only `{readers[0].target}` reads it, each element once"
-    if cost <= CHEAP and len(readers) <= MOST_CONSUMERS:
+    if cost <= cheap and len(readers) <= MOST_CONSUMERS:
         return "computing it again is cheaper than storing it"
     return None
 

@@ -51,6 +51,9 @@ ROWS_OF_A_BLOCK, ROWS_ON_CORES = 64, 128
 """Points of the cut rank in one tile of a GPU's thread block, where a matrix product is done tile by tile, and where that is on
 tensor cores: each of four warps then reads an operand for 32 rows."""
 
+RUN_OF_A_BLOCK = 1024
+"""Points of a thread block where the only rank of a group is the one whose points lie side by side."""
+
 SHORT_ROW, SHORT_ROWS_OF_A_BLOCK = 1024, 8
 """Elements of a row up to which a warp does for it, and how many of them a thread block takes; of longer ones it takes one."""
 
@@ -112,6 +115,10 @@ class Tiling:
             if not any(heavy):
                 return integer(1), integer(1)
             return self._shared(whole, cut, integer(STEPS_TOGETHER), FEWEST_LANES), integer(STEPS_TOGETHER)
+        if all(lanes) and self.target.gpu is not None:
+            merges = any(self.cascade.einsums[i].reduction is not None for i in group.members)
+            run = 1 if merges else RUN_OF_A_BLOCK
+            return integer(run), integer(run)
         if all(lanes):
             return self._shared(whole, cut, integer(LONGEST_RUN), SHORTEST_RUN), integer(LONGEST_RUN)
         if self.target.gpu is not None:

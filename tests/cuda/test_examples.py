@@ -31,7 +31,8 @@ def check(gpu: Worker, path: Path, target: str, *, every_order: bool) -> None:
 
 @pytest.mark.parametrize("path", [f for f in FILES if f.stem in FAST], ids=lambda path: path.stem)
 def test_a_few(gpu: Worker, path: Path) -> None:
-    check(gpu, path, "cuda:sm_80", every_order=True)
+    # Scattered sums of floats are rounded in the order in which threads come.
+    check(gpu, path, "cuda:sm_80", every_order=path.stem != "segment_mean")
 
 
 @pytest.mark.slow
