@@ -36,7 +36,7 @@ class MicroKernel:
     """A product C[m, n] += A[m, k] · B[k, n] of ``left`` by ``right`` elements, added up in ``accumulator``.
 
     ``features`` are LLVM's names of what the machine must have, or ours of what a GPU has; ``instruction`` is the one that
-    multiplies.
+    multiplies. A kernel that rounds its operands is taken where the program permits a relative error of ``tolerance``.
     """
 
     name: str
@@ -45,6 +45,7 @@ class MicroKernel:
     left: str
     right: str
     accumulator: str
+    tolerance: float = 0.0
 
 
 def _tiles(instruction: str, feature: str, left: str, right: str, accumulator: str) -> MicroKernel:
@@ -80,8 +81,31 @@ def _fragments(dtype: str) -> MicroKernel:
     )
 
 
+def _byte_fragments(left: str, right: str) -> MicroKernel:
+    return MicroKernel(
+        name=f"imma {left}·{right}",
+        instruction="mma.sync.m16n8k32",
+        features=frozenset({"mma"}),
+        left=left,
+        right=right,
+        accumulator="i32",
+    )
+
+
+_TF32 = MicroKernel(
+    name="tf32 f32·f32",
+    instruction="mma.sync.m16n8k8",
+    features=frozenset({"mma"}),
+    left="f32",
+    right="f32",
+    accumulator="f32",
+    tolerance=2.0**-9,  # operands have 11 bits of significand, a relative error of 2⁻¹¹ each: four times that
+)
+
 KERNELS = (
     *map(_fragments, ("bf16", "f16")),
+    *(_byte_fragments(left, right) for left in ("i8", "u8") for right in ("i8", "u8")),
+    _TF32,
     _tiles("tdpbf16ps", "amx-bf16", "bf16", "bf16", "f32"),
     _tiles("tdpbssd", "amx-int8", "i8", "i8", "i32"),
     _tiles("tdpbsud", "amx-int8", "i8", "u8", "i32"),
@@ -99,11 +123,15 @@ def packs_before(name: str) -> bool:
     return name == FMA or BY_NAME[name].accumulator == "f32"
 
 
-def choose(target: Target, left: DType, right: DType, accumulator: DType) -> MicroKernel | None:
-    """The best micro-kernel of ``target`` beside multiply-adds for elements of these types; None where there is none."""
+def choose(target: Target, left: DType, right: DType, accumulator: DType, tolerance: float | None = None) -> MicroKernel | None:
+    """The best micro-kernel of ``target`` beside multiply-adds for elements of these types; None where there is none.
+
+    ``tolerance`` is the relative error that the program permits (None: none beyond that of sums).
+    """
     for kernel in KERNELS:
         types = (kernel.left, kernel.right, kernel.accumulator)
-        if types == (left.name, right.name, accumulator.name) and target.features >= kernel.features:
+        fits = types == (left.name, right.name, accumulator.name) and kernel.tolerance <= (tolerance or 0.0)
+        if fits and target.features >= kernel.features:
             return kernel
     return None
 

@@ -23,6 +23,7 @@ from ..context import Variables
 from ..microkernels.statements import Statements, index
 from . import mma
 from .fragments import FragmentEmitter, Registers
+from .operand_loads import Lane, Staged, load_left, load_right
 from .operands import RAW, Operand, Side
 from .staging import address, aligned, beyond, commit, copy, i32, wait
 from .statements import DeviceStatements
@@ -89,7 +90,7 @@ class FragmentProduct:
         """Begins to bring these operands to shared memory, as a group of copies."""
         team, base = self.registers.team, address(s, self.scratch)
         depth = s.bind("deep", self.registers.context.evaluator(s, variables).value(self.compute.extent(self.product.inner)))
-        raw = tirx.decl_buffer((index(1 << 20),), RAW, name="staged", data=self.scratch.data)
+        raw = tirx.decl_buffer((index(1 << 20),), RAW[mma.BYTES], name="staged", data=self.scratch.data)
         s.add(tirx.DeclBuffer(raw, data=self.scratch.data))
         for name, (operand, start) in self._operands(s, variables).items():
             if name not in names:
@@ -144,10 +145,10 @@ class FragmentProduct:
         kernel, columns = BY_NAME[self.product.kernel], held.tiles[self.compute.target]
         assert columns is not None
         staged = {
-            name: mma.Staged(panel=operand.panel, along=operand.along, address=s.share(beyond(base, i32(start))))
+            name: Staged(panel=operand.panel, along=operand.along, address=s.share(beyond(base, i32(start))))
             for name, (operand, start) in operands.items()
         }
-        lane, across = mma.Lane.of(s, self.registers.team), columns // mma.COLUMNS
+        lane, across = Lane.of(s, self.registers.team), columns // mma.COLUMNS
         first = s.share(tirx.Cast("int32", self.registers.first))
         lefts = s.allocate("a", (held.fragments * 4,), "uint32", scope="local")
         rights = s.allocate("b", (4,), "uint32", scope="local")
@@ -157,11 +158,11 @@ class FragmentProduct:
             step = tirx.Cast("int32", k)
             with unrolled("i", held.fragments) as i:
                 if "left" in staged:
-                    mma.load_left(s, lefts, i * 4, staged["left"], first + tirx.Cast("int32", i) * mma.ROWS, step, lane)
+                    load_left(s, lefts, i * 4, staged["left"], first + tirx.Cast("int32", i) * mma.ROWS, step, lane)
                 else:
                     self._packed(s, lefts, i, k)
             with unrolled("j", across // 2) as j:
-                mma.load_right(s, rights, 0, staged["right"], tirx.Cast("int32", j) * (2 * mma.COLUMNS), step, lane)
+                load_right(s, rights, 0, staged["right"], tirx.Cast("int32", j) * (2 * mma.COLUMNS), step, lane)
                 with unrolled("i", held.fragments) as i, unrolled("side", 2) as side:
                     at = (i * across + j * 2 + side) * 4
                     mma.add(s, kernel.left, sums, at, lefts, i * 4, rights, side * 2)

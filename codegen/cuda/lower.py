@@ -149,7 +149,7 @@ class _Lowering(Frame):
         product = compute.product
         assert product is not None
         rows, columns = (upper_bound(compute.extent(r or ""), self.lets) for r in (product.rows, product.columns))
-        return shape_of(product.kernel, rows, columns, self.gpu, threads)
+        return shape_of(product.kernel, compute.accumulator.bits, rows, columns, self.target, threads)
 
     def block_product(self, compute: Compute, team: Team, shape: Shape, scratch: tirx.Buffer) -> BlockProduct:
         emitter = self.emitter(compute, {}, team)

@@ -12,7 +12,7 @@ What bounds it, by arithmetic: for 16 of k a tile of 128 × 128 takes 128 instru
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,8 +20,10 @@ from tvm import tirx
 from tvm.backend.cuda.op import cuda_func_call
 from tvm.tirx.stmt import ForKind
 
+from ...ir.microkernels import MicroKernel
 from ..microkernels.statements import Statements, as_index, index
-from .staging import Panel, beyond, i32, narrow
+from .operand_loads import STEP, Lane, Staged, load_left, load_right, register
+from .staging import i32, narrow
 from .statements import WARP, DeviceStatements, Team
 from .writing import TOGETHER, meet, move, pitch
 
@@ -42,27 +44,24 @@ __device__ __forceinline__ void einfall_ldmatrix(unsigned* r, const void* p) {
 }
 """
 
-_LOAD_AT = """
-__device__ __forceinline__ void einfall_loadSUFFIX(unsigned* r, unsigned address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4TRANS.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address));
-}
-"""
-
 _MULTIPLY = """
-__device__ __forceinline__ void einfall_mma_TYPE(float* c, const unsigned* a, const unsigned* b) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.TYPE.TYPE.f32 "
+__device__ __forceinline__ void einfall_mma_NAME(SUM* c, const unsigned* a, const unsigned* b) {
+  asm volatile("mma.sync.aligned.m16n8kDEPTH.row.col.TOTAL.LEFT.RIGHT.TOTAL "
                "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "+LETTER"(c[0]), "+LETTER"(c[1]), "+LETTER"(c[2]), "+LETTER"(c[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 """
 
+_PTX = {"i8": "s8", "u8": "u8", "f32": "tf32"}
+"""What the instruction calls a type, where that is not the language's name."""
 
-def load(s: Statements, to: tirx.Buffer, at: tirx.Expr, staged: tirx.Buffer, place: tirx.Expr) -> None:
-    """``ldmatrix``: four matrices of 8 × 8 elements of 16 bits into the registers of ``to`` from number ``at`` on; the lane's
-    line of 8 elements begins at ``place``."""
-    s.evaluate(cuda_func_call("einfall_ldmatrix", _address(to, at), _address(staged, place), source_code=_LOAD))
+_SIZES = {"i8": 1, "u8": 1, "f32": 4}
+
+
+def element_bytes(kernel: MicroKernel) -> int:
+    """Of the operands of a micro-kernel."""
+    return _SIZES.get(kernel.left, BYTES)
 
 
 def add(
@@ -74,81 +73,47 @@ def add(
     left_at: tirx.Expr,
     right: tirx.Buffer,
     right_at: tirx.Expr,
+    right_dtype: str | None = None,
 ) -> None:
-    """``mma.sync`` m16n8k16 of operands of ``dtype`` (``bf16``, ``f16``): adds to four sums the product of four registers by
-    two."""
-    places = (_address(sums, at), _address(left, left_at), _address(right, right_at))
-    s.evaluate(cuda_func_call(f"einfall_mma_{dtype}", *places, source_code=_MULTIPLY.replace("TYPE", dtype)))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Staged:
-    """An operand in shared memory from ``address`` (uint32) on; ``along``: its lines are of k, else k runs from line to
-    line."""
-
-    panel: Panel
-    along: bool
-    address: tirx.Expr
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lane:
-    """Where a lane's part of four matrices of 8 × 8 begins, which one ``ldmatrix`` loads: lanes 0 to 7 give the lines of the
-    first one, and so on. All are int32."""
-
-    low: tirx.Expr
-    odd: tirx.Expr
-    upper: tirx.Expr
-
-    @staticmethod
-    def of(s: Statements, team: Team) -> Lane:
-        lane = narrow(s, team.thread)
-        odd, upper = ((lane >> i32(bit)) & i32(1) for bit in (3, 4))
-        return Lane(low=s.share(lane & i32(7)), odd=s.share(odd), upper=s.share(upper))
-
-
-def load_left(s: Statements, to: tirx.Buffer, at: tirx.Expr | int, a: Staged, row: tirx.Expr, k: tirx.Expr, lane: Lane) -> None:
-    """The fragment of A, 16 rows from ``row`` by 16 of k from step ``k`` on, into registers ``at`` to ``at + 3`` of ``to``."""
-    _load(s, to, at, a, row, k, (lane.low, lane.odd, lane.upper))
-
-
-def load_right(
-    s: Statements, to: tirx.Buffer, at: tirx.Expr | int, b: Staged, column: tirx.Expr, k: tirx.Expr, lane: Lane
-) -> None:
-    """Two fragments of B side by side, 16 of k from step ``k`` on by 2 · 8 columns from ``column``, two registers each."""
-    _load(s, to, at, b, column, k, (lane.low, lane.upper, lane.odd))
-
-
-def _load(
-    s: Statements, to: tirx.Buffer, at: tirx.Expr | int, staged: Staged, first: tirx.Expr, k: tirx.Expr,
-    lane: tuple[tirx.Expr, tirx.Expr, tirx.Expr],
-) -> None:  # fmt: skip
-    low, own, deep = lane  # which half of the rows or columns, which half of k
-    if staged.along:
-        place = staged.panel.place(first + own * 8 + low, k * 2 + deep)
-    else:
-        place = staged.panel.place(k * DEPTH + deep * 8 + low, (first >> i32(3)) + own)
-    suffix, trans = ("", "") if staged.along else ("_trans", ".trans")
-    source = _LOAD_AT.replace("SUFFIX", suffix).replace("TRANS", trans)
-    s.evaluate(cuda_func_call(f"einfall_load{suffix}", _address(to, at), beyond(staged.address, place), source_code=source))
+    """``mma.sync`` of operands of ``dtype`` (``bf16``, ``f16``, ``f32`` as tf32, ``i8``, ``u8``; the right one's may be another
+    of 8 bits): adds to four sums, i32 of bytes and else f32, the product of four registers by two."""
+    a, b = (_PTX.get(each, each) for each in (dtype, right_dtype or dtype))
+    total, kind, letter = ("s32", "int", "r") if dtype in ("i8", "u8") else ("f32", "float", "f")
+    name = a if a == b else f"{a}_{b}"
+    words = {
+        "NAME": name, "SUM": kind, "DEPTH": str(STEP // _SIZES.get(dtype, BYTES)), "TOTAL": total, "LEFT": a, "RIGHT": b,
+        "LETTER": letter,
+    }  # fmt: skip
+    source = _MULTIPLY
+    for word, meaning in words.items():
+        source = source.replace(word, meaning)
+    places = (register(sums, at), register(left, left_at), register(right, right_at))
+    s.evaluate(cuda_func_call(f"einfall_mma_{name}", *places, source_code=source))
 
 
 @dataclass(frozen=True, slots=True)
 class Fragments:
-    """The sums of one warp's rectangle of a tile of C, of operands of ``dtype`` (``bf16``, ``f16``)."""
+    """The sums of one warp's rectangle of a tile of C, on a micro-kernel. ``interleaved`` tells of A and of B whether pairs of
+    fragments have every other row or column (:attr:`Staged.interleaved`)."""
 
     s: DeviceStatements
     team: Team
     shape: Shape
-    dtype: str
+    kernel: MicroKernel
+    interleaved: tuple[bool, bool]
     sums: tirx.Buffer = field(init=False)
 
     def __post_init__(self) -> None:
         count = self.down * self.across * 4
-        sums = self.s.allocate("sums", (count,), "float32", scope="local")
+        sums = self.s.allocate("sums", (count,), self.numbers, scope="local")
         with self.s.loop("i", count, kind=ForKind.UNROLLED) as i:
-            self.s.store(sums, i, tirx.const(0, "float32"))
+            self.s.store(sums, i, tirx.const(0, self.numbers))
         object.__setattr__(self, "sums", sums)
+
+    @property
+    def numbers(self) -> str:
+        """The type of the sums."""
+        return "int32" if self.kernel.accumulator == "i32" else "float32"
 
     @property
     def down(self) -> int:
@@ -173,7 +138,7 @@ class Fragments:
         top, left = self._corner(s)
         lane = Lane.of(s, self.team)
         unrolled = partial(s.loop, kind=ForKind.UNROLLED)
-        pairs, steps = -(-self.across // 2), self.shape.depth // DEPTH
+        pairs, steps = -(-self.across // 2), self.shape.depth * element_bytes(self.kernel) // STEP
         held = min(2, steps)
         lefts = s.allocate("a", (held * self.down * 4,), "uint32", scope="local")
         rights = s.allocate("b", (held * pairs * 4,), "uint32", scope="local")
@@ -187,28 +152,34 @@ class Fragments:
                 # The second half of the last pair may belong to the next warp, or to nobody.
                 load_right(s, rights, (k % held * pairs + j) * 4, b, column, i32(k), lane if self.across % 2 == 0 else one)
 
-        one = Lane(low=lane.low, odd=lane.odd, upper=i32(0))
+        one = replace(lane, upper=i32(0))
         load(0)
         for k in range(steps):
             if k + 1 < steps:
                 load(k + 1)
             with unrolled("i", self.down) as i, unrolled("j", self.across) as j:
                 a_at, b_at = (k % held * self.down + i) * 4, k % held * pairs * 4 + j * 2
-                add(s, self.dtype, self.sums, (i * self.across + j) * 4, lefts, a_at, rights, b_at)
+                add(s, self.kernel.left, self.sums, (i * self.across + j) * 4, lefts, a_at, rights, b_at, self.kernel.right)
 
     def results(self, s: DeviceStatements, done: Callable[[Statements, tirx.Expr, tirx.Expr, tirx.Expr], None]) -> None:
         """Gives each sum with its row and column in the tile to ``done``."""
         top, left = (tirx.Cast("int64", at) for at in self._corner(s))
         lane = s.bind("lane", self.team.lane)
-        row, column = (
-            s.bind("row", top + tirx.truncdiv(lane, index(4))),
-            s.bind("column", left + tirx.truncmod(lane, index(4)) * 2),
-        )
+        group, member = s.bind("group", tirx.truncdiv(lane, index(4))), s.bind("member", tirx.truncmod(lane, index(4)) * 2)
+        left_turned, right_turned = self.interleaved
         unrolled = partial(s.loop, kind=ForKind.UNROLLED)
         with unrolled("i", self.down) as i, unrolled("j", self.across) as j, unrolled("e", 4) as e:
             value = s.share(tirx.BufferLoad(self.sums, [(i * self.across + j) * 4 + e]))
-            down = row + i * ROWS + tirx.truncdiv(e, index(2)) * 8
-            done(s, down, column + j * COLUMNS + tirx.truncmod(e, index(2)), value)
+            h, own = tirx.truncdiv(e, index(2)), member + tirx.truncmod(e, index(2))
+            row = group * 2 + h if left_turned else group + h * 8
+            pair = tirx.truncdiv(j, index(2)) * (2 * COLUMNS) + tirx.truncmod(j, index(2))
+            column = pair + own * 2 if right_turned else j * COLUMNS + own
+            done(s, top + i * ROWS + row, left + column, value)
+
+    @property
+    def fours(self) -> bool:
+        """Whether :meth:`by_rows` can be."""
+        return True
 
     def by_rows(
         self,
@@ -218,34 +189,56 @@ class Fragments:
     ) -> None:
         """Gives four sums of a row at a time, with their row and first column in the tile, to ``done``; through ``scratch``,
         bytes of shared memory of which nobody needs the first :func:`exchanged`."""
-        held, width = pitch(self.across * COLUMNS), self.across * COLUMNS
-        words = tirx.decl_buffer((index(1 << 20),), "float32", name="exchanged", data=scratch.data)
+        width = self.across * COLUMNS
+        held = pitch(width, self._apart)
+        words = tirx.decl_buffer((index(1 << 20),), self.numbers, name="exchanged", data=scratch.data)
         s.add(tirx.DeclBuffer(words, data=scratch.data))
         thread = narrow(s, self.team.thread)
         lane = s.share(thread & i32(WARP - 1))
         own = s.share((thread >> i32(WARP.bit_length() - 1)) * (ROWS * held))
         top, left = self._corner(s)
         beside = width // TOGETHER  # lanes of a row
-        sums = s.allocate("row", (TOGETHER,), "float32", scope="local")
+        sums = s.allocate("row", (TOGETHER,), self.numbers, scope="local")
         with s.loop("i", self.down, kind=ForKind.UNROLLED) as i:
             meet(s)
-            with s.loop("j", self.across, kind=ForKind.UNROLLED) as j, s.loop("h", 2, kind=ForKind.UNROLLED) as h:
-                line = (lane >> i32(2)) + tirx.Cast("int32", h) * 8
-                place = own + line * held + tirx.Cast("int32", j) * COLUMNS + (lane & i32(3)) * 2
-                move(s, 2, _address(words, as_index(place)), _address(self.sums, (i * self.across + j) * 4 + h * 2))
+            self._exchange(s, words, own, held, lane, i)
             meet(s)
             with s.loop("part", width * ROWS // (WARP * TOGETHER)) as part:
                 number = s.share(tirx.Cast("int32", part) * WARP + lane)
                 row = s.share(number >> i32(beside.bit_length() - 1))
                 column = s.share((number & i32(beside - 1)) * TOGETHER)
-                move(s, TOGETHER, _address(sums, 0), _address(words, as_index(own + row * held + column)))
+                move(s, self.numbers, TOGETHER, register(sums, 0), register(words, as_index(own + row * held + column)))
                 done(s, as_index(top + row) + i * ROWS, as_index(left + column), sums)
+
+    @property
+    def _apart(self) -> int:
+        """Words, modulo those of all banks, between rows, so that what a part of the warp stores at once is in different banks:
+        pairs of four rows by 16 lanes, or four words of two rows by 8, of every row or of every other one."""
+        return (16 if self.interleaved[1] else 8) // (2 if self.interleaved[0] else 1)
+
+    def _exchange(
+        self, s: DeviceStatements, words: tirx.Buffer, own: tirx.Expr, held: int, lane: tirx.Expr, i: tirx.Expr
+    ) -> None:
+        """Stores row ``i`` of the warp's fragments in shared memory, in the order of their columns."""
+        group, member = lane >> i32(2), lane & i32(3)
+        unrolled = partial(s.loop, kind=ForKind.UNROLLED)
+        with unrolled("h", 2) as half:
+            h = tirx.Cast("int32", half)
+            line = s.share(own + (group * 2 + h if self.interleaved[0] else group + h * 8) * held)
+            if self.interleaved[1]:
+                four = s.allocate("four", (4,), self.numbers, scope="local")
+                with unrolled("j", self.across // 2) as j:
+                    with unrolled("e", 2) as e, unrolled("f", 2) as f:
+                        s.store(four, e * 2 + f, tirx.BufferLoad(self.sums, [(i * self.across + j * 2 + f) * 4 + half * 2 + e]))
+                    place = line + tirx.Cast("int32", j) * (2 * COLUMNS) + member * 4
+                    move(s, self.numbers, 4, register(words, as_index(place)), register(four, 0))
+                return
+            with unrolled("j", self.across) as j:
+                place = line + tirx.Cast("int32", j) * COLUMNS + member * 2
+                pair = register(self.sums, (i * self.across + j) * 4 + half * 2)
+                move(s, self.numbers, 2, register(words, as_index(place)), pair)
 
 
 def exchanged(shape: Shape) -> int:
     """Bytes of shared memory through which the warps of a block hand sums on."""
-    return shape.warps[0] * shape.warps[1] * ROWS * pitch(shape.columns // shape.warps[1]) * 4
-
-
-def _address(buffer: tirx.Buffer, at: tirx.Expr | int) -> tirx.Expr:
-    return tirx.address_of(tirx.BufferLoad(buffer, [index(at) if isinstance(at, int) else at]))
+    return shape.warps[0] * shape.warps[1] * ROWS * pitch(shape.columns // shape.warps[1], 16) * 4

@@ -11,15 +11,18 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.tirx.stmt import ForKind
 
-from ...ir.expr import Expr, Read, reads_of
+from ...ir.expr import Cast, Expr, Read, reads_of
+from ...ir.types import DType
 from ..context import Context, Variables
+from ..element import computed
 from ..microkernels.statements import Statements, as_index
 from ..views import encode, moves_along
-from .staging import Panel, Source, i32, lies_along, narrow, source_of
+from .operand_loads import order_across
+from .staging import Lines, Order, Panel, Source, i32, lies_along, narrow, source_of
 from .statements import DeviceStatements, Team
 
-RAW = "uint16"
-"""The type in which operands of tensor cores are staged: their bits."""
+RAW = {1: "uint8", 2: "uint16", 4: "float32"}
+"""The type in which operands of tensor cores are staged, by its bytes: bits, where the computed type is another."""
 
 BATCH = 8
 """Elements that a thread loads before it stores the first."""
@@ -38,8 +41,9 @@ class Side:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operand:
-    """How an operand is staged: as it lies in memory, if it lies there (``read``), else by lines of k. ``along``: its lines are
-    of k (``inner``), else k runs from line to line."""
+    """How an operand is staged. ``along``: its lines are of k (``inner``), else k runs from line to line. ``read`` is the
+    operand where it lies in memory as a matrix; ``lies_along``: with the lines of k. ``number``: it is converted to this
+    type."""
 
     context: Context
     side: Side
@@ -47,24 +51,41 @@ class Operand:
     panel: Panel
     along: bool
     read: Read | None
+    lies_along: bool
+    number: DType | None = None
 
     @staticmethod
     def of(context: Context, side: Side, inner: str, depth: int, size: int) -> Operand:
-        """An operand of elements of ``size`` bytes, in steps of ``depth``."""
-        along = lies_along(context, side.expr, side.rank, inner)
-        across = not along and lies_along(context, side.expr, inner, side.rank)
-        lines, width = (depth, side.height) if across else (side.height, depth)
-        read = side.expr if isinstance(side.expr, Read) and (along or across) else None
-        panel = Panel(lines=lines, width=width, size=size)
-        return Operand(context=context, side=side, inner=inner, panel=panel, along=not across, read=read)
+        """An operand of elements of ``size`` bytes, in steps of ``depth``, as it lies in memory, if it does, else by lines of
+        k."""
+        read, along = _matrix(context, side, inner)
+        lines, width = (side.height, depth) if along else (depth, side.height)
+        panel = Panel(lines=lines, width=width, size=size, order=Order.LINES if along else order_across(size))
+        return Operand(context=context, side=side, inner=inner, panel=panel, along=along, read=read, lies_along=along)
+
+    @staticmethod
+    def by_steps(context: Context, side: Side, inner: str, depth: int, number: DType) -> Operand:
+        """An operand as f32 or f64, k from line to line, however it lies in memory."""
+        read, along = _matrix(context, side, inner)
+        if side.expr.dtype != number:
+            read = None
+        panel = Lines(lines=depth, width=side.height, size=number.bits // 8)
+        return Operand(
+            context=context, side=side, inner=inner, panel=panel, along=False, read=read, lies_along=along, number=number
+        )
 
     def source(self, s: Statements, variables: Variables, depth: tirx.Expr) -> Source | None:
         """The matrix in global memory that the operand is at a point of the batch, whose depth is ``depth``."""
         if self.read is None:
             return None
-        line, column = (self.side.rank, self.inner) if self.along else (self.inner, self.side.rank)
-        lines, width = (self.side.most, depth) if self.along else (depth, self.side.most)
+        line, column = (self.side.rank, self.inner) if self.lies_along else (self.inner, self.side.rank)
+        lines, width = (self.side.most, depth) if self.lies_along else (depth, self.side.most)
         return source_of(s, self.context, self.read, line, column, variables, lines, width)
+
+    @property
+    def raw(self) -> str:
+        """The type in which it is staged."""
+        return RAW[self.panel.size] if self.number is None else computed(self.number)
 
     def corner(self, first: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
         """The line and the column at which the panel of the steps from ``first`` on begins."""
@@ -91,7 +112,7 @@ class Operand:
         fast = panel.lines if swapped else panel.width
         total = panel.lines * panel.width
         each = min(BATCH, max(1, total // team.threads))
-        values = s.allocate("values", (each,), RAW, scope="local")
+        values = s.allocate("values", (each,), self.raw, scope="local")
 
         def element(turn: tirx.Expr, number: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr, tirx.Expr]:
             batch = tirx.Cast("int32", turn) * each + tirx.Cast("int32", number)
@@ -105,7 +126,7 @@ class Operand:
                 at, line, column = element(turn, number)
                 own, step = (line, column) if self.along else (column, line)
                 row, k = s.bind("row", side.top + as_index(own)), s.bind("k", first + as_index(step))
-                s.store(values, number, tirx.const(0, RAW))
+                s.store(values, number, tirx.const(0, self.raw))
                 with s.when(tirx.And(at < i32(total), tirx.And(row < side.most, k < depth))):
                     inside = {**variables, side.rank: row, self.inner: k}
                     s.store(values, number, self._bits(s, side.expr, inside))
@@ -115,11 +136,21 @@ class Operand:
                     s.store(raw, as_index(start + panel.element(line, column)), tirx.BufferLoad(values, [number]))
 
     def _bits(self, s: Statements, expr: Expr, variables: Variables) -> tirx.Expr:
-        """An operand's element as tensor cores take it: its bits."""
+        """An operand's element: as its bits, as tensor cores take it, or as a number."""
         at = self.context.evaluator(s, variables)
+        if self.number is not None:
+            return at.value(expr if expr.dtype == self.number else Cast(value=expr, dtype=self.number))
         if isinstance(expr, Read) and expr.tensor in self.context.views:
             view = self.context.views[expr.tensor]
             raw: tirx.Expr = tirx.BufferLoad(view.flat, [at.offset(expr.tensor, expr.indices)])
         else:
             raw = encode(at.value(expr), expr.dtype, 1)
-        return raw if str(raw.ty.dtype) == RAW else tirx.reinterpret(RAW, raw)
+        return raw if str(raw.ty.dtype) == self.raw else tirx.reinterpret(self.raw, raw)
+
+
+def _matrix(context: Context, side: Side, inner: str) -> tuple[Read | None, bool]:
+    """(the operand where it lies in memory as a matrix, whether its lines are of k)."""
+    if not isinstance(side.expr, Read) or lies_along(context, side.expr, side.rank, inner):
+        return side.expr if isinstance(side.expr, Read) else None, True
+    across = lies_along(context, side.expr, inner, side.rank)
+    return side.expr if across else None, not across

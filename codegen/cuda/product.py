@@ -15,16 +15,17 @@ from tvm import tirx
 
 from ...ir.expr import Const, integer, ranks_of, reads_of
 from ...ir.microkernels import BY_NAME, FMA
-from ...ir.target import Gpu
+from ...ir.target import Gpu, Target
 from ...ir.tile import Compute, MatrixProduct
 from ..context import Context, Variables
 from ..element import computed
 from ..microkernels.statements import Statements, as_index, ceil_div, divisor, index
-from . import mma
+from . import mma, simt, wgmma
 from .chunks import moves_along
-from .operands import RAW, Operand, Side
+from .operand_loads import Staged
+from .operands import Operand, Side
 from .simt import Scalars
-from .staging import Source, address, aligned, beyond, copy, i32, pipeline
+from .staging import SLAB, Source, address, aligned, beyond, copy, i32, pipeline
 from .statements import WARP, DeviceStatements, Team
 from .writing import Finish, Rows, Value
 
@@ -39,6 +40,7 @@ class Shape:
     depth: int
     warps: tuple[int, int]
     stages: int = 1
+    grouped: bool = False  # four warps multiply together (``wgmma.py``)
 
     @property
     def threads(self) -> int:
@@ -53,11 +55,14 @@ GROUP = 8
 second-level cache."""
 
 
-def shape_of(kernel: str, rows: int | None, columns: int | None, gpu: Gpu, threads: int | None = None) -> Shape:
-    """The tile for a product of at most so many rows and columns (None: any number); ``threads`` are given inside a block,
-    whose shared memory other things fill."""
-    cores = kernel != FMA
-    most = 128 if cores else 64
+def shape_of(
+    kernel: str, bits: int, rows: int | None, columns: int | None, target: Target, threads: int | None = None
+) -> Shape:
+    """The tile for a product of at most so many rows and columns (None: any number), added up in so many ``bits``; ``threads``
+    are given inside a block, whose shared memory other things fill."""
+    assert target.gpu is not None
+    cores, gpu = kernel != FMA, target.gpu
+    most = 128 if cores or (threads is None and bits == 32) else 64
     height, width = (_side(extent, most) for extent in (rows, columns))
     # Rectangles of 64 × 64 for a warp, so that loading them from shared memory takes less time than multiplying (``mma.py``).
     many = 8 if height * width > 64 * 64 and not cores else 4
@@ -65,20 +70,26 @@ def shape_of(kernel: str, rows: int | None, columns: int | None, gpu: Gpu, threa
     # Rectangles of a warp are whole fragments, and as square as can be: what is loaded is their sides.
     down = min(
         (d for d in (1, 2, 4, 8) if d <= warps and height // d >= mma.ROWS),
-        key=lambda d: (max(width, mma.COLUMNS * (warps // d)), height // d + width * d // warps),
+        key=lambda d: (max(width, 2 * mma.COLUMNS * (warps // d)), height // d + width * d // warps),
     )
-    width = max(width, mma.COLUMNS * (warps // down))
-    shape = Shape(rows=height, columns=width, depth=32 if cores else 16, warps=(down, warps // down))
-    return _staged(shape, gpu) if cores and threads is None else shape
+    width = max(width, 2 * mma.COLUMNS * (warps // down))  # ldmatrix loads two fragments of B at once
+    size = mma.element_bytes(BY_NAME[kernel]) if cores else 0
+    if threads is None and size == 2 and target.has("wgmma") and height == width == most:
+        columns = wgmma.COLUMNS[0] if columns is None or columns > most else width
+        return Shape(rows=height, columns=columns, depth=SLAB // size, warps=(8, 1), stages=MOST_STAGES, grouped=True)
+    shape = Shape(rows=height, columns=width, depth=64 // size if cores else simt.DEPTH, warps=(down, warps // down))
+    if threads is not None:
+        return shape
+    return _staged(shape, gpu, size) if cores else replace(shape, stages=2)
 
 
-def _staged(shape: Shape, gpu: Gpu) -> Shape:
+def _staged(shape: Shape, gpu: Gpu, size: int) -> Shape:
     """As many and as deep steps as leave room for two blocks on a multiprocessor: one computes where the other one waits."""
     room = gpu.shared_per_multiprocessor // 2 - 1024  # of each block 1 KB is the system's (CUDA C++ Programming Guide)
-    for depth, fewest in ((64, 3), (32, 2)):
-        stages = room // ((shape.rows + shape.columns) * depth * 2)
+    for line, fewest in ((128, 3), (64, 2)):
+        stages = room // ((shape.rows + shape.columns) * line)
         if stages >= fewest:
-            return replace(shape, depth=depth, stages=min(MOST_STAGES, stages))
+            return replace(shape, depth=line // size, stages=min(MOST_STAGES, stages))
     return shape
 
 
@@ -124,9 +135,10 @@ def scratch_of(compute: Compute, shape: Shape) -> int:
     product = compute.product
     assert product is not None
     if product.kernel != FMA:
-        staged = shape.stages * (shape.rows + shape.columns) * shape.depth * mma.BYTES
+        staged = shape.stages * (shape.rows + shape.columns) * shape.depth * mma.element_bytes(BY_NAME[product.kernel])
+        staged += wgmma.ALIGNED if shape.grouped else 0
         return staged if shape.stages == 1 else max(staged, mma.exchanged(shape))
-    return (shape.rows + shape.columns) * (shape.depth + 1) * (8 if computed(compute.accumulator).endswith("64") else 4)
+    return shape.stages * simt.panels_bytes(shape, compute.accumulator.bits // 8)
 
 
 def tile_of(s: Statements, number: tirx.Expr, down: tirx.Expr, across: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
@@ -173,19 +185,27 @@ class BlockProduct:
         kernel = BY_NAME.get(product.kernel)
         work: mma.Fragments | Scalars
         if kernel is None:
-            work = Scalars(s, self.context, self.compute, self.team, shape)
-            steps = partial(work.steps, self.scratch, sides, k)
+            number = self.compute.accumulator
+            operands = [Operand.by_steps(self.context, side, product.inner, simt.DEPTH, number) for side in sides]
+            work = Scalars.start(s, self.team, shape, computed(number))
+            steps = partial(work.steps, self.scratch, operands, k)
         else:
-            work = mma.Fragments(s, self.team, shape, kernel.left)
-            steps = partial(self._fragments, work, sides, k)
+            size = mma.element_bytes(kernel)
+            operands = [Operand.of(self.context, side, product.inner, shape.depth, size) for side in sides]
+            left_turned, right_turned = (not operand.along and size == 1 for operand in operands)
+            fragments = wgmma.Groups if shape.grouped else mma.Fragments
+            work = fragments(s, self.team, shape, kernel, (left_turned, right_turned))
+            steps = partial(self._fragments, work, operands, k)
         self._around(s, outer, variables, steps)
 
-        if shape.stages > 1 and isinstance(work, mma.Fragments):
+        if shape.stages > 1 and work.fours:
             rows = Rows.at(s, self.context, self.compute, variables, (m, n), self.value, self.finish)
             s.barrier()  # all are done with the operands
-            work.by_rows(
-                s, self.scratch, lambda s, i, j, sums: rows.write(s, s.bind("i", top + i), s.bind("j", left + j), sums)
-            )
+
+            def together(s: DeviceStatements, row: tirx.Expr, column: tirx.Expr, sums: tirx.Buffer) -> None:
+                rows.write(s, s.bind("i", top + row), s.bind("j", left + column), sums)
+
+            work.by_rows(s, self.scratch, together)
             return
 
         def done(s: Statements, row: tirx.Expr, column: tirx.Expr, value: tirx.Expr) -> None:
@@ -210,11 +230,10 @@ class BlockProduct:
         return s.bind("extent", as_index(value))
 
     def _fragments(
-        self, work: mma.Fragments, sides: tuple[Side, Side], depth: tirx.Expr, s: DeviceStatements, variables: Variables
+        self, work: mma.Fragments, operands: Sequence[Operand], depth: tirx.Expr, s: DeviceStatements, variables: Variables
     ) -> None:
         """All steps of the depth. Operands that are matrices in memory are copied in chunks where these are aligned, which
         only the arguments tell: there are two loops, of which the block takes one."""
-        operands = [Operand.of(self.context, side, self.product.inner, self.shape.depth, mma.BYTES) for side in sides]
         sources = [operand.source(s, variables, depth) for operand in operands]
         if not any(sources):
             self._steps(s, work, operands, sources, depth, variables)
@@ -237,8 +256,11 @@ class BlockProduct:
     ) -> None:
         slot_bytes = sum(operand.panel.bytes for operand in operands)
         starts = (0, operands[0].panel.bytes)
-        base = address(s, self.scratch)
-        raw = tirx.decl_buffer((index(1 << 20),), RAW, name="staged", data=self.scratch.data)
+        base, before = address(s, self.scratch), i32(0)
+        if self.shape.grouped:
+            before = s.share(tirx.Cast("int32", (tirx.IntImm("uint32", 0) - base) & tirx.IntImm("uint32", wgmma.ALIGNED - 1)))
+            base = s.share(beyond(base, before))
+        raw = tirx.decl_buffer((index(1 << 20),), operands[0].raw, name="staged", data=self.scratch.data)
         s.add(tirx.DeclBuffer(raw, data=self.scratch.data))
 
         def stage(s: DeviceStatements, step: tirx.Expr, slot: tirx.Expr) -> None:
@@ -248,18 +270,23 @@ class BlockProduct:
                 if source is not None:
                     copy(s, self.team, operand.panel, beyond(base, byte), source, *operand.corner(first))
                 else:
-                    number = s.share(tirx.truncdiv(byte, i32(mma.BYTES)))
+                    number = s.share(tirx.truncdiv(before + byte, i32(operand.panel.size)))
                     operand.elements(s, self.team, raw, number, variables, first, depth)
 
         def multiply(s: DeviceStatements, slot: tirx.Expr) -> None:
             at = s.share(beyond(base, slot * slot_bytes))
             a, b = (
-                mma.Staged(panel=operand.panel, along=operand.along, address=beyond(at, i32(start)))
+                Staged(panel=operand.panel, along=operand.along, address=beyond(at, i32(start)))
                 for operand, start in zip(operands, starts, strict=True)
             )
             work.multiply(s, a, b)
 
-        pipeline(s, ceil_div(depth, self.shape.depth), self.shape.stages, stage, multiply)
+        steps = ceil_div(depth, self.shape.depth)
+        if isinstance(work, wgmma.Groups):
+            wgmma.pipeline(s, steps, self.shape.stages, stage, multiply)
+            work.wait(s, 0)
+        else:
+            pipeline(s, steps, self.shape.stages, stage, multiply)
 
 
 __all__ = ["BlockProduct", "Finish", "Shape", "on_blocks", "scratch_of", "shape_of", "tile_of"]

@@ -1,141 +1,229 @@
-"""Products by multiply-adds of single threads, each of which has sums of its own, from operands in shared memory."""
+"""Products by multiply-adds of single threads, each of which has a rectangle of sums, from operands in shared memory.
+
+Both operands are staged by steps of k, so that a thread reads four neighbours at once. Elements of 32 and 64 bits are copied
+one by one (``cp.async`` of 4 or 8 bytes), for which every address will do: there is one loop. Of the 128 × 128 sums of a block
+each of 256 threads has 8 × 8; for each k it reads 2 · 8 floats by four loads and does 64 multiply-adds, so shared memory and
+the multipliers are busy for about as long.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-import tvm_ffi
 from tvm import tirx
+from tvm.backend.cuda.op import cuda_func_call
 from tvm.tirx.stmt import ForKind
 
-from ...ir.expr import Cast, Expr, reads_of
-from ...ir.tile import Compute, MatrixProduct
-from ..context import Context, Variables
-from ..element import computed
+from ..context import Variables
 from ..functions.lanes import pure
-from ..microkernels.statements import Statements, ceil_div, index
-from ..views import moves_along
-from .operands import Side
-from .statements import DeviceStatements, Team
+from ..microkernels.statements import Statements, as_index, ceil_div, index
+from .operand_loads import register
+from .operands import Operand
+from .staging import Lines, Source, address, beyond, i32, narrow, pipeline
+from .statements import WARP, DeviceStatements, Team
+from .writing import TOGETHER
 
 if TYPE_CHECKING:
     from .product import Shape
 
+DEPTH = 16
+"""Of a step."""
+
+_COPY = """
+__device__ __forceinline__ void einfall_copyBYTES(unsigned to, const void* from, int bytes) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], BYTES, %2;" :: "r"(to), "l"(from), "r"(bytes));
+}
+"""
+
+_READ = """
+__device__ __forceinline__ void einfall_read_TYPECOUNT(TYPE* to, const TYPE* from) {
+  *reinterpret_cast<TYPECOUNT*>(to) = *reinterpret_cast<const TYPECOUNT*>(from);
+}
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Staged:
-    """An operand in shared memory: its elements begin at number ``first`` of ``buffer``."""
+class Rectangle:
+    """Of one side of a block's tile the part of one thread: ``groups`` of ``together`` neighbours, the same distance apart;
+    ``threads`` share the side, of which ``beside`` are in one warp."""
 
-    buffer: tirx.Buffer
-    first: int
-
-    @staticmethod
-    def at(s: Statements, scratch: tirx.Buffer, start: int, element: str) -> _Staged:
-        buffer = tirx.decl_buffer((index(1 << 20),), element, name="staged", data=scratch.data)
-        s.add(tirx.DeclBuffer(buffer, data=scratch.data))
-        return _Staged(buffer=buffer, first=start // tvm_ffi.dtype(element).itemsize)
-
-
-class Scalars:
-    """Sums of f32, f64 or integers in the registers of single threads: rows side by side, columns a warp's width apart."""
-
-    def __init__(self, s: DeviceStatements, context: Context, compute: Compute, team: Team, shape: Shape) -> None:
-        self.context, self.compute, self.team, self.shape = context, compute, team, shape
-        self.element = computed(compute.accumulator)
-        self.across = min(16, shape.columns)
-        self.down = team.threads // self.across
-        self.height, self.width = -(-shape.rows // self.down), shape.columns // self.across
-        self.stride = shape.depth + 1  # lines of neighbouring threads lie in different banks
-        self.sums = s.allocate("sums", (self.height * self.width,), self.element, scope="local")
-        with s.loop("i", self.height * self.width, kind=ForKind.UNROLLED) as i:
-            s.store(self.sums, i, tirx.const(0, self.element))
+    groups: int
+    together: int
+    threads: int
+    beside: int
 
     @property
-    def product(self) -> MatrixProduct:
-        assert self.compute.product is not None
-        return self.compute.product
+    def count(self) -> int:
+        return self.groups * self.together
+
+    @property
+    def apart(self) -> int:
+        """Elements from group to group."""
+        return self.threads * self.together
+
+
+def rectangles(rows: int, columns: int, threads: int, size: int) -> tuple[Rectangle, Rectangle]:
+    """The parts of a thread: as square as can be, of which as much as can be is read at once."""
+    most = 16 // size
+    found = []
+    for down in (2**n for n in range(11)):
+        across = threads // down
+        if down * across != threads or rows % down or columns % across:
+            continue
+        high, wide = rows // down, columns // across
+        beside = min(8, across)
+        above = WARP // beside
+        if above <= down:
+            sides = ((high, down, above), (wide, across, beside))
+            parts = [
+                Rectangle(groups=count // (together := min(most, count)), together=together, threads=among, beside=near)
+                for count, among, near in sides
+            ]
+            found.append((high + wide, -parts[1].together, -parts[0].together, parts))
+    _, _, _, (first, second) = min(found, key=lambda each: each[:3])
+    return first, second
+
+
+@dataclass(frozen=True, slots=True)
+class Scalars:
+    """Sums of f32 or f64 in the registers of single threads."""
+
+    team: Team
+    shape: Shape
+    element: str
+    down: Rectangle
+    across: Rectangle
+    sums: tirx.Buffer
+
+    @staticmethod
+    def start(s: DeviceStatements, team: Team, shape: Shape, element: str) -> Scalars:
+        """Sums of ``element`` type (``float32``, ``float64``) that are 0."""
+        down, across = rectangles(shape.rows, shape.columns, team.threads, 8 if element == "float64" else 4)
+        sums = s.allocate("sums", (down.count * across.count,), element, scope="local")
+        with s.loop("i", down.count * across.count, kind=ForKind.UNROLLED) as i:
+            s.store(sums, i, tirx.const(0, element))
+        return Scalars(team, shape, element, down, across, sums)
 
     def steps(
-        self, scratch: tirx.Buffer, sides: tuple[Side, Side], depth: tirx.Expr, s: DeviceStatements, variables: Variables
+        self, scratch: tirx.Buffer, operands: Sequence[Operand], depth: tirx.Expr, s: DeviceStatements, variables: Variables
     ) -> None:
         """All steps of the depth."""
-        flats, start = [], 0
-        for side in sides:
-            flats.append(_Staged.at(s, scratch, start, self.element))
-            start += self.bytes(side.height)
-        with s.loop("step", ceil_div(depth, self.shape.depth)) as step:
-            first = s.bind("first", step * self.shape.depth)
-            for side, flat in zip(sides, flats, strict=True):
-                self._stage(s, side, flat, variables, first, depth)
-            s.barrier()
-            self.multiply(s, *flats)
-            s.barrier()
+        panels = [lines for operand in operands if isinstance(lines := operand.panel, Lines)]
+        starts, slot_bytes = (0, panels[0].bytes), sum(panel.bytes for panel in panels)
+        sources = [operand.source(s, variables, depth) for operand in operands]
+        base = address(s, scratch)
+        raw = tirx.decl_buffer((index(1 << 20),), self.element, name="staged", data=scratch.data)
+        s.add(tirx.DeclBuffer(raw, data=scratch.data))
+        size = panels[0].size
 
-    def _stage(
-        self,
-        s: DeviceStatements,
-        side: Side,
-        flat: _Staged,
-        variables: Variables,
-        first: tirx.Expr,
-        depth: tirx.Expr,
-    ) -> None:
-        """A panel of an operand into shared memory, ``height`` lines of ``shape.depth`` elements."""
-        steps, threads, inner = self.shape.depth, self.team.threads, self.product.inner
-        along = sum(moves_along(r, inner) for r in reads_of(side.expr))
-        across = sum(moves_along(r, side.rank) for r in reads_of(side.expr))
-        total = side.height * steps
-        with s.loop("turn", -(-total // threads), kind=ForKind.UNROLLED) as turn:
-            at = s.bind("at", turn * threads + self.team.thread)
-            # Neighbouring threads read what lies side by side.
-            fast = steps if along >= across else side.height
-            major, minor = s.bind("major", tirx.truncdiv(at, index(fast))), s.bind("minor", tirx.truncmod(at, index(fast)))
-            line, step = (major, minor) if along >= across else (minor, major)
-            with s.when(True if total % threads == 0 else at < total):
-                row, k = s.bind("row", side.top + line), s.bind("k", first + step)
-                value = s.allocate("value", (1,), self.element, scope="local")
-                s.store(value, 0, tirx.const(0, self.element))
-                with s.when(tirx.And(row < side.most, k < depth)):
-                    s.store(value, 0, self._number(s, side.expr, {**variables, side.rank: row, inner: k}))
-                s.store(flat.buffer, flat.first + line * self.stride + step, tirx.BufferLoad(value, [index(0)]))
+        def stage(s: DeviceStatements, step: tirx.Expr, slot: tirx.Expr) -> None:
+            first = s.bind("first", step * DEPTH)
+            for operand, source, start in zip(operands, sources, starts, strict=True):
+                byte = s.share(slot * slot_bytes + start)
+                if source is not None:
+                    self._copy(s, operand, source, beyond(base, byte), first)
+                else:
+                    operand.elements(s, self.team, raw, s.share(tirx.truncdiv(byte, i32(size))), variables, first, depth)
 
-    def _number(self, s: Statements, expr: Expr, variables: Variables) -> tirx.Expr:
-        """An operand's element in the type in which products are added up."""
-        wide = expr if expr.dtype == self.compute.accumulator else Cast(value=expr, dtype=self.compute.accumulator)
-        return self.context.evaluator(s, variables).value(wide)
+        def multiply(s: DeviceStatements, slot: tirx.Expr) -> None:
+            first = s.share(tirx.truncdiv(slot * slot_bytes, i32(size)))
+            self._multiply(s, raw, [first + start // size for start in starts], [panel.pitch for panel in panels])
 
-    def bytes(self, lines: int) -> int:
-        return lines * self.stride * (8 if self.element.endswith("64") else 4)
+        pipeline(s, ceil_div(depth, DEPTH), self.shape.stages, stage, multiply)
+
+    def _copy(self, s: DeviceStatements, operand: Operand, source: Source, to: tirx.Expr, first: tirx.Expr) -> None:
+        """Begins to copy a panel element by element; what lies beyond the matrix is 0."""
+        panel, thread = operand.panel, narrow(s, self.team.thread)
+        rows, depth = (source.lines, source.width) if operand.lies_along else (source.width, source.lines)
+        rows_left = narrow(s, tirx.min(rows - operand.side.top, index(panel.width)))
+        depth_left = narrow(s, tirx.min(depth - first, index(DEPTH)))
+        row_step, step = (source.stride, index(1)) if operand.lies_along else (index(1), source.stride)
+        start = s.bind("start", source.origin + operand.side.top * row_step + first * step)
+        source_code = _COPY.replace("BYTES", str(panel.size))
+        with s.loop("turn", -(-DEPTH * panel.width // self.team.threads), kind=ForKind.UNROLLED) as turn:
+            number = s.share(tirx.Cast("int32", turn) * self.team.threads + thread)
+            if operand.lies_along:  # a warp reads 32 bytes of four rows
+                k = (number & i32(7)) | ((number >> i32(2)) & i32(DEPTH - 8))
+                row = ((number >> i32(6)) << i32(2)) | ((number >> i32(3)) & i32(3))
+            else:
+                k, row = number >> i32(panel.width.bit_length() - 1), number & i32(panel.width - 1)
+            k, row = s.share(k), s.share(row)
+            with s.when(True if DEPTH * panel.width % self.team.threads == 0 else number < i32(DEPTH * panel.width)):
+                there = tirx.Select(tirx.And(row < rows_left, k < depth_left), i32(panel.size), i32(0))
+                pointer = register(source.flat, start + as_index(row) * row_step + as_index(k) * step)
+                place = beyond(to, panel.element(k, row) * panel.size)
+                s.evaluate(cuda_func_call(f"einfall_copy{panel.size}", place, pointer, there, source_code=source_code))
 
     def _place(self, s: Statements) -> tuple[tirx.Expr, tirx.Expr]:
-        return (
-            s.bind("down", tirx.truncdiv(self.team.thread, index(self.across))),
-            s.bind("across", tirx.truncmod(self.team.thread, index(self.across))),
-        )
+        """The first row and the first column of the thread; int32."""
+        thread = narrow(s, self.team.thread)
+        lane, warp = thread & i32(WARP - 1), thread >> i32(WARP.bit_length() - 1)
+        beside = self.across.beside
+        warps = self.across.threads // beside
+        row = tirx.truncdiv(warp, i32(warps)) * self.down.beside + tirx.truncdiv(lane, i32(beside))
+        column = tirx.truncmod(warp, i32(warps)) * beside + tirx.truncmod(lane, i32(beside))
+        return s.share(row * self.down.together), s.share(column * self.across.together)
 
-    def multiply(self, s: DeviceStatements, a: _Staged, b: _Staged) -> None:
-        down, across = self._place(s)
+    def _multiply(self, s: DeviceStatements, raw: tirx.Buffer, starts: Sequence[tirx.Expr], pitches: Sequence[int]) -> None:
+        places = self._place(s)
         unrolled = partial(s.loop, kind=ForKind.UNROLLED)
-        left = s.allocate("left", (self.height,), self.element, scope="local")
-        right = s.allocate("right", (self.width,), self.element, scope="local")
-        with unrolled("k", self.shape.depth) as k:
-            with unrolled("i", self.height) as i:
-                line = tirx.min(down + i * self.down, index(self.shape.rows - 1))
-                s.store(left, i, tirx.BufferLoad(a.buffer, [a.first + line * self.stride + k]))
-            with unrolled("j", self.width) as j:
-                s.store(right, j, tirx.BufferLoad(b.buffer, [b.first + (across + j * self.across) * self.stride + k]))
-            with unrolled("i", self.height) as i, unrolled("j", self.width) as j:
-                at = i * self.width + j
-                x, y = tirx.BufferLoad(left, [i]), tirx.BufferLoad(right, [j])
-                total = tirx.BufferLoad(self.sums, [at])
-                s.store(self.sums, at, pure("llvm.fma", x, y, total) if "float" in self.element else total + x * y)
+        sides = (self.down, self.across)
+        held = [s.allocate(name, (side.count,), self.element, scope="local") for name, side in zip("ab", sides, strict=True)]
+        firsts = [s.share(start + place) for start, place in zip(starts, places, strict=True)]
+        kind = "double" if self.element == "float64" else "float"
+        with unrolled("k", DEPTH) as k:
+            for side, to, first, pitch in zip(sides, held, firsts, pitches, strict=True):
+                with unrolled("group", side.groups) as group:
+                    at = as_index(first + tirx.Cast("int32", k) * pitch + tirx.Cast("int32", group) * side.apart)
+                    if side.together == 1:
+                        s.store(to, group, tirx.BufferLoad(raw, [at]))
+                        continue
+                    name, count = f"einfall_read_{kind}{side.together}", str(side.together)
+                    code = _READ.replace("TYPE", kind).replace("COUNT", count)
+                    s.evaluate(cuda_func_call(name, register(to, group * side.together), register(raw, at), source_code=code))
+            with unrolled("i", self.down.count) as i, unrolled("j", self.across.count) as j:
+                at = i * self.across.count + j
+                x, y = tirx.BufferLoad(held[0], [i]), tirx.BufferLoad(held[1], [j])
+                s.store(self.sums, at, pure("llvm.fma", x, y, tirx.BufferLoad(self.sums, [at])))
+
+    @property
+    def fours(self) -> bool:
+        """Whether a thread has four neighbours of a row."""
+        return self.across.together == TOGETHER
+
+    def by_rows(
+        self,
+        s: DeviceStatements,
+        scratch: tirx.Buffer,
+        done: Callable[[DeviceStatements, tirx.Expr, tirx.Expr, tirx.Buffer], None],
+    ) -> None:
+        """Gives four sums of a row at a time, with their row and first column in the tile, to ``done`` (:attr:`fours`)."""
+        top, left = (as_index(place) for place in self._place(s))
+        four = s.allocate("four", (TOGETHER,), self.element, scope="local")
+        unrolled = partial(s.loop, kind=ForKind.UNROLLED)
+        with unrolled("i", self.down.count) as i, unrolled("j", self.across.groups) as j:
+            with unrolled("e", TOGETHER) as e:
+                s.store(four, e, tirx.BufferLoad(self.sums, [i * self.across.count + j * TOGETHER + e]))
+            done(s, top + _at(self.down, i), left + j * self.across.apart, four)
 
     def results(self, s: DeviceStatements, done: Callable[[Statements, tirx.Expr, tirx.Expr, tirx.Expr], None]) -> None:
-        down, across = self._place(s)
-        with s.loop("i", self.height) as i, s.loop("j", self.width) as j:
-            row = s.bind("row", down + i * self.down)
-            with s.when(True if self.shape.rows % self.down == 0 else row < self.shape.rows):
-                done(s, row, across + j * self.across, s.share(tirx.BufferLoad(self.sums, [i * self.width + j])))
+        """Gives each sum with its row and column in the tile to ``done``."""
+        top, left = (as_index(place) for place in self._place(s))
+        unrolled = partial(s.loop, kind=ForKind.UNROLLED)
+        with unrolled("i", self.down.count) as i, unrolled("j", self.across.count) as j:
+            value = s.share(tirx.BufferLoad(self.sums, [i * self.across.count + j]))
+            done(s, top + _at(self.down, i), left + _at(self.across, j), value)
+
+
+def _at(side: Rectangle, number: tirx.Expr) -> tirx.Expr:
+    """How far from the thread's first element its element ``number`` is."""
+    together = index(side.together)
+    return tirx.truncdiv(number, together) * side.apart + tirx.truncmod(number, together)
+
+
+def panels_bytes(shape: Shape, size: int) -> int:
+    """Bytes of shared memory in which both operands of a step are staged."""
+    return sum(Lines(lines=DEPTH, width=side, size=size).bytes for side in (shape.rows, shape.columns))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 from tvm import tirx
 from tvm.backend.cuda.op import cuda_func_call
@@ -73,6 +74,16 @@ def narrow(s: Statements, value: tirx.Expr) -> tirx.Expr:
     return s.share(tirx.Cast("int32", value))
 
 
+class Order(Enum):
+    """Which lines have their chunks in different banks: eight that follow each other; those that are read at once where
+    elements of 8 or of 32 bits are transposed (``operand_loads.py``), numbers 0, 1, 4, 5, 8, 9, 12, 13 or four lines and two
+    chunks."""
+
+    LINES = "lines"
+    BYTES = "bytes"
+    WORDS = "words"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
     """A matrix in shared memory: ``lines`` and ``width`` are powers of two, at least 8 and 16 bytes; ``size`` is the bytes of
@@ -81,6 +92,7 @@ class Panel:
     lines: int
     width: int
     size: int
+    order: Order = Order.LINES
 
     @property
     def bytes(self) -> int:
@@ -100,16 +112,45 @@ class Panel:
         """Where a chunk of a line begins, in bytes from the panel's beginning; int32, as its arguments."""
         per = self.across
         slab, own = chunk >> i32(per.bit_length() - 1), chunk & i32(per - 1)
-        lines_of_a_slab = SLAB // (per * CHUNK)
-        turned = own ^ ((line >> i32(lines_of_a_slab.bit_length() - 1)) & i32(per - 1)) if per > 1 else own
+        turned = own ^ (self._key(line) & i32(per - 1)) if per > 1 else own
         inside = line * (per * CHUNK) + turned * CHUNK
         return inside if self.width * self.size <= SLAB else slab * (self.lines * SLAB) + inside
+
+    def _key(self, line: tirx.Expr) -> tirx.Expr:
+        """What the numbers of a line's chunks are changed by. The lowest bits of the line's number, as many as lines shorter
+        than a slab need, tell its place in the slab; the others are the key."""
+        skip = (SLAB // CHUNK // self.across).bit_length() - 1
+        match self.order:
+            case Order.LINES:
+                return line >> i32(skip)
+            case Order.BYTES:  # bits 0, 2 and 3 of the line's number
+                return (line & i32(1)) | ((line >> i32(1)) & i32(6)) if skip == 0 else line >> i32(skip + 1)
+            case Order.WORDS:
+                return ((line & i32(3)) >> i32(skip)) << i32(1)
 
     def element(self, line: tirx.Expr, column: tirx.Expr) -> tirx.Expr:
         """Where an element lies, counted in elements from the panel's beginning; int32, as its arguments."""
         per = self.elements
         place = self.place(line, column >> i32(per.bit_length() - 1)) >> i32(self.size.bit_length() - 1)
         return place + (column & i32(per - 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lines(Panel):
+    """A panel whose lines follow each other, with a gap of four elements: elements that are copied one by one lie in different
+    banks, four neighbours of eight lines."""
+
+    @property
+    def pitch(self) -> int:
+        """Elements from line to line."""
+        return self.width + 4
+
+    @property
+    def bytes(self) -> int:
+        return self.lines * self.pitch * self.size
+
+    def element(self, line: tirx.Expr, column: tirx.Expr) -> tirx.Expr:
+        return line * self.pitch + column
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,6 @@
 they may lie side by side. Lanes of a warp then write whole lines of memory.
 
 Fragments have two neighbours in a thread (``mma.py``); sums are exchanged through shared memory, 16 rows of a warp at a time.
-Rows lie 8 words (modulo 32) apart: the four rows that half a warp writes are in different banks.
 """
 
 from __future__ import annotations
@@ -40,17 +39,17 @@ __device__ __forceinline__ void einfall_warp() {
 """
 
 _MOVE = """
-__device__ __forceinline__ void einfall_move_COUNT(float* to, const float* from) {
-  *reinterpret_cast<floatCOUNT*>(to) = *reinterpret_cast<const floatCOUNT*>(from);
+__device__ __forceinline__ void einfall_move_TYPECOUNT(TYPE* to, const TYPE* from) {
+  *reinterpret_cast<TYPECOUNT*>(to) = *reinterpret_cast<const TYPECOUNT*>(from);
 }
 """
 
 _WORDS = {4: "unsigned", 8: "uint2", 16: "uint4"}
 
 
-def pitch(columns: int) -> int:
-    """Words from one row of a warp's sums to the next, of so many columns."""
-    return columns + (8 - columns) % 32
+def pitch(columns: int, apart: int) -> int:
+    """Words from one row of a warp's sums to the next, of so many columns: ``apart``, modulo 32."""
+    return columns + (apart - columns) % 32
 
 
 def meet(s: Statements) -> None:
@@ -58,9 +57,12 @@ def meet(s: Statements) -> None:
     s.evaluate(cuda_func_call("einfall_warp", source_code=_MEET))
 
 
-def move(s: Statements, count: int, to: tirx.Expr, from_: tirx.Expr) -> None:
-    """``count`` words, 2 or 4, from one address to another, in one access each; both are multiples of as many words."""
-    s.evaluate(cuda_func_call(f"einfall_move_{count}", to, from_, source_code=_MOVE.replace("COUNT", str(count))))
+def move(s: Statements, numbers: str, count: int, to: tirx.Expr, from_: tirx.Expr) -> None:
+    """``count`` words, 2 or 4, of float32 or int32 ``numbers`` from one address to another, in one access each; both are
+    multiples of as many words."""
+    kind = numbers.removesuffix("32")
+    source = _MOVE.replace("TYPE", kind).replace("COUNT", str(count))
+    s.evaluate(cuda_func_call(f"einfall_move_{kind}{count}", to, from_, source_code=source))
 
 
 Value = Callable[[Statements, Variables, tirx.Expr], tirx.Expr]

@@ -386,6 +386,7 @@ class _Assembly:
             return [*nodes, *scatter(self.workspace, compute)]
         around = Surroundings(
             target=self.tiling.target,
+            tolerance=self.cascade.tolerance,
             buffers=self.workspace.buffers,
             zeros=self._zeros(index, placement),
             few=self.few,

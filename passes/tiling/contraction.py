@@ -169,7 +169,7 @@ def recognise(
     return product if bytes_only else None
 
 
-def kernel_of(product: MatrixProduct, accumulator: DType, target: Target) -> str:
+def kernel_of(product: MatrixProduct, accumulator: DType, target: Target, tolerance: float | None) -> str:
     """The micro-kernel that multiplies a product's operands as they are; :data:`FMA` where there is no better one.
 
     Only elements that are exactly of the kernel's types will do: read as such, or converted. A product of factors, or what a
@@ -178,7 +178,7 @@ def kernel_of(product: MatrixProduct, accumulator: DType, target: Target) -> str
     operands = (product.left, product.right)
     if not all(isinstance(e, Read | Cast) for e in operands):
         return FMA
-    kernel = choose(target, product.left.dtype, product.right.dtype, accumulator)
+    kernel = choose(target, product.left.dtype, product.right.dtype, accumulator, tolerance)
     return FMA if kernel is None else kernel.name
 
 
@@ -202,7 +202,8 @@ def held_as(cascade: Cascade, tensor: Tensor, target: Target) -> DType:
             for e in (product.left, product.right)
         ]
         mine = any(isinstance(e, Read) and e.tensor == tensor.name for e in sides)
-        if mine and kernel_of(replace(product, left=sides[0], right=sides[1]), einsum.accumulator, target) != FMA:
+        product = replace(product, left=sides[0], right=sides[1])
+        if mine and kernel_of(product, einsum.accumulator, target, cascade.tolerance) != FMA:
             return narrow
     return F32 if unstated else own
 
@@ -216,7 +217,7 @@ def kernel_as_held(cascade: Cascade, einsum: Einsum, target: Target) -> str | No
         replace(e, dtype=held_as(cascade, cascade.by_name[e.tensor], target)) if isinstance(e, Read) else e
         for e in (product.left, product.right)
     )
-    return kernel_of(replace(product, left=left, right=right), einsum.accumulator, target)
+    return kernel_of(replace(product, left=left, right=right), einsum.accumulator, target, cascade.tolerance)
 
 
 def on_tensor_cores(cascade: Cascade, einsum: Einsum, target: Target) -> bool:

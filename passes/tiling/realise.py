@@ -204,11 +204,12 @@ def _region(compute: Compute, held: Buffer) -> Compute:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What a Compute may rely on: the ``target``; ``buffers`` by name; ``zeros``, the conditions under whose negation a tensor
-    holds 0; ``few``, the sizes too small for the depth of a product; ``finite``, which names the flag that tells whether all
-    elements of a tensor are finite (None: it has none)."""
+    """What a Compute may rely on: the ``target``; the relative error that is tolerated; ``buffers`` by name; ``zeros``, the
+    conditions under whose negation a tensor holds 0; ``few``, the sizes too small for the depth of a product; ``finite``, which
+    names the flag that tells whether all elements of a tensor are finite (None: it has none)."""
 
     target: Target
+    tolerance: float | None
     buffers: Mapping[str, Buffer]
     zeros: Mapping[str, frozenset[Expr]]
     few: frozenset[Expr]
@@ -302,7 +303,7 @@ def _product(compute: Compute, around: Surroundings) -> MatrixProduct | None:
         return None
     left, right = (contraction.as_held(e, around.buffers) for e in (product.left, product.right))
     product = replace(product, left=left, right=right)
-    product = replace(product, kernel=contraction.kernel_of(product, compute.accumulator, around.target))
+    product = replace(product, kernel=contraction.kernel_of(product, compute.accumulator, around.target, around.tolerance))
     if product.kernel == FMA and compute.accumulator.name not in ("f32", "f64"):
         return None
     operands, ranks = (product.left, product.right), (product.rows, product.columns, product.inner)

@@ -138,7 +138,7 @@ def selp(body: Body, each: Instruction, found: re.Match[str]) -> str:
 
 
 # ---- conversions ----
-@instruction(r"cvt(?:\.(?:rn|rz|rni|rzi|rmi|rpi|ftz|sat|satfinite|relu))*\.([bsuf]\d+|bf16|tf32)\.([bsuf]\d+|bf16)")
+@instruction(r"cvt(?:\.(?:rn|rna|rz|rni|rzi|rmi|rpi|ftz|sat|satfinite|relu))*\.([bsuf]\d+|bf16|tf32)\.([bsuf]\d+|bf16)")
 def cvt(body: Body, each: Instruction, found: re.Match[str]) -> str:
     to, source = found[1], found[2]
     value = body.value(each.operands[1], source)
