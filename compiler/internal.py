@@ -26,6 +26,10 @@ def defect(failure: Exception, what: str) -> EinfallError:
     """The error to show for an exception that no input should cause; EINFALL_DEBUG=1 prints where it came from."""
     if os.environ.get("EINFALL_DEBUG", "") not in ("", "0"):
         traceback.print_exception(failure, file=sys.stderr)
+    if isinstance(failure, ModuleNotFoundError) and failure.name and not failure.name.startswith("einfall"):
+        missing = failure.name.partition(".")[0]
+        text = f"the compiler needs the package `{missing}`, which is not installed"
+        return error("E1113", text, help="pip install einfall, with its dependencies; saved kernels run without the compiler")
     if isinstance(failure, RecursionError):
         return error("E9001", f"einfall failed while {what}: the program is nested too deeply", help=_HELP)
     first = next((line.strip() for line in str(failure).splitlines() if line.strip()), "")

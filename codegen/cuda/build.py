@@ -52,9 +52,10 @@ class DeviceBuilt:
     def code(self) -> toolkit.DeviceCode:
         """The machine code. Raises EinfallError E1205, E1206."""
         made = toolkit.compile_source(self.source, self.arch)
-        return replace(made, usage=tuple(self._with_launch(each) for each in made.usage))
+        return replace(made, usage=tuple(self.with_launch(each) for each in made.usage))
 
-    def _with_launch(self, usage: Usage) -> Usage:
+    def with_launch(self, usage: Usage) -> Usage:
+        """What a kernel takes, with what its launch asks for."""
         threads, dynamic = self.launched.get(usage.kernel, (0, 0))
         return replace(usage, threads=threads, dynamic=dynamic)
 

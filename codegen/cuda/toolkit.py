@@ -61,12 +61,23 @@ def identity() -> str:
 
 def _by_nvcc(path: str, source: str, arch: str) -> DeviceCode:
     with tempfile.TemporaryDirectory(prefix="einfall-", ignore_cleanup_errors=True) as folder:
-        text, ptx, made = (Path(folder) / f"kernel.{kind}" for kind in ("cu", "ptx", "cubin"))
+        text, ptx = (Path(folder) / f"kernel.{kind}" for kind in ("cu", "ptx"))
         text.write_text(source, "utf-8")
         virtual = arch.replace("sm_", "compute_")
         _run(path, ["-ptx", "-std=c++17", f"-arch={virtual}", "-o", str(ptx), str(text)], arch)
-        said = _run(path, ["-cubin", f"-arch={arch}", "-Xptxas", "-v", "-o", str(made), str(ptx)], arch)
-        return DeviceCode(arch=arch, ptx=ptx.read_text("utf-8"), cubin=made.read_bytes(), usage=tuple(usage_of(said)))
+        return assembled(ptx.read_text("utf-8"), arch)
+
+
+def assembled(ptx: str, arch: str) -> DeviceCode:
+    """The machine code of PTX for one of the architectures that it suits. Needs nvcc; raises as `compile_source` does."""
+    path = nvcc()
+    if path is None:
+        raise error("E1205", "there is no nvcc, which assembles PTX", help="set CUDA_HOME to the folder of a CUDA toolkit")
+    with tempfile.TemporaryDirectory(prefix="einfall-", ignore_cleanup_errors=True) as folder:
+        text, made = (Path(folder) / f"kernel.{kind}" for kind in ("ptx", "cubin"))
+        text.write_text(ptx, "utf-8")
+        said = _run(path, ["-cubin", f"-arch={arch}", "-Xptxas", "-v", "-o", str(made), str(text)], arch)
+        return DeviceCode(arch=arch, ptx=ptx, cubin=made.read_bytes(), usage=tuple(usage_of(said)))
 
 
 def _by_nvrtc(library: Nvrtc, source: str, arch: str) -> DeviceCode:

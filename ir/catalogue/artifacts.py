@@ -109,10 +109,11 @@ KINDS: tuple[ErrorKind, ...] = (
     ),
     ErrorKind(
         code="E1113",
-        title="TVM is missing",
+        title="TVM or another package is missing",
         explanation=(
             "Kernels are compiled by Apache TVM, and compiled ones run on its runtime library. It is not installed, or does "
-            "not load. `apache-tvm` and `apache-tvm-ffi` belong together: einfall pins the pair."
+            "not load. `apache-tvm` and `apache-tvm-ffi` belong together: einfall pins the pair. The compiler needs further "
+            "packages (lark, networkx, scipy, sympy); kernels that were saved need none of these."
         ),
         wrong="pip uninstall apache-tvm; python app.py",
         fixed="pip install --force-reinstall einfall; python app.py",

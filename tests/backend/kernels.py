@@ -13,6 +13,15 @@ from einfall.runtime.kernel import Kernel
 
 Array = np.ndarray
 
+WINDOWS = [
+    (3, 3, (2, 2), (1, 1), (1, 1)),
+    (3, 3, (1, 1), (2, 2), (2, 2)),
+    (1, 5, (2, 1), (1, 3), (0, 2)),
+    (7, 7, (3, 2), (1, 1), (3, 3)),
+    (2, 3, (1, 1), (1, 1), (0, 0)),
+]
+"""Windows of convolutions: their height and width, and down and across the step, the distance of taps, and the padding."""
+
 
 @cache
 def kernel(text: str, **sizes: int) -> Kernel:

@@ -12,6 +12,8 @@ from einfall.compiler.host import host_target
 from einfall.ir.target import named
 from einfall.runtime.kernel import Kernel
 
+from .kernels import WINDOWS
+
 STORAGE = {"i8": np.int8, "u8": np.uint8}
 TYPES = [("u8", "i8"), ("i8", "i8"), ("u8", "u8"), ("i8", "u8")]
 TARGETS = ["cpu", "cpu:icelake-server"]
@@ -98,16 +100,7 @@ def test_edges(types: tuple[str, str], target: str) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize(
-    ("r", "s", "step", "tap", "pad"),
-    [
-        (3, 3, (2, 2), (1, 1), (1, 1)),
-        (3, 3, (1, 1), (2, 2), (2, 2)),
-        (1, 5, (2, 1), (1, 3), (0, 2)),
-        (7, 7, (3, 2), (1, 1), (3, 3)),
-        (2, 3, (1, 1), (1, 1), (0, 0)),
-    ],
-)
+@pytest.mark.parametrize(("r", "s", "step", "tap", "pad"), WINDOWS)
 def test_windows(r: int, s: int, step: tuple[int, int], tap: tuple[int, int], pad: tuple[int, int], target: str) -> None:
     kernel = compiled(window(("u8", "i8"), (r, s), step, tap, pad), target)
     for c, k in ((1, 1), (5, 18)):

@@ -8,6 +8,8 @@ import pytest
 
 import einfall as ef
 
+from .kernels import WINDOWS
+
 PLAIN = """kernel conv(I: f32[N, C, Y, X], W: f32[K, C, {R}, {S}]) -> (O: f32[N, K, P, Q]) {{
     O[n, k, p, q] = I[n, c, {sy}*p + {dy}*r - {py}, {sx}*q + {dx}*s - {px}] * W[k, c, r, s]
 }}"""
@@ -56,16 +58,7 @@ def test_same(n: int, c: int, k: int, y: int, x: int) -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("r", "s", "step", "tap", "pad"),
-    [
-        (3, 3, (2, 2), (1, 1), (1, 1)),
-        (3, 3, (1, 1), (2, 2), (2, 2)),
-        (1, 5, (2, 1), (1, 3), (0, 2)),
-        (7, 7, (3, 2), (1, 1), (3, 3)),
-        (2, 3, (1, 1), (1, 1), (0, 0)),
-    ],
-)
+@pytest.mark.parametrize(("r", "s", "step", "tap", "pad"), WINDOWS)
 def test_windows(r: int, s: int, step: tuple[int, int], tap: tuple[int, int], pad: tuple[int, int]) -> None:
     program = PLAIN.format(R=r, S=s, sy=step[0], sx=step[1], dy=tap[0], dx=tap[1], py=pad[0], px=pad[1])
     image, weights = draw(1, 4, 20, 37), draw(9, 4, r, s, seed=1)

@@ -1,0 +1,106 @@
+"""What the report is about: every example as it is written, and the forms in 16 bits of those that tensor cores speed up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import einfall as ef
+from einfall.compiler.explaining import explain
+from einfall.compiler.program import read_program
+from einfall.compiler.specialise import specialise
+from einfall.ir.cascade import Cascade, Check
+from einfall.ir.diagnostics import EinfallError
+from einfall.ir.printer import to_source
+from einfall.passes.pipeline import Lowered
+from einfall.runtime.extents import check_sizes
+from einfall.runtime.signature import Signature
+
+EXAMPLES = Path(ef.__file__).parent / "examples"
+
+ENOUGH, LARGE = 64 << 20, 4096
+"""Bytes that a call moves at the sizes that its limits are told for, and the size up to which all of its sizes grow."""
+
+_NARROW = {
+    "attention/attention.ecs": ("bf16", "f16"),
+    "attention/causal_attention.ecs": ("bf16",),
+    "attention/decode_attention.ecs": ("bf16",),
+    "attention/grouped_query_attention.ecs": ("bf16",),
+    "gemm/gemm.ecs": ("bf16", "f16"),
+    "gemm/gemm_bias.ecs": ("bf16",),
+    "gemm/gemm_gelu.ecs": ("bf16",),
+    "gemm/mlp.ecs": ("bf16",),
+}
+_WIDTHS = {"E": 64, "F": 64}
+"""Of attention: fixed where it is compiled for 16 bits, as it would be in use."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A program to compile: its name in the report, its text, and sizes that are fixed."""
+
+    name: str
+    text: str
+    path: Path
+    fixed: Mapping[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def cascade(self) -> Cascade:
+        found = read_program(self.text).select(None)
+        return specialise(found, {name: size for name, size in self.fixed.items() if name in found.sizes})
+
+
+def subjects() -> Iterator[Subject]:
+    for path in sorted(EXAMPLES.glob("*/*.ecs")):
+        name = f"{path.parent.name}/{path.name}"
+        text = path.read_text("utf-8")
+        yield Subject(name=name.removesuffix(".ecs"), text=text, path=path)
+        for dtype in _NARROW.get(name, ()):
+            narrow = text.replace("f32", dtype)
+            fixed = _WIDTHS if path.parent.name == "attention" else {}
+            yield Subject(name=f"{name.removesuffix('.ecs')} {dtype}", text=narrow, path=path, fixed=fixed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Operations and bytes (inputs and results, each once) of a call of some sizes."""
+
+    sizes: Mapping[str, int]
+    flops: int
+    traffic: int
+
+
+def largest_check(cascade: Cascade) -> Check | None:
+    """The check with the largest sizes; None for a program without one."""
+
+    def points(check: Check) -> float:
+        return math.prod(float(value) for name, value in check.values if name in cascade.sizes)
+
+    return max(cascade.checks, key=points, default=None)
+
+
+def cost(cascade: Cascade, form: Lowered) -> Cost | None:
+    """The cost of a call that moves about `ENOUGH` bytes: the sizes of the largest check, doubled together, small ones
+    first. None for a program without checks, or whose sizes cannot grow."""
+    check = largest_check(cascade)
+    if check is None:
+        return None
+    explanation = explain(cascade, to_source(cascade), form)
+    signature = Signature.of(cascade)
+    sizes = {name: int(value) for name, value in check.values if name in cascade.sizes}
+    found: Cost | None = None
+    for _ in range(40):
+        try:
+            values, _shapes = check_sizes(signature, sizes)
+            counts = explanation.at(**values)
+        except (EinfallError, KeyError):
+            break
+        found = Cost(sizes=dict(sizes), flops=counts["flops"], traffic=counts["traffic"])
+        growing = [name for name, size in sizes.items() if 0 < size < LARGE] or [name for name, size in sizes.items() if size]
+        if found.traffic >= ENOUGH or not growing:
+            break
+        sizes |= {name: 2 * sizes[name] for name in growing}
+    return found
