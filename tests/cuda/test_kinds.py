@@ -29,7 +29,7 @@ def text(left: str, right: str, order: tuple[bool, bool]) -> str:
     """A program; ``tf32`` is f32 under a tolerance."""
     return PRODUCT.format(
         tolerance="@tolerance(2e-3)" if left == "tf32" else "", left=left.removeprefix("t"), right=right.removeprefix("t"),
-        total="f32" if left.endswith("f32") else "i32",
+        total="i32" if left in ("i8", "u8") else "f32",
         a="M, K" if order[0] else "K, M", i="m, k" if order[0] else "k, m", b="N, K" if order[1] else "K, N",
         j="n, k" if order[1] else "k, n",
     )  # fmt: skip
@@ -69,15 +69,15 @@ def test_which_instruction() -> None:
     from einfall.ir.target import Target
     from einfall.passes.pipeline import lower
 
-    target = Target.parse("cuda:sm_80")
-
-    def source(left: str, right: str) -> str:
-        program = read_program(text(left, right, ORDERS[0])).select(None)
+    def source(left: str, right: str, arch: str = "sm_80") -> str:
+        program, target = read_program(text(left, right, ORDERS[0])).select(None), Target.parse(f"cuda:{arch}")
         return build(lower(program, target=target).program, target).source
 
     assert "mma.sync.aligned.m16n8k32.row.col.s32.s8.u8.s32" in source("i8", "u8")
     assert "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32" in source("tf32", "tf32")
     assert "mma.sync" not in source("f32", "f32")
+    assert "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32" in source("bf16", "bf16")
+    assert "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16" in source("bf16", "bf16", "sm_90")
 
 
 @pytest.mark.slow
