@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -96,3 +97,35 @@ def test_no_bank_conflicts(gpu: Worker, order: tuple[bool, bool], types: tuple[s
 def test_every_order_of_storage(gpu: Worker, order: tuple[bool, bool], types: tuple[str, str]) -> None:
     for size in SIZES:
         product(gpu, size, *types, order, "cuda:sm_90")
+
+
+BATCH = """\
+{tolerance}
+kernel product(A: {t}[G, M, J, K], B: {t}[G, J, K, N]) -> (C: {total}[G, M, N]) {{
+    C[g, m, n] = A[g, m, j, k] * B[g, j, k, n]
+}}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dtype", "target", "allowed"),
+    [
+        ("bf16", "cuda:sm_80", 1e-6),
+        ("bf16", "cuda:sm_90", 1e-6),
+        ("f64", "cuda:sm_80", 1e-14),
+        ("tf32", "cuda:sm_90", 2.0**-11),
+    ],
+)
+def test_batches_and_two_reduced_ranks(gpu: Worker, dtype: str, target: str, allowed: float) -> None:
+    """The relative error in the Frobenius norm, of normal numbers."""
+    name = dtype.removeprefix("t")
+    source = BATCH.format(
+        tolerance="@tolerance(2e-3)" if dtype == "tf32" else "", t=name, total="f64" if name == "f64" else "f32"
+    )
+    rng = np.random.default_rng(2)
+    kind = {"bf16": ml_dtypes.bfloat16, "f32": np.float32, "f64": np.float64}[name]
+    a, b = (rng.standard_normal(shape).astype(kind) for shape in ((3, 70, 2, 72), (3, 2, 72, 136)))
+    (found,) = gpu.run(kernels.run, source, {"A": a, "B": b}, {}, target, every_order=True)
+    expected = np.einsum("gmjk,gjkn->gmn", a.astype(float), b.astype(float))
+    assert np.linalg.norm(found - expected) <= allowed * np.linalg.norm(expected)
