@@ -61,8 +61,8 @@ def held_in_registers(loop: Loop, lets: Mapping[str, Expr], shared: int) -> Held
     sums = {node.target for node in inside if isinstance(node, Compute) and _on_tensor_cores(node)}
     buffers = {b.name: b for node in inside if isinstance(node, Loop) for b in node.buffers}
     heights = {_extents(buffers[name], lets)[0] for name in sums if name in buffers}
-    if len(heights) != 1 or (height := heights.pop()) is None:
-        return None
+    if len(heights) != 1 or (height := heights.pop()) is None or height == 1:
+        return None  # one row is for threads that each have a part of it
     tiles = {name: columns for name, buffer in buffers.items() for columns in _columns(buffer, height, lets)}
     while wrong := {name for node in inside for name in _unfit(node, tiles, lets)} & set(tiles):
         tiles = {name: columns for name, columns in tiles.items() if name not in wrong}

@@ -27,11 +27,15 @@ MOST_PARTS = 64
 PARTS_OF_A_CORE = 2
 """Parts for each core of the target, so that one that is held up does not hold up all."""
 
-BLOCKS = 2
-"""Thread blocks for each multiprocessor of a GPU below which it has too few loads under way to fill its memory's bandwidth."""
+RESIDENT = 3
+"""Thread blocks of parts that a multiprocessor of a GPU has room for at a time, enough to fill the memory's bandwidth: more
+would run in a second wave. With half of them or more there are no parts."""
 
 LEAST_OF_A_BLOCK, LEAST_OF_VECTORS = 4096, 256
 """Positions of a part that are worth a thread block: of numbers, and of vectors that are multiplied (keys and values)."""
+
+TILE_OF_PRODUCTS = 64
+"""Positions of a tile of products of matrices: its scores stay in a thread block's registers."""
 
 LONG = 1 << 24
 """A row with all the parts that there can be: no buffer of the split form may be larger for a longer one."""
@@ -63,13 +67,13 @@ def either(condition: Expr, first: TileProgram, second: TileProgram) -> TileProg
 def most_parts(target: Target) -> int:
     """The parts of a row that keep all cores of a target busy."""
     if target.gpu is not None:
-        return BLOCKS * target.gpu.multiprocessors
+        return PARTS_OF_A_CORE * target.gpu.multiprocessors
     return min(PARTS_OF_A_CORE * target.cores, MOST_PARTS)
 
 
 def _side_by_side(target: Target) -> int:
     """Tasks that keep a target busy without parts."""
-    return target.cores if target.gpu is None else BLOCKS * target.gpu.multiprocessors
+    return target.cores if target.gpu is None else RESIDENT * target.gpu.multiprocessors // 2
 
 
 def _least_part(derivation: Derivation, target: Target) -> int:
@@ -80,15 +84,27 @@ def _least_part(derivation: Derivation, target: Target) -> int:
     return LEAST_OF_VECTORS if products and derivation.chains else LEAST_OF_A_BLOCK
 
 
+def _tile(derivation: Derivation, least: int) -> int:
+    """Positions of a tile of a thread block's part: those of products of matrices stay in registers, others are many."""
+    for einsum in derivation.cascade.einsums:
+        product = contraction.product_of(einsum)
+        sides = () if product is None else (product.rows, product.columns)
+        if sides and all(r is not None and einsum.extent(r) != integer(1) for r in sides):
+            return TILE_OF_PRODUCTS
+    return least
+
+
 def in_parts(program: TileProgram, source: Cascade, derivation: Derivation, target: Target) -> TileProgram:
     """``program``, or its split form where few independent ranks meet a long one, or both behind a test on the sizes."""
     workers, least = _side_by_side(target), _least_part(derivation, target)
     if workers < 2:
         return program
     most, on_gpu = most_parts(target), target.gpu is not None
-    if on_gpu:
-        blocks = integer(2 * workers)
-        found = split(derivation, most=most, least=least, tile=least, beside=derivation.cascade, blocks=blocks)
+    if target.gpu is not None:
+        blocks = integer(RESIDENT * target.gpu.multiprocessors)
+        found = split(
+            derivation, most=most, least=least, tile=_tile(derivation, least), beside=derivation.cascade, blocks=blocks
+        )
     else:
         found = split(derivation, most=most, least=least, beside=derivation.cascade)
     if found is None or (not on_gpu and found.heavy and derivation.chains and program.cascade == source):
@@ -138,7 +154,7 @@ def _decision(subject: str, chosen: str, found: Splitting, target: Target, least
     rows = expr_to_source(found.tasks) if not isinstance(found.tasks, Const) else str(found.tasks.value)
     workers = f"{target.cores} cores of the target, leave some of them idle"
     if target.gpu is not None:
-        workers = f"{_side_by_side(target)} thread blocks that the target's multiprocessors need, leave some of them idle"
+        workers = f"{_side_by_side(target)} thread blocks that keep the target's multiprocessors busy, leave some of them idle"
     worth = "a thread" if target.gpu is None else "a thread block"
     because = f"{rows} independent tasks, where fewer than the {workers}; a part of {least} positions is worth {worth}"
     return Decision(made_by="split", subject=subject, chosen=chosen, because=because)

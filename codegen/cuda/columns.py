@@ -119,7 +119,9 @@ class ColumnFold:
         emitter, compute, chunks = self.emitter, self.emitter.compute, self.chunks
         outer, filtered = filters(compute, chunks.rank)
         *others, split = self._order()
-        together = max(1, UNDER_WAY // chunks.width) if extent is None and filtered is None else 1
+        together = (
+            max(1, UNDER_WAY // (chunks.width * max(1, len(chunks.reads) - 1))) if extent is None and filtered is None else 1
+        )
 
         def step(s: Statements, places: list[Variables]) -> None:
             firsts = [emitter.context.evaluator(s, place) for place in places]

@@ -248,6 +248,10 @@ class DeviceComputeEmitter(ComputeEmitter):
             return self
         return replace(self, compute=replace(compute, value=_multiplied(product, compute.accumulator), product=None))
 
+    def at_point(self, s: Statements, variables: Variables) -> None:
+        """One output point, by one thread."""
+        self._point(s, variables)
+
     def _point(self, s: Statements, variables: Variables) -> None:
         if self.compute.product is None:
             ComputeEmitter._point(self, s, variables)

@@ -32,7 +32,7 @@ Finish = Callable[[Statements, Variables, tirx.Expr], None]
 """Stores the finished reduction of a point."""
 
 UNDER_WAY = 16
-"""Elements that a thread loads before it uses the first."""
+"""Elements that a thread loads before it uses the first, of each of two tensors; less of more."""
 
 TOGETHER = 4
 """Points of one chunk for each thread that are loaded before the first is added up."""
@@ -214,7 +214,7 @@ class RowFold:
             own = s.bind("own", ceil_div(tirx.max(high - low - first, index(0)), count))
             before = s.bind("before", tirx.min(tirx.max(low * width - shift, index(0)), extent))
             after = s.bind("after", tirx.max(high * width - shift, before))
-            together = max(1, UNDER_WAY // width)
+            together = max(1, UNDER_WAY // (width * max(1, len(chunks.reads) - 1)))
             full = s.bind("full", tirx.truncdiv(own, index(together)))
 
             def base(turn: tirx.Expr) -> tirx.Expr:

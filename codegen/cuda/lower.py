@@ -35,11 +35,13 @@ from ..microkernels.statements import (
     positive,
 )
 from ..views import View
+from . import stepwise
 from .block import Block, coordinates, fill, total_of
 from .compute import DeviceComputeEmitter, blocks_for, is_ragged
 from .fragments import Registers
 from .product import BlockProduct, Shape, on_blocks, scratch_of, shape_of, tile_of
 from .statements import WARP, DeviceStatements, Team, launched
+from .stepwise import points_of_steps
 
 THREADS = 256
 """Threads of a block."""
@@ -105,6 +107,8 @@ class _Lowering(Frame):
                     self._block(d, team).nodes((node,), variables)
             case Loop(parallel=True):
                 self._blocks(node, variables)
+            case Loop() if (ranks := points_of_steps(node)) is not None:
+                self._steps(node, ranks, variables)
             case Loop():
                 for buffer in node.buffers:
                     self._workspace(buffer)
@@ -193,6 +197,23 @@ class _Lowering(Frame):
         total = total_of(view.extents)
         with self._kernel(blocks_for(total, THREADS), {}, spread=True) as (d, team):
             fill(d, team, view, total, value)
+
+    def _steps(self, loop: Loop, ranks: tuple[str, ...], variables: Variables) -> None:
+        """A launch with a thread for each point of ``ranks``, which takes all steps of a loop with it."""
+        computes = [node for node in loop.body if isinstance(node, Compute)]
+        extents = [self._number(computes[0].extent(r), variables) for r in ranks]
+        steps = [self._number(e, variables) for e in loop.extents]
+        total = self.statements.bind("total", total_of(extents))
+        blocks = blocks_for(total, stepwise.THREADS)
+        with (
+            self._kernel(blocks, variables, stepwise.THREADS, spread=True) as (d, team),
+            team.each(d, total, index(team.threads), team.thread) as at,
+        ):
+            placed = {**variables, **d.coordinates(at, ranks, extents)}
+            with d.loop(loop.variable, total_of(steps)) as step:
+                inside = {**placed, **coordinates(d, loop, step, steps)}
+                for compute in computes:
+                    self.emitter(compute, inside, team).at_point(d, inside)
 
     def _blocks(self, loop: Loop, variables: Variables) -> None:
         """A launch with a block for each turn of a parallel loop."""

@@ -166,7 +166,7 @@ class _Splitting:
     def _split(self, chain: Chain) -> None:
         tile = self.tile or (ROWS_TILE if _rows(chain) else LONG_TILE)
         tasks = _tasks(chain)
-        share = None if self.blocks is None else op("ceildiv", self.blocks, op("max", tasks, integer(1)))
+        share = None if self.blocks is None else _share(self.blocks, tasks)
         parts = Parts(most=self.most, least=self.least, share=share)
         form = Split(chain, tile, parts, self.beside)
         cascade, cut = form.build()
@@ -345,6 +345,11 @@ def _tasks(chain: Chain) -> Expr:
     for r in shared:
         total = op("mul", total, op("ceildiv", r.extent, integer(ROWS)) if r.name in rows else r.extent)
     return simplify(total)
+
+
+def _share(blocks: Expr, tasks: Expr) -> Expr:
+    """The parts of each task that make no more than ``blocks`` of all of them."""
+    return op("max", op("floordiv", blocks, op("max", tasks, integer(1))), integer(1))
 
 
 def _extreme(operator: str, values: list[Expr]) -> Expr:

@@ -182,6 +182,36 @@ def test_a_scattered_sum_says_that_its_order_is_open() -> None:
     assert [d.subject for d in decisions if d.made_by == "scatter"] == ["Y"]
 
 
+PATHS = """\
+kernel paths(X: f32[B, T], s: f32[B]) -> (Y: f32[B, T], Z: f32[B]) {
+    U[b, 0]   = s[b]
+    V[b, 0]   = 0
+    U[b, t+1] = max(U[b, t] * 0.5, V[b, t] - X[b, t])
+    V[b, t+1] = V[b, t] + U[b, t+1] * X[b, t]   where X[b, t] > -1
+    Y[b, t]   = V[b, t+1] ?? 7
+    Z[b]      = U[b, T]
+}
+"""
+
+
+@pytest.mark.slow
+def test_steps_by_one_thread_each(gpu: Worker) -> None:
+    for b, t in [(1, 1), (3, 40), (70, 5), (2, 0), (0, 3)]:
+        check(gpu, PATHS, {"X": (b, t), "s": (b,)})
+
+
+def test_a_prefix_sum_is_no_launch_for_each_step() -> None:
+    from einfall.codegen.cuda.build import build
+    from einfall.ir.target import Target
+    from einfall.passes.pipeline import lower
+
+    target = Target.parse("cuda:sm_90")
+    program = lower(read_program(EXAMPLES / "recurrences/prefix_sum.ecs").select(None), target=target).program
+    host = build(program, target).lowered["main"].script()
+    assert "for t0" in host
+    assert host.index("blockIdx") < host.index("for t0")
+
+
 def test_when_a_row_is_split() -> None:
     from einfall.ir.target import Target
     from einfall.passes.pipeline import lower
@@ -189,4 +219,4 @@ def test_when_a_row_is_split() -> None:
     cascade = read_program(EXAMPLES / "norms/softmax.ecs").select(None)
     program = lower(cascade, target=Target.parse("cuda:sm_90")).program
     chosen = next(d for d in program.decisions if d.made_by == "split")
-    assert chosen.chosen == "up to 264 parts, side by side, if M < 264 and N >= 8192"
+    assert chosen.chosen == "up to 264 parts, side by side, if M < 198 and N >= 8192"
