@@ -89,10 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = _all_rows(chosen, options, console)
     shown = _table(rows, options.arch)
     Console(width=None if sys.stdout.isatty() else 240).print(shown)
-    if options.markdown:
-        options.markdown.write_text(_markdown(rows, options.arch), "utf-8")
-    if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", "utf-8")
+    _write(rows, options)
     for row in rows:
         if row.failure:
             console.print(f"{row.name}: {row.failure}", style="red", markup=False, soft_wrap=True)
@@ -126,6 +123,7 @@ def _all_rows(chosen: Sequence[Subject], options: argparse.Namespace, console: C
         waiting = {pool.submit(row_of, each, tuple(options.arch)): each for each in chosen}
         for done in as_completed(waiting):
             found[waiting[done].name] = done.result()
+            _write([found[each.name] for each in chosen if each.name in found], options)  # whoever interrupts it has these
             progress.update(task, advance=1, description=waiting[done].name)
     rows = [found[each.name] for each in chosen]
     if options.conflicts:
@@ -133,6 +131,13 @@ def _all_rows(chosen: Sequence[Subject], options: argparse.Namespace, console: C
 
         rows = with_conflicts(rows, chosen, console)
     return rows
+
+
+def _write(rows: Sequence[Row], options: argparse.Namespace) -> None:
+    if options.markdown:
+        options.markdown.write_text(_markdown(rows, options.arch), "utf-8")
+    if options.json:
+        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", "utf-8")
 
 
 def row_of(subject: Subject, architectures: Sequence[str]) -> Row:
