@@ -73,7 +73,7 @@ def held_in_registers(loop: Loop, lets: Mapping[str, Expr], shared: int) -> Held
     # take the place of those that they are rounded from.
     numbers = sum(columns or 4 for name, columns in tiles.items() if buffers[name].dtype.bits > 16) // 2
     for each in (2, 1):
-        warps = fragments // each
+        warps = 1 << (fragments // each - 1).bit_length()  # as other products of the block deal their tiles
         if (
             numbers * each <= REGISTERS
             and fragments % each == 0
@@ -98,7 +98,7 @@ def panel_sides(compute: Compute, held: Held, lets: Mapping[str, Expr]) -> dict[
     """The rows of a product (``left``), its columns (``right``) and its ``depth`` as they are staged, powers of two; its
     ``steps`` of 16 along the depth."""
     assert compute.product is not None
-    deep = _padded(upper_bound(compute.extent(compute.product.inner), lets) or 1)
+    deep = padded(compute.extent(compute.product.inner), lets)
     sides = {"left": held.warps * held.fragments * ROWS, "right": held.tiles[compute.target] or 0, "depth": deep}
     return {**{name: 1 << (side - 1).bit_length() for name, side in sides.items()}, "steps": deep // WIDTH}
 
@@ -124,6 +124,11 @@ def _columns(buffer: Buffer, height: int, lets: Mapping[str, Expr]) -> Iterator[
 
 def _padded(columns: int) -> int:
     return -(-max(1, columns) // WIDTH) * WIDTH
+
+
+def padded(extent: Expr, lets: Mapping[str, Expr]) -> int:
+    """The columns of a tile in registers for a rank of an extent that is bounded."""
+    return _padded(upper_bound(extent, lets) or 1)
 
 
 def _unfit(node: Node, tiles: Mapping[str, int | None], lets: Mapping[str, Expr]) -> set[str]:

@@ -144,7 +144,7 @@ class Block:
         total = s.bind("turns", total_of(extents))
         products = self._ahead(loop)
         written = {name for node in walk(loop.body) for name in accesses(node)[1]}
-        moving = {p.compute.target: p.varied_by(loop.variables, written) for p in products}
+        moving = {id(p.compute): p.varied_by(loop.variables, written) for p in products}
 
         def stage(product: FragmentProduct, step: tirx.Expr, names: set[str]) -> None:
             with s.when(step < total):
@@ -165,7 +165,7 @@ class Block:
                 self._meet(node)
                 mine.emit(s, inside)
                 s.barrier()
-                stage(mine, s.bind("next", step + 1), moving[mine.compute.target])
+                stage(mine, s.bind("next", step + 1), moving[id(node)])
                 commit(s)
 
     def _ahead(self, loop: Loop) -> list[FragmentProduct]:

@@ -142,7 +142,9 @@ class RowFold:
         def run(s: Statements, inner: Variables) -> None:
             places = [{**variables, **{r: inner[r] for r in others}} for variables in points]
             if chunks is not None and chunks.reads:
-                self._by_chunks(s, places, accs, chunks)
+                where = emitter.context.evaluator(s, places[0]).condition(filtered)
+                with s.when(True if where is None else where):  # which no point of a chunk decides
+                    self._by_chunks(s, places, accs, chunks)
             else:
                 self._by_elements(s, places, accs, filtered)
 

@@ -34,7 +34,7 @@ class FragmentProduct:
     """One such product, whose operands are staged from byte ``start`` of ``scratch`` on.
 
     ``ahead`` is the number of groups of copies of which its own is the oldest when it begins: those of a loop's products, which
-    are staged a turn ahead; None where it stages its operands itself. ``kept`` are those that are staged before the loop.
+    are staged a turn ahead; None where it stages its operands itself.
     """
 
     registers: Registers
@@ -42,7 +42,6 @@ class FragmentProduct:
     scratch: tirx.Buffer
     start: int
     ahead: int | None = None
-    kept: Collection[str] = ()
 
     @property
     def product(self) -> MatrixProduct:
@@ -111,8 +110,8 @@ class FragmentProduct:
     def emit(self, s: DeviceStatements, variables: Variables) -> None:
         """Adds the product to ``s``."""
         emitter = FragmentEmitter.of(self.registers, self.compute, variables)
-        added = _added(self.product.epilogue, self.registers.held.tiles)
         target = self.registers.views[self.compute.target].flat
+        added = _added(self.product.epilogue, self.registers.held.tiles) if str(target.dtype) == "float32" else None
         sums = self._sums(s, emitter, added)
         if self.ahead is None:
             s.barrier()

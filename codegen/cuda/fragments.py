@@ -14,7 +14,7 @@ from tvm import tirx
 from tvm.tirx.stmt import ForKind
 
 from ...ir.expr import Const, Expr, Op, Select, children, ranks_of, reads_of, transform
-from ...ir.fragments import ROWS, Held, Roles, roles
+from ...ir.fragments import ROWS, Held, Roles, padded, roles
 from ...ir.index import affine_in
 from ...ir.tile import Buffer, Compute, Fill
 from ...ir.types import BOOL, INDEX
@@ -184,10 +184,11 @@ class FragmentEmitter(DeviceComputeEmitter):
 
     @property
     def _width(self) -> int:
-        """The columns of the tiles that are read and written."""
+        """The columns of the tiles that are read and written; of a Compute on vectors alone, those of such tiles."""
         tiles = self.registers.held.tiles
         names = {self.compute.target, *(r.tensor for r in self.compute.reads()), *self.compute.targets} & set(tiles)
-        return next(columns for name in sorted(names) if (columns := tiles[name]) is not None)
+        found = next((columns for name in sorted(names) if (columns := tiles[name]) is not None), None)
+        return padded(self.compute.extent(self.roles.column or ""), self.context.lets) if found is None else found
 
     def _bound(self, s: Statements, rank: str) -> tirx.Expr:
         return as_index(self.context.evaluator(s, self.variables).value(self.compute.extent(rank)))
@@ -268,7 +269,10 @@ class FragmentEmitter(DeviceComputeEmitter):
             at._point(s, at.variables)
             return
         if inside is not True and self._target:
-            self.registers.clear(s, self.compute.target, point)
+            # A running sum is read before it is written.
+            own = any(r.tensor == self.compute.target for r in self.compute.reads())
+            with s.when(tirx.Not(inside) if own else True):
+                self.registers.clear(s, self.compute.target, point)
         if column is None and not self._target:
             inside = both(inside, tirx.EQ(self.registers.left, index(0)))
         with s.when(inside):
@@ -305,7 +309,7 @@ class FragmentEmitter(DeviceComputeEmitter):
         self, s: Statements, acc: Accumulator, point: Point, row: tirx.Expr, column: tirx.Expr, inside: tirx.Expr | bool
     ) -> None:
         """Takes in an element, if it counts, for which memory is read."""
-        for inner in self.compute.along if inside is not True else ():
+        for inner in self.compute.along if inside is not True or self.compute.filter is not None else ():
             if inner.target in self.registers.held.tiles:
                 self.registers.clear(s, inner.target, point)
         with s.when(inside):

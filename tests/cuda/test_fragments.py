@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import einfall as ef
+from einfall.compiler.checking import compare
 from einfall.compiler.program import read_program
 from einfall.compiler.specialise import specialise
 from einfall.ir.blocks import registers_of_block
@@ -87,3 +88,37 @@ def test_edges(gpu: Worker, name: str, p: int, m: int) -> None:
 @pytest.mark.parametrize("name", ["attention", "causal_attention"])
 def test_numbers_that_are_not_finite(gpu: Worker, name: str, special: float) -> None:
     attention(gpu, name, 70, 70, 32, 32, special=special)
+
+
+def matches(gpu: Worker, name: str, sizes: dict[str, int], given: dict[str, np.ndarray]) -> None:
+    found = gpu.run(kernels.run, text_of(name), given, {}, "cuda:sm_80", fixed=sizes)
+    comparison = compare(read_program(text_of(name)).select(None), given, found)
+    assert comparison.passed, str(comparison)
+
+
+def numbers(seed: int, **shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {name: rng.standard_normal(shape).astype(ml_dtypes.bfloat16) for name, shape in shapes.items()}
+
+
+@pytest.mark.slow
+def test_a_running_sum_to_which_shared_memory_is_added(gpu: Worker) -> None:
+    given = numbers(0, Q=(1, 100, 16), K=(1, 100, 16), V=(1, 100, 16))
+    given["V"][:, -1, 0] = np.inf  # of the last tile of keys: what the ones before gave must be kept
+    matches(gpu, "causal_attention", {"E": 16, "F": 16}, given)
+
+
+@pytest.mark.slow
+def test_vectors_in_registers_of_tiles_in_shared_memory(gpu: Worker) -> None:
+    given = numbers(1, Q=(1, 70, 16), K=(1, 70, 16), V=(1, 70, 24))
+    given["doc"] = np.repeat(np.arange(4, dtype=np.int32), (3, 40, 1, 26))
+    matches(gpu, "document_mask_attention", {"E": 16, "F": 24}, given)
+    given = numbers(2, Q=(17, 16), K1=(5, 16), K2=(70, 16), V1=(5, 24), V2=(70, 24))
+    matches(gpu, "tensor_attention", {"E": 16, "F": 24}, given)
+
+
+@pytest.mark.slow
+def test_rows_of_three_fragments(gpu: Worker) -> None:
+    (*_, found) = held(text_of("attention"), E=16, F=24, P=40)
+    assert found is not None and (found.rows, found.warps, found.fragments) == (40, 4, 1)
+    matches(gpu, "attention", {"E": 16, "F": 24, "P": 40}, numbers(3, Q=(1, 40, 16), K=(1, 70, 16), V=(1, 70, 24)))

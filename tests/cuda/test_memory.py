@@ -220,3 +220,20 @@ def test_when_a_row_is_split() -> None:
     program = lower(cascade, target=Target.parse("cuda:sm_90")).program
     chosen = next(d for d in program.decisions if d.made_by == "split")
     assert chosen.chosen == "up to 264 parts, side by side, if M < 198 and N >= 8192"
+
+    assert chosen.chosen == "up to 264 parts, side by side, if M < 264 and N >= 8192"
+
+
+FILTERED = """\
+kernel filtered(X: f32[P, I, J], d: i32[I], e: i32[P]) -> (Y: f32[P]) {
+    Y[p] = X[p, i, j] where d[i] == e[p]
+}
+"""
+
+
+def test_a_condition_on_another_reduced_rank_than_that_of_the_chunks(gpu: Worker) -> None:
+    x = np.random.default_rng(0).standard_normal((3, 5, 64)).astype(np.float32)
+    given = {"X": x, "d": np.array([0, 1, 1, 2, 0], np.int32), "e": np.array([0, 1, 3], np.int32)}
+    found = gpu.run(kernels.run, FILTERED, given, {}, "cuda:sm_90")
+    comparison = compare(read_program(FILTERED).select(None), given, found)
+    assert comparison.passed, str(comparison)
