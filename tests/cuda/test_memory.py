@@ -221,8 +221,6 @@ def test_when_a_row_is_split() -> None:
     chosen = next(d for d in program.decisions if d.made_by == "split")
     assert chosen.chosen == "up to 264 parts, side by side, if M < 198 and N >= 8192"
 
-    assert chosen.chosen == "up to 264 parts, side by side, if M < 264 and N >= 8192"
-
 
 FILTERED = """\
 kernel filtered(X: f32[P, I, J], d: i32[I], e: i32[P]) -> (Y: f32[P]) {
