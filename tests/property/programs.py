@@ -431,8 +431,10 @@ class Builder:
         value = f"{left} * {right}"
         if dtype[0] in "fb" and self.chance(30):
             outer = batch | rows | columns
+            # Over a depth of 0 nothing is divided; elsewhere infinite terms may meet before the division or after it.
+            depth = "K" if "K" in inner.values() else "K + 1"
             value += self.pick(
-                [" / sqrt(K)", " * 0.5", f" * {self.read(dtype, outer, must=tuple(outer)[:1])}" if outer else ""]
+                [f" / sqrt({depth})", " * 0.5", f" * {self.read(dtype, outer, must=tuple(outer)[:1])}" if outer else ""]
             )
         missing = self.need(inner, ranks)
         if missing:
