@@ -159,7 +159,7 @@ def row_of(subject: Subject, architectures: Sequence[str]) -> Row:
             kernels = figures(tuple(map(built.with_launch, made.usage)), target.gpu, ptx=made.ptx, cuda=text)
             taken[arch] = _worst(kernels)
             operand = operand or _operand(kernels)
-            found = found or cost(subject.cascade, form)
+            found = found or cost(subject, form)
     except (EinfallError, RuntimeError, NotImplementedError, AssertionError) as failure:
         first = str(failure).strip().partition("\n")[0]
         return Row(name=subject.name, taken=taken, failure=first or type(failure).__name__)

@@ -82,10 +82,10 @@ def largest_check(cascade: Cascade) -> Check | None:
     return max(cascade.checks, key=points, default=None)
 
 
-def cost(cascade: Cascade, form: Lowered) -> Cost | None:
+def cost(subject: Subject, form: Lowered) -> Cost | None:
     """The cost of a call that moves about `ENOUGH` bytes: the sizes of the largest check, doubled together, small ones
     first. None for a program without checks, or whose sizes cannot grow."""
-    check = largest_check(cascade)
+    check, cascade = largest_check(read_program(subject.text).select(None)), subject.cascade  # fixed sizes end checks of others
     if check is None:
         return None
     explanation = explain(cascade, to_source(cascade), form)
