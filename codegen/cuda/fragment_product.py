@@ -182,12 +182,18 @@ class FragmentProduct:
         """Stores what becomes of the finished sums."""
         epilogue = self.product.epilogue
         tested = epilogue is not None and not _is_held(epilogue, self.registers.held.tiles)
-        columns = self.registers.held.tiles[self.compute.target]
+        target = self.compute.target
+        columns = self.registers.held.tiles[target]
         assert columns is not None
+        # A later product may multiply them: beyond the edges they are 0, where an infinity times 0 has made NaN.
+        short = self.registers.views[target].dtype.bits == 16
         with self.registers.lines(s) as (line, row), self.registers.along(s, line, columns) as (point, column):
-            inside = emitter.inside(s, row, column) if tested else True
-            with s.when(inside):
+            inside = emitter.inside(s, row, column) if tested or short else True
+            if tested and short:
+                self.registers.clear(s, target, point)
+            with s.when(inside if tested else True):
                 at = emitter.at(point, s.bind("row", row), s.bind("column", column))
+                at = replace(at, mask=inside if short and not tested and inside is not True else None)
                 at._finish(s, at.variables, tirx.BufferLoad(sums, [point.element]))
 
 

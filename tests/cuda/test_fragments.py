@@ -122,3 +122,19 @@ def test_rows_of_three_fragments(gpu: Worker) -> None:
     (*_, found) = held(text_of("attention"), E=16, F=24, P=40)
     assert found is not None and (found.rows, found.warps, found.fragments) == (40, 4, 1)
     matches(gpu, "attention", {"E": 16, "F": 24, "P": 40}, numbers(3, Q=(1, 40, 16), K=(1, 70, 16), V=(1, 70, 24)))
+
+
+@pytest.mark.slow
+def test_products_of_products_beside_infinities(gpu: Worker) -> None:
+    """Columns beyond the edge of a short tile, which the next product reads, hold no product of an infinity and 0."""
+    text = """kernel chain(A: bf16[P, E], B: bf16[E, M], C: bf16[M, F]) -> (Y: f32[P, F]) {
+        X[p, m] = A[p, e] * B[e, m]
+        Z: bf16[p, m] = max(X[p, m], 0)
+        Y[p, f] = Z[p, m] * C[m, f]
+    }"""
+    rng = np.random.default_rng(5)
+    shapes = {"A": (40, 16), "B": (16, 24), "C": (24, 24)}
+    given = {name: rng.integers(1, 4, shape).astype(ml_dtypes.bfloat16) for name, shape in shapes.items()}
+    given["A"][3, 2] = np.inf
+    (found,) = gpu.run(kernels.run, text, given, {}, "cuda:sm_80", fixed={"E": 16, "M": 24, "F": 24}, every_order=True)
+    assert np.array_equal(found.astype(float), ef.interpret(text, **given), equal_nan=True)
