@@ -16,6 +16,10 @@ from ...ir.usage import Usage
 from .nvrtc import Nvrtc, NvrtcError, headers, nvrtc
 
 
+SPILLED = 64
+"""Bytes that a thread spills beyond which code is assembled once more, with fewer values held."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceCode:
     """Machine code for one architecture (an ELF file, a cubin), the PTX it was made of, and what its kernels take."""
@@ -73,11 +77,24 @@ def assembled(ptx: str, arch: str) -> DeviceCode:
     path = nvcc()
     if path is None:
         raise error("E1205", "there is no nvcc, which assembles PTX", help="set CUDA_HOME to the folder of a CUDA toolkit")
+    made = _assembled(path, ptx, arch, [])
+    if _spilled(made) <= SPILLED:
+        return made
+    # ptxas holds more than it has registers for, of what it could compute again.
+    return min(made, _assembled(path, ptx, arch, ["-Xptxas", "--register-usage-level=0"]), key=_spilled)
+
+
+def _assembled(path: str, ptx: str, arch: str, options: list[str]) -> DeviceCode:
     with tempfile.TemporaryDirectory(prefix="einfall-", ignore_cleanup_errors=True) as folder:
         text, made = (Path(folder) / f"kernel.{kind}" for kind in ("ptx", "cubin"))
         text.write_text(ptx, "utf-8")
-        said = _run(path, ["-cubin", f"-arch={arch}", "-Xptxas", "-v", "-o", str(made), str(text)], arch)
+        said = _run(path, ["-cubin", f"-arch={arch}", "-Xptxas", "-v", *options, "-o", str(made), str(text)], arch)
         return DeviceCode(arch=arch, ptx=ptx, cubin=made.read_bytes(), usage=tuple(usage_of(said)))
+
+
+def _spilled(code: DeviceCode) -> int:
+    """The most bytes that a thread of one of the kernels spills."""
+    return max((usage.spill_stores for usage in code.usage), default=0)
 
 
 def _by_nvrtc(library: Nvrtc, source: str, arch: str) -> DeviceCode:

@@ -22,7 +22,7 @@ from tests.examples.cases import example_files
 needs_nvcc = pytest.mark.skipif(toolkit.nvcc() is None, reason="there is no nvcc")
 
 FILES = example_files()
-SPILLS = 64
+SPILLS = toolkit.SPILLED
 """Bytes of a thread that may be spilled."""
 
 SCALE = "kernel scale(X: f32[M], c: f32) -> (Y: f32[M]) { Y[m] = c * X[m] }"
