@@ -12,12 +12,14 @@ from collections.abc import Sequence
 import pytest
 
 EVERY = {
+    "backend/test_absence.py": 3,
     "backend/test_bf16_attention.py": 8,
     "backend/test_blocks.py": 7,
     "backend/test_byte_windows.py": 5,
     "backend/test_layouts.py": 5,
     "backend/test_masks.py": 8,
     "backend/test_microkernels.py": 14,
+    "backend/test_numbers.py": 3,
     "backend/test_parts.py": 7,
     "backend/test_prepacked.py": 6,
     "backend/test_products.py": 7,

@@ -15,7 +15,6 @@ from ...ir.diagnostics import EinfallError, error
 from ...ir.usage import Usage
 from .nvrtc import Nvrtc, NvrtcError, headers, nvrtc
 
-
 SPILLED = 64
 """Bytes that a thread spills beyond which code is assembled once more, with fewer values held."""
 

@@ -86,18 +86,21 @@ def test_instructions_and_parameters() -> None:
 
 
 @pytest.mark.skipif(toolkit.nvcc() is None, reason="there is no nvcc")
-def test_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arch", "kind", "opcode"), [("sm_80", "mma", "mma.sync.aligned"), ("sm_90a", "wgmma", "wgmma.mma_async.sync.aligned")]
+)
+def test_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str], arch: str, kind: str, opcode: str) -> None:
     program = "kernel gemm(A: bf16[M, K], B: bf16[N, K]) -> (C: bf16[M, N]) { C[m, n] = A[m, k] * B[n, k] }"
     path = tmp_path / "gemm.efk"
-    ef.compile(program, target="cuda:sm_90", cache=False).save(path)
+    ef.compile(program, target=f"cuda:{arch[:5]}", cache=False).save(path)
     assert main(["inspect", str(path)]) == 0
     shown = capsys.readouterr().out
-    assert "mma.sync.aligned" in shown
+    assert opcode in shown
     assert "__restrict__ A_flat_ptr" in shown
     assert main(["inspect", str(path), "--json"]) == 0
     device = json.loads(capsys.readouterr().out)["device"]
-    assert device["arch"] == "sm_90a"
+    assert device["arch"] == arch
     (kernel,) = device["kernels"]
     assert kernel["threads"] in (128, 256, 512)
     assert kernel["occupancy"]["blocks"] >= 1
-    assert kernel["instructions"]["mma"] == sum(kernel["tensor_core_instructions"].values()) > 0
+    assert kernel["instructions"][kind] == sum(kernel["tensor_core_instructions"].values()) > 0

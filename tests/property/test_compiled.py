@@ -63,7 +63,7 @@ def check(
 
 
 @given(programs(most=3), CALLS)
-@ours(20)
+@ours(12)
 def test_compiled_equals_interpreted(program, calls):
     check(program, calls)
 
