@@ -12,7 +12,7 @@ from ..ir.usage import Occupancy, Usage, occupancy
 
 _ENTRY = re.compile(r"^\.visible \.entry (\w+)\(", re.MULTILINE)
 _DECLARED = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\) )?(\w+)\(([^)]*)\)')
-_OPERATION = re.compile(r"^\s*(?:@!?%p\d+\s+)?([a-z][\w.:]*)[\s;]", re.MULTILINE)
+_OPERATION = re.compile(r"(?:^|[{;])[ \t]*(?:@!?%?p\d*\s+)?([a-z][\w.:]*)(?=[\s;])", re.MULTILINE)
 
 KINDS: Mapping[str, re.Pattern[str]] = {
     "wgmma": re.compile(r"wgmma\.mma_async"),
