@@ -6,7 +6,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,7 +16,9 @@ from ...ir.usage import Usage
 from .nvrtc import Nvrtc, NvrtcError, headers, nvrtc
 
 SPILLED = 64
-"""Bytes that a thread spills beyond which code is assembled once more, with fewer values held."""
+"""Bytes that a thread spills beyond which code is assembled once more."""
+
+_BLOCK = re.compile(r"(^\.maxntid .*$)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +78,17 @@ def assembled(ptx: str, arch: str) -> DeviceCode:
     path = nvcc()
     if path is None:
         raise error("E1205", "there is no nvcc, which assembles PTX", help="set CUDA_HOME to the folder of a CUDA toolkit")
-    made = _assembled(path, ptx, arch, [])
-    if _spilled(made) <= SPILLED:
-        return made
-    # ptxas holds more than it has registers for, of what it could compute again.
-    return min(made, _assembled(path, ptx, arch, ["-Xptxas", "--register-usage-level=0"]), key=_spilled)
+    # ptxas spills to leave room for a second block, and holds what it could compute again.
+    careful = ["-Xptxas", "--register-usage-level=0"]
+    alone = _BLOCK.sub(r"\1\n.minnctapersm 1", ptx)
+    best: DeviceCode | None = None
+    for text, options in ((ptx, []), (ptx, careful), (alone, careful)):
+        made = replace(_assembled(path, text, arch, options), ptx=ptx)
+        best = made if best is None else min(best, made, key=_spilled)
+        if _spilled(best) <= SPILLED:
+            break
+    assert best is not None
+    return best
 
 
 def _assembled(path: str, ptx: str, arch: str, options: list[str]) -> DeviceCode:
