@@ -306,6 +306,22 @@ def walk(nodes: tuple[Node, ...]) -> Iterator[Node]:
             yield from walk(node.body)
 
 
+def accesses(node: Node) -> tuple[set[str], set[str]]:
+    """(the tensors that a node by itself reads, those that it writes); the bodies of loops are nodes of their own."""
+    match node:
+        case Compute():
+            reads = {r.tensor for r in node.reads()}
+            extents = {r.tensor for e in node.ranks for r in reads_of(e.extent)}
+            own = {node.target} if node.scatter else set()
+            return reads | extents | own, set(node.targets)
+        case Fill(target=target):
+            return set(), {target}
+        case When(condition=condition):
+            return {r.tensor for r in reads_of(condition)}, set()
+        case Loop():
+            return {r.tensor for e in node.extents for r in reads_of(e)}, set()
+
+
 def packed_before(loop: Loop) -> tuple[Compute, ...]:
     """The matrix products directly in the body of a serial loop whose right operand and depth the loop does not vary: they are
     packed once, before the loop."""

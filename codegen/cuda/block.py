@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Protocol
 
 import tvm_ffi
@@ -15,7 +16,7 @@ from ...ir.blocks import ALIGNED, RESERVED, tile_bytes
 from ...ir.expr import Expr
 from ...ir.fragments import staged_bytes
 from ...ir.index import upper_bound
-from ...ir.tile import Buffer, Compute, Fill, Loop, MatrixProduct, Node, When, walk
+from ...ir.tile import Buffer, Compute, Fill, Loop, MatrixProduct, Node, When, accesses, walk
 from ..arithmetic import literal
 from ..context import Context, Variables
 from ..element import computed, stored
@@ -24,7 +25,7 @@ from ..views import View, encode
 from .compute import DeviceComputeEmitter
 from .fragment_product import FragmentProduct
 from .fragments import FragmentEmitter, Registers
-from .order import Order, accesses
+from .order import Order
 from .product import BlockProduct, Shape, on_blocks, scratch_of
 from .staging import commit
 from .statements import DeviceStatements, Team
@@ -131,10 +132,10 @@ class Block:
         """Whether it is a product whose sums are in registers."""
         return node.product is not None and node.target in self._held
 
-    def _fragment_product(self, compute: Compute, ahead: int | None = None) -> FragmentProduct:
+    def _fragment_product(self, compute: Compute) -> FragmentProduct:
         assert self.registers is not None and self.scratch is not None
         start = self.places[compute.target, compute.product]
-        return FragmentProduct(registers=self.registers, compute=compute, scratch=self.scratch, start=start, ahead=ahead)
+        return FragmentProduct(registers=self.registers, compute=compute, scratch=self.scratch, start=start)
 
     def _loop(self, loop: Loop, variables: Variables) -> None:
         """A serial loop. The operands of its products in registers are staged a turn ahead."""
@@ -143,8 +144,7 @@ class Block:
         extents = [s.bind("extent", as_index(at.value(e))) for e in loop.extents]
         total = s.bind("turns", total_of(extents))
         products = self._ahead(loop)
-        written = {name for node in walk(loop.body) for name in accesses(node)[1]}
-        moving = {id(p.compute): p.varied_by(loop.variables, written) for p in products}
+        moving = {id(p.compute): p.varied_by(loop.variables) for p in products}
 
         def stage(product: FragmentProduct, step: tirx.Expr, names: set[str]) -> None:
             with s.when(step < total):
@@ -174,8 +174,8 @@ class Block:
             return []
         written = {name for node in walk(loop.body) for name in accesses(node)[1]}
         fragments = [self._fragment_product(n) for n in loop.body if isinstance(n, Compute) and self._is_fragment(n)]
-        chosen = [p.compute for p in fragments if not p.reads() & written]
-        return [self._fragment_product(compute, len(chosen)) for compute in chosen]
+        chosen = [p for p in fragments if not p.reads() & written]
+        return [replace(p, ahead=len(chosen)) for p in chosen]
 
     def _product(self, compute: Compute, variables: Variables) -> None:
         s, product = self.statements, compute.product

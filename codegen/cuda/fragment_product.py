@@ -50,14 +50,12 @@ class FragmentProduct:
 
     # -- operands --------------------------------------------------------------------------------------------------------
 
-    def varied_by(self, variables: Collection[str], written: Collection[str]) -> set[str]:
-        """The operands (``left``, ``right``) that a loop over ``variables`` varies, in which ``written`` are written."""
+    def varied_by(self, variables: Collection[str]) -> set[str]:
+        """The operands (``left``, ``right``) that a loop over ``variables`` varies, which writes nothing that is staged."""
         found = set()
         for name, expr, rank in self._sides():
             extents = (self.compute.extent(rank), self.compute.extent(self.product.inner))
             if any(set(ranks_of(e)) & set(variables) for e in (expr, *extents)):
-                found.add(name)
-            if any(r.tensor in written for e in (expr, *extents) for r in reads_of(e)):
                 found.add(name)
         return found
 

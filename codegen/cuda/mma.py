@@ -21,6 +21,7 @@ from tvm.backend.cuda.op import cuda_func_call
 from tvm.tirx.stmt import ForKind
 
 from ...ir.microkernels import MicroKernel
+from ...ir.types import DTYPES
 from ..microkernels.statements import Statements, as_index, index
 from .operand_loads import STEP, Lane, Staged, load_left, load_right, register
 from .staging import i32, narrow
@@ -56,12 +57,10 @@ __device__ __forceinline__ void einfall_mma_NAME(SUM* c, const unsigned* a, cons
 _PTX = {"i8": "s8", "u8": "u8", "f32": "tf32"}
 """What the instruction calls a type, where that is not the language's name."""
 
-_SIZES = {"i8": 1, "u8": 1, "f32": 4}
-
 
 def element_bytes(kernel: MicroKernel) -> int:
     """Of the operands of a micro-kernel."""
-    return _SIZES.get(kernel.left, BYTES)
+    return DTYPES[kernel.left].bits // 8
 
 
 def add(
@@ -81,7 +80,7 @@ def add(
     total, kind, letter = ("s32", "int", "r") if dtype in ("i8", "u8") else ("f32", "float", "f")
     name = a if a == b else f"{a}_{b}"
     words = {
-        "NAME": name, "SUM": kind, "DEPTH": str(STEP // _SIZES.get(dtype, BYTES)), "TOTAL": total, "LEFT": a, "RIGHT": b,
+        "NAME": name, "SUM": kind, "DEPTH": str(STEP * 8 // DTYPES[dtype].bits), "TOTAL": total, "LEFT": a, "RIGHT": b,
         "LETTER": letter,
     }  # fmt: skip
     source = _MULTIPLY
@@ -94,7 +93,7 @@ def add(
 @dataclass(frozen=True, slots=True)
 class Fragments:
     """The sums of one warp's rectangle of a tile of C, on a micro-kernel. ``interleaved`` tells of A and of B whether pairs of
-    fragments have every other row or column (:attr:`Staged.interleaved`)."""
+    fragments have every other row or column (:attr:`.operands.Operand.interleaved`)."""
 
     s: DeviceStatements
     team: Team

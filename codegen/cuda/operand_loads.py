@@ -7,7 +7,7 @@ to it, all are pairs of bytes. Where k runs from line to line
 * elements of 16 bits are transposed by ``ldmatrix.trans``;
 * elements of 8 bits are transposed in pairs: a lane gets two neighbours of one line and of the next; two such words, of four
   lines, are taken apart by ``prmt`` into words of four k, one for each of the two neighbours. So the eight rows (or columns) of
-  a fragment are every other one of sixteen, which whoever writes the results must know (:attr:`Staged.interleaved`);
+  a fragment are every other one of sixteen, which whoever writes the results must know (:attr:`.operands.Operand.interleaved`);
 * elements of 32 bits are read one by one.
 """
 
@@ -70,12 +70,6 @@ def order_across(size: int) -> Order:
     return {1: Order.BYTES, 4: Order.WORDS}.get(size, Order.LINES)
 
 
-def load(s: Statements, to: tirx.Buffer, at: tirx.Expr, staged: tirx.Buffer, place: tirx.Expr) -> None:
-    """``ldmatrix``: four matrices of 8 × 8 elements of 16 bits into the registers of ``to`` from number ``at`` on; the lane's
-    line of 8 elements begins at ``place``."""
-    s.evaluate(cuda_func_call("einfall_ldmatrix", register(to, at), register(staged, place), source_code=_LOAD))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Staged:
     """An operand in shared memory from ``address`` (uint32) on; ``along``: its lines are of k, else k runs from line to
@@ -84,11 +78,6 @@ class Staged:
     panel: Panel
     along: bool
     address: tirx.Expr
-
-    @property
-    def interleaved(self) -> bool:
-        """Whether row (column) g of the first of two fragments is number 2 g of both together, that of the second 2 g + 1."""
-        return not self.along and self.panel.size == 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,6 +87,11 @@ class Operand:
         """The type in which it is staged."""
         return RAW[self.panel.size] if self.number is None else computed(self.number)
 
+    @property
+    def interleaved(self) -> bool:
+        """Whether row (column) g of the first of two fragments is number 2 g of both together, that of the second 2 g + 1."""
+        return not self.along and self.panel.size == 1
+
     def corner(self, first: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
         """The line and the column at which the panel of the steps from ``first`` on begins."""
         return (self.side.top, first) if self.along else (first, self.side.top)

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from ...ir.expr import reads_of
-from ...ir.tile import Compute, Fill, Loop, Node, When, walk
+from ...ir.tile import Node, accesses, walk
 
 
 @dataclass(kw_only=True)
@@ -44,19 +43,3 @@ class Order:
         """Notes all accesses of a loop's body: in each turn they follow those of the turn before."""
         for node in walk(nodes):
             self.take(*accesses(node))
-
-
-def accesses(node: Node) -> tuple[set[str], set[str]]:
-    """(the tensors that a node by itself reads, those that it writes); the bodies of loops are nodes of their own."""
-    match node:
-        case Compute():
-            reads = {r.tensor for r in node.reads()}
-            extents = {r.tensor for e in node.ranks for r in reads_of(e.extent)}
-            own = {node.target} if node.scatter else set()
-            return reads | extents | own, set(node.targets)
-        case Fill(target=target):
-            return set(), {target}
-        case When(condition=condition):
-            return {r.tensor for r in reads_of(condition)}, set()
-        case Loop():
-            return {r.tensor for e in node.extents for r in reads_of(e)}, set()

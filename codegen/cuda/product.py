@@ -192,7 +192,7 @@ class BlockProduct:
         else:
             size = mma.element_bytes(kernel)
             operands = [Operand.of(self.context, side, product.inner, shape.depth, size) for side in sides]
-            left_turned, right_turned = (not operand.along and size == 1 for operand in operands)
+            left_turned, right_turned = (operand.interleaved for operand in operands)
             fragments = wgmma.Groups if shape.grouped else mma.Fragments
             work = fragments(s, self.team, shape, kernel, (left_turned, right_turned))
             steps = partial(self._fragments, work, operands, k)

@@ -39,18 +39,6 @@ __device__ __forceinline__ void einfall_copy16(unsigned to, const void* from, in
 }
 """
 
-_COMMIT = """
-__device__ __forceinline__ void einfall_commit() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-"""
-
-_WAIT = """
-__device__ __forceinline__ void einfall_wait_LEFT() {
-  asm volatile("cp.async.wait_group LEFT;" ::: "memory");
-}
-"""
-
 _ADDRESS = """
 __device__ __forceinline__ unsigned einfall_shared(const void* p) {
   return static_cast<unsigned>(__cvta_generic_to_shared(p));
@@ -245,14 +233,24 @@ def copy(
             s.evaluate(cuda_func_call("einfall_copy16", beyond(to, place), pointer, bytes_, source_code=_COPY))
 
 
+def ordered(s: Statements, name: str, instruction: str) -> None:
+    """An instruction without operands, across which the compiler moves no access to memory."""
+    source = f"""
+__device__ __forceinline__ void einfall_{name}() {{
+  asm volatile("{instruction};" ::: "memory");
+}}
+"""
+    s.evaluate(cuda_func_call(f"einfall_{name}", source_code=source))
+
+
 def commit(s: Statements) -> None:
     """Closes a group: the copies that this thread has begun since the last one."""
-    s.evaluate(cuda_func_call("einfall_commit", source_code=_COMMIT))
+    ordered(s, "commit", "cp.async.commit_group")
 
 
 def wait(s: Statements, left: int) -> None:
     """Waits until at most the ``left`` youngest groups of this thread are under way."""
-    s.evaluate(cuda_func_call(f"einfall_wait_{left}", source_code=_WAIT.replace("LEFT", str(left))))
+    ordered(s, f"wait_{left}", f"cp.async.wait_group {left}")
 
 
 def pipeline(

@@ -23,7 +23,7 @@ from tvm.backend.cuda.op import cuda_func_call
 from ..microkernels.statements import Statements
 from .mma import Fragments
 from .operand_loads import Staged, register
-from .staging import SLAB, commit, i32, narrow, wait
+from .staging import SLAB, commit, i32, narrow, ordered, wait
 from .statements import WARP, DeviceStatements
 
 ROWS, DEPTH = 64, 16
@@ -37,30 +37,6 @@ GROUP = 4 * WARP
 
 ALIGNED = 8 * SLAB
 """Bytes after which the order of chunks repeats: panels begin at multiples of as many."""
-
-_FENCE = """
-__device__ __forceinline__ void einfall_seen() {
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-"""
-
-_BEGIN = """
-__device__ __forceinline__ void einfall_group_begin() {
-  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-"""
-
-_END = """
-__device__ __forceinline__ void einfall_group_end() {
-  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-"""
-
-_DONE = """
-__device__ __forceinline__ void einfall_group_wait_LEFT() {
-  asm volatile("wgmma.wait_group.sync.aligned LEFT;" ::: "memory");
-}
-"""
 
 _DESCRIBE = """
 __device__ __forceinline__ unsigned long long einfall_described(unsigned address, unsigned leading, unsigned stride) {
@@ -77,10 +53,6 @@ __device__ __forceinline__ void einfall_wgmma_NAME(float* c, unsigned long long 
                : "l"(a), "l"(b), "r"(1));
 }
 """
-
-
-def _call(s: Statements, name: str, source: str) -> None:
-    s.evaluate(cuda_func_call(name, source_code=source))
 
 
 def described(s: Statements, staged: Staged, address: tirx.Expr) -> tirx.Expr:
@@ -126,19 +98,19 @@ class Groups(Fragments):
             .replace("PLACES", ", ".join(f'"+f"(c[{i}])' for i in range(count)))
             .replace("TURNED", turned)
         )
-        _call(s, "einfall_group_begin", _BEGIN)
+        ordered(s, "group_begin", "wgmma.fence.sync.aligned")
         for k in range(self.shape.depth // DEPTH):
             x, y = (
                 d + tirx.IntImm("uint64", k * DEPTH * (each.panel.size if each.along else SLAB) >> 4)
                 for d, each in ((left, a), (right, b))
             )
             s.evaluate(cuda_func_call(f"einfall_wgmma_{name}", register(self.sums, 0), x, y, source_code=source))
-        _call(s, "einfall_group_end", _END)
+        ordered(s, "group_end", "wgmma.commit_group.sync.aligned")
         self.wait(s, 1)
 
     def wait(self, s: DeviceStatements, left: int) -> None:
         """Until at most so many steps of the group are under way."""
-        _call(s, f"einfall_group_wait_{left}", _DONE.replace("LEFT", str(left)))
+        ordered(s, f"group_wait_{left}", f"wgmma.wait_group.sync.aligned {left}")
 
 
 _UNIFORM = """
@@ -173,7 +145,7 @@ def pipeline(
         fetch(s, step)
     with s.loop("step", steps) as step:
         wait(s, ahead - 1)  # the step that is used in this turn has arrived, for this thread
-        _call(s, "einfall_seen", _FENCE)
+        ordered(s, "seen", "fence.proxy.async.shared::cta")
         s.barrier()  # and for all; and all products but those of the turn before are done with their slots
         fetch(s, s.bind("next", step + ahead))
         use(s, s.share(tirx.truncmod(narrow(s, step), i32(stages))))

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ...ir.expr import Expr, Op, Read, op, ranks_of, reads_of
-from ...ir.tile import Compute, Fill, Loop, Node, TileProgram, When, walk
+from ...ir.expr import Expr, Op, Read, op, ranks_of
+from ...ir.tile import Loop, Node, TileProgram, When, accesses, walk
 
 
 def unswitched(program: TileProgram) -> TileProgram:
@@ -45,8 +45,7 @@ def _all(flags: list[Read]) -> Expr:
 
 def _flags(loop: Loop) -> list[Read]:
     """What conditions inside a loop read and nothing inside writes: truth values of the whole call."""
-    written = {name for n in walk(loop.body) if isinstance(n, Compute) for name in n.targets}
-    written |= {n.target for n in walk(loop.body) if isinstance(n, Fill)}
+    written = {name for n in walk(loop.body) for name in accesses(n)[1]}
     found: dict[Read, None] = {}
     for node in walk(loop.body):
         match node:
@@ -75,7 +74,7 @@ def _where(nodes: tuple[Node, ...], flags: set[Read]) -> tuple[Node, ...]:
 
 def _pruned(loop: Loop) -> Loop:
     """The loop without tiles that nothing touches."""
-    used = {name for n in walk(loop.body) for name in _touched(n)}
+    used = {name for n in walk(loop.body) for names in accesses(n) for name in names}
 
     def kept(node: Node) -> Node:
         match node:
@@ -89,19 +88,3 @@ def _pruned(loop: Loop) -> Loop:
     made = kept(loop)
     assert isinstance(made, Loop)
     return made
-
-
-def _touched(node: Node) -> set[str]:
-    match node:
-        case Compute():
-            return {
-                *node.targets,
-                *(r.tensor for r in node.reads()),
-                *(r.tensor for e in node.ranks for r in reads_of(e.extent)),
-            }
-        case Fill(target=target):
-            return {target}
-        case When(condition=condition):
-            return {r.tensor for r in reads_of(condition)}
-        case Loop():
-            return {r.tensor for e in node.extents for r in reads_of(e)}
