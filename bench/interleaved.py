@@ -2,8 +2,9 @@
 
 Clock rates and the neighbours' load drift by a third within minutes, so only what ran side by side is compared. The
 contestants take turns in blocks of calls. The worker threads of a library spin for a while after their last call
-(libgomp's for 15 ms) and would hold a core against those of the next: every turn begins with idle time, and with calls that
-are not timed, which wake the workers and bring the data back into the caches.
+(libgomp's for 15 ms, ONNX Runtime's for 60 where `pause` is slow) and would hold a core against those of the next: a turn
+begins when the process has come to rest, and with calls that are not timed, which wake the workers and bring the data back
+into the caches.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-_IDLE = 0.03  # seconds between two turns, twice as long as any pool spins
+_REST = 5e-3  # seconds: nobody spins any more who has used less than a tenth of them
+_RESTLESS = 1.0  # seconds after which a turn begins all the same
 _BLOCK = 0.03  # seconds of one contestant's turn, at least one call
 _SAMPLE = 1e-3  # seconds that one sample takes at least: shorter calls are timed several at once
 _WARM = 2e-3  # seconds of calls that are not timed, at least one
@@ -60,15 +62,26 @@ def interleave(contestants: Mapping[str, Call], *, seconds: float) -> dict[str, 
     for turn in range(rounds):
         for name in order[turn % len(order) :] + order[: turn % len(order)]:
             plan, call = plans[name], contestants[name]
-            time.sleep(_IDLE)
+            _rest()
             for _ in range(plan.warm):
                 call()
             times[name] += [_time(call, plan.calls) for _ in range(plan.samples)]
     return {name: _summary(found) for name, found in times.items()}
 
 
+def _rest() -> None:
+    """Wait until no thread of the process is at work."""
+    end = time.perf_counter() + _RESTLESS
+    before, used = time.perf_counter(), _REST
+    while used > 0.1 * _REST and before < end:
+        cpu = time.process_time()
+        time.sleep(_REST)
+        now = time.perf_counter()
+        used, before = (time.process_time() - cpu) * _REST / (now - before), now
+
+
 def _plan(call: Call) -> _Plan:
-    time.sleep(_IDLE)
+    _rest()
     call()
     first = _time(call, 1)
     each = first if first > _LONG else min(_time(call, 1) for _ in range(3))
