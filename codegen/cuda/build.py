@@ -17,7 +17,9 @@ from pathlib import Path
 import tvm
 import tvm_ffi
 from tvm import tirx
+from tvm.ir import PointerType
 from tvm.tirx.build import codegen_build, split_host_device_mods
+from tvm.tirx.type import TensorMapType
 
 from ...ir.target import Target
 from ...ir.tile import TileProgram
@@ -144,5 +146,11 @@ def _launch(function: tirx.PrimFunc) -> dict[str, object]:
     return {
         "name": str(function.attrs["global_symbol"]),
         "arg_types": [str(p.ty.dtype) if hasattr(p.ty, "dtype") else "handle" for p in function.params],
+        "arg_extra_tags": [int(_is_tensor_map(p)) for p in function.params],
         "launch_param_tags": [str(tag) for tag in function.attrs["tirx.kernel_launch_params"]],
     }
+
+
+def _is_tensor_map(parameter: tirx.Var) -> bool:
+    """Whether a kernel takes it as 128 bytes, to which the host has a pointer."""
+    return isinstance(parameter.ty, PointerType) and isinstance(parameter.ty.element_type, TensorMapType)

@@ -7,8 +7,9 @@ are done by all threads of the block, which meet where one needs what another wr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 
 import tvm
 from tvm import tirx
@@ -35,7 +36,7 @@ from ..microkernels.statements import (
     positive,
 )
 from ..views import View
-from . import stepwise
+from . import bulk, stepwise, tensor_maps
 from .block import Block, coordinates, fill, total_of
 from .compute import DeviceComputeEmitter, blocks_for, is_ragged
 from .fragments import Registers
@@ -54,6 +55,15 @@ def lower(program: TileProgram, target: Target) -> tvm.IRModule:
     """The primitive function of a tile program, for one GPU: ``main``, which launches its kernels."""
     with using(target.features, device=True):
         return tvm.IRModule({"main": _Lowering(program, target).function()})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Grid:
+    """The tiles of a product's results: ``down`` × ``across`` of them at each point of a batch of these extents."""
+
+    batch: Mapping[str, tirx.Expr]
+    down: tirx.Expr
+    across: tirx.Expr
 
 
 class _Lowering(Frame):
@@ -172,19 +182,63 @@ class _Lowering(Frame):
         s, product, shape = self.statements, compute.product, self.shape(compute)
         assert product is not None
         batch = [r for r in compute.ranks if r.name in compute.output_ranks and r.name not in (product.rows, product.columns)]
-        extents = [self._number(r.extent, variables) for r in batch]
+        extents = {r.name: self._number(r.extent, variables) for r in batch}
         sides = ((product.rows, shape.rows), (product.columns, shape.columns))
         down, across = (s.bind("tiles", ceil_div(self._number(compute.extent(r or ""), variables), side)) for r, side in sides)
-        blocks = s.bind("blocks", total_of([*extents, down, across]))
-        with self._kernel(blocks, variables, shape.threads) as (d, team):
+        grid = _Grid(batch=extents, down=down, across=across)
+        maps = self._maps(compute, shape, grid, variables)
+        if maps is None:
+            self._tiles(compute, shape, grid, variables)
+            return
+        # What cannot be copied in bulk is misaligned, or nothing.
+        unfit = s.share(maps[0].unfit | maps[1].unfit)
+        with s.when(tirx.EQ(unfit, index(0))):
+            for each in maps:
+                each.encode(s)
+            self._tiles(compute, shape, grid, variables, maps)
+        with s.when(tirx.NE(unfit, index(0))):
+            self._tiles(compute, shape, grid, variables, chunks=False)
+
+    def _maps(
+        self, compute: Compute, shape: Shape, grid: _Grid, variables: Variables
+    ) -> tuple[tensor_maps.Mapped, tensor_maps.Mapped] | None:
+        """The operands of a product as tensors that a copy engine reads; None where it cannot."""
+        if not bulk.suits(compute, shape):
+            return None
+        product = compute.product
+        assert product is not None
+        m, n, k = (self._number(compute.extent(r or ""), variables) for r in (product.rows, product.columns, product.inner))
+        nobody = Team(thread=index(0), block=index(0), threads=shape.threads)
+        plan = self.block_product(compute, nobody, shape, tirx.decl_buffer((1,), "uint8"))  # its memory is the kernel's
+        left, right = plan.operands((index(0), index(0)), (m, n))
+        ranks = [tensor_maps.moving(operand, tuple(grid.batch)) for operand in (left, right)]
+        if ranks[0] is None or ranks[1] is None:
+            return None
+        s = self.statements
+        return (
+            tensor_maps.Mapped.of(s, left, k, ranks[0], grid.batch, variables),
+            tensor_maps.Mapped.of(s, right, k, ranks[1], grid.batch, variables),
+        )
+
+    def _tiles(
+        self, compute: Compute, shape: Shape, grid: _Grid, variables: Variables,
+        maps: tuple[tensor_maps.Mapped, tensor_maps.Mapped] | None = None, *, chunks: bool = True,
+    ) -> None:  # fmt: skip
+        """A launch with a block for each tile: with ``maps`` operands are copied in bulk, else, with ``chunks``, 16 bytes at a
+        time where they may be."""
+        blocks = self.statements.bind("blocks", total_of([*grid.batch.values(), grid.down, grid.across]))
+        with self._kernel(blocks, variables, shape.threads if maps is None else bulk.threads_of(shape)) as (d, all_threads):
+            team = replace(all_threads, threads=shape.threads)
             # Beyond what is static a kernel has only one allocation, whose size the launch tells.
             scope = "shared" if shape.stages == 1 else "shared.dyn"
-            scratch = d.allocate("scratch", (scratch_of(compute, shape),), "uint8", scope=scope)
-            tiles = d.bind("tiles", down * across)
-            at = d.coordinates(team.block, [*(r.name for r in batch), "tile"], [*extents, tiles])
-            i, j = tile_of(d, at.pop("tile"), down, across)
+            size = scratch_of(compute, shape) if maps is None else bulk.shared_of(compute, shape)
+            work = self.block_product(compute, team, shape, d.allocate("scratch", (size,), "uint8", scope=scope))
+            tiles = d.bind("tiles", grid.down * grid.across)
+            at = d.coordinates(team.block, [*grid.batch, "tile"], [*grid.batch.values(), tiles])
+            i, j = tile_of(d, at.pop("tile"), grid.down, grid.across)
             top, left = d.bind("top", i * shape.rows), d.bind("left", j * shape.columns)
-            self.block_product(compute, team, shape, scratch).tile(d, {**variables, **at}, top, left)
+            work = replace(work, chunks=chunks) if maps is None else bulk.BulkProduct.of(work, maps)
+            work.tile(d, {**variables, **at}, top, left)
 
     def _points(self, compute: Compute, variables: Variables) -> None:
         anyone = Team(thread=index(0), block=index(0), threads=THREADS, launch=True)

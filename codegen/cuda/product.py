@@ -161,6 +161,7 @@ class BlockProduct:
     value: Value
     finish: Finish
     scratch: tirx.Buffer  # bytes of shared memory, as many as :func:`scratch_of` says
+    chunks: bool = True  # operands may be copied 16 bytes at a time
 
     @property
     def product(self) -> MatrixProduct:
@@ -177,30 +178,44 @@ class BlockProduct:
         """The tile of C whose first point is (top, left)."""
         product, shape = self.product, self.shape
         m, n, k = (self._extent(s, r, variables) for r in (product.rows, product.columns, product.inner))
-        sides = (
-            Side(expr=product.left, rank=product.rows or "", top=top, height=shape.rows, most=m),
-            Side(expr=product.right, rank=product.columns or "", top=left, height=shape.columns, most=n),
-        )
         outer = [r for r in self.compute.reduced if r != product.inner]
         kernel = BY_NAME.get(product.kernel)
         work: mma.Fragments | Scalars
+        operands = self.operands((top, left), (m, n))
         if kernel is None:
-            number = self.compute.accumulator
-            operands = [Operand.by_steps(self.context, side, product.inner, simt.DEPTH, number) for side in sides]
-            work = Scalars.start(s, self.team, shape, computed(number))
+            work = Scalars.start(s, self.team, shape, computed(self.compute.accumulator))
             steps = partial(work.steps, self.scratch, operands, k)
         else:
-            size = mma.element_bytes(kernel)
-            operands = [Operand.of(self.context, side, product.inner, shape.depth, size) for side in sides]
             left_turned, right_turned = (operand.interleaved for operand in operands)
             fragments = wgmma.Groups if shape.grouped else mma.Fragments
             work = fragments(s, self.team, shape, kernel, (left_turned, right_turned))
             steps = partial(self._fragments, work, operands, k)
         self._around(s, outer, variables, steps)
+        self.write(s, work, variables, (top, left), (m, n), s.barrier)
 
-        if shape.stages > 1 and work.fours:
-            rows = Rows.at(s, self.context, self.compute, variables, (m, n), self.value, self.finish)
-            s.barrier()  # all are done with the operands
+    def operands(self, corner: tuple[tirx.Expr, tirx.Expr], extents: tuple[tirx.Expr, tirx.Expr]) -> list[Operand]:
+        """Both operands of the tile of C of these ``extents`` whose first point is ``corner``."""
+        product, shape = self.product, self.shape
+        sides = (
+            Side(expr=product.left, rank=product.rows or "", top=corner[0], height=shape.rows, most=extents[0]),
+            Side(expr=product.right, rank=product.columns or "", top=corner[1], height=shape.columns, most=extents[1]),
+        )
+        kernel = BY_NAME.get(product.kernel)
+        if kernel is None:
+            number = self.compute.accumulator
+            return [Operand.by_steps(self.context, side, product.inner, simt.DEPTH, number) for side in sides]
+        size = mma.element_bytes(kernel)
+        return [Operand.of(self.context, side, product.inner, shape.depth, size) for side in sides]
+
+    def write(
+        self, s: DeviceStatements, work: mma.Fragments | Scalars, variables: Variables, corner: tuple[tirx.Expr, tirx.Expr],
+        extents: tuple[tirx.Expr, tirx.Expr], meet: Callable[[], None],
+    ) -> None:  # fmt: skip
+        """Stores the finished sums of the tile at ``corner``. The team's threads ``meet`` before they use its memory again."""
+        product, (top, left), (m, n) = self.product, corner, extents
+        if self.shape.stages > 1 and work.fours:
+            rows = Rows.at(s, self.context, self.compute, variables, extents, self.value, self.finish)
+            meet()  # all are done with the operands
 
             def together(s: DeviceStatements, row: tirx.Expr, column: tirx.Expr, sums: tirx.Buffer) -> None:
                 rows.write(s, s.bind("i", top + row), s.bind("j", left + column), sums)
@@ -234,7 +249,7 @@ class BlockProduct:
     ) -> None:
         """All steps of the depth. Operands that are matrices in memory are copied in chunks where these are aligned, which
         only the arguments tell: there are two loops, of which the block takes one."""
-        sources = [operand.source(s, variables, depth) for operand in operands]
+        sources = [operand.source(s, variables, depth) if self.chunks else None for operand in operands]
         if not any(sources):
             self._steps(s, work, operands, sources, depth, variables)
             return

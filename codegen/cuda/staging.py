@@ -12,7 +12,7 @@ the calling thread's groups, and a barrier must follow before other threads read
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -23,6 +23,7 @@ from tvm.tirx.stmt import ForKind
 from ...ir.expr import Expr, Read
 from ...ir.index import affine_in
 from ..context import Context
+from ..expressions import Evaluator
 from ..microkernels.statements import Statements, as_index, constant, index
 from ..views import moves_along
 from .statements import DeviceStatements, Team
@@ -179,14 +180,20 @@ def source_of(
     view = context.views[read.tensor]
     at = context.evaluator(s, {**variables, line: index(0), column: index(0)})
     origin = s.bind("origin", at.offset(read.tensor, read.indices))
-    stride: tirx.Expr = index(0)
-    for each, step in zip(read.indices, view.strides, strict=True):
-        form = affine_in(each, (line, column))
-        assert form is not None
-        if line in form.ranks:
-            stride = stride + as_index(at.value(form.coefficient(line))) * step
+    stride = stride_along(s, at, context, read, line, (line, column))
     size = view.dtype.bits // 8
-    return Source(flat=view.flat, origin=origin, stride=s.bind("stride", stride), lines=lines, width=width, size=size)
+    return Source(flat=view.flat, origin=origin, stride=stride, lines=lines, width=width, size=size)
+
+
+def stride_along(s: Statements, at: Evaluator, context: Context, read: Read, rank: str, ranks: Sequence[str]) -> tirx.Expr:
+    """Elements from one point of ``rank`` to the next, for a read whose indices are affine in ``ranks``, among them this."""
+    stride: tirx.Expr = index(0)
+    for each, step in zip(read.indices, context.views[read.tensor].strides, strict=True):
+        form = affine_in(each, ranks)
+        assert form is not None
+        if rank in form.ranks:
+            stride = stride + as_index(at.value(form.coefficient(rank))) * step
+    return s.bind("stride", stride)
 
 
 def aligned(source: Source, bytes_: int = CHUNK) -> tirx.Expr:

@@ -79,7 +79,7 @@ class Groups(Fragments):
         """Begins to add the products of a step of the depth."""
         group = narrow(s, self.team.thread) >> i32(GROUP.bit_length() - 1)
         # All threads of the group must give the same descriptor, and the compiler know it.
-        group = s.share(_uniform(group))
+        group = s.share(uniform(group))
         rows = group * (ROWS * SLAB if a.along else a.panel.lines * SLAB)
         first = a.address + tirx.Cast("uint32", rows)
         left, right = described(s, a, first), described(s, b, b.address)
@@ -120,7 +120,8 @@ __device__ __forceinline__ int einfall_uniform(int value) {
 """
 
 
-def _uniform(value: tirx.Expr) -> tirx.Expr:
+def uniform(value: tirx.Expr) -> tirx.Expr:
+    """An int32 that all lanes of a warp have, so that the compiler knows it."""
     return cuda_func_call("einfall_uniform", value, source_code=_UNIFORM, return_type="int32")
 
 

@@ -100,7 +100,10 @@ def test_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str], arch: str, 
     assert main(["inspect", str(path), "--json"]) == 0
     device = json.loads(capsys.readouterr().out)["device"]
     assert device["arch"] == arch
-    (kernel,) = device["kernels"]
-    assert kernel["threads"] in (128, 256, 512)
-    assert kernel["occupancy"]["blocks"] >= 1
-    assert kernel["instructions"][kind] == sum(kernel["tensor_core_instructions"].values()) > 0
+    kernels = device["kernels"]
+    in_bulk = sorted(kernel["instructions"].get("TMA", 0) > 0 for kernel in kernels)
+    assert in_bulk == ([False, True] if kind == "wgmma" else [False])
+    for kernel in kernels:
+        assert kernel["threads"] in (128, 256, 384)
+        assert kernel["occupancy"]["blocks"] >= 1
+        assert kernel["instructions"][kind] == sum(kernel["tensor_core_instructions"].values()) > 0

@@ -1,0 +1,129 @@
+"""Products on sm_90 whose operands the copy engine brings: edges, orders of storage, batches, what it cannot copy, mistakes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+import einfall as ef
+from tests.cuda import kernels
+from tests.cuda.test_staging import ORDERS, cut, operands, text
+from tests.cuda_emulation.device import Worker, compiled
+from tests.cuda_emulation.emulator import EmulationError
+
+AWAIT, MET = r"einfall_await\(\(shared.*\n", r"einfall_met\(\);"
+
+
+def changed(given: Mapping[str, np.ndarray], source: str, pattern: str = "", number: int = 0, instead: str = "") -> np.ndarray:
+    """The result of a kernel that copies in bulk; without what is number so and so of the places where ``pattern`` is."""
+    from einfall.codegen.cuda import toolkit
+
+    kernels.emulate()
+
+    def compile_source(source: str, arch: str) -> toolkit.DeviceCode:
+        bulk, extern, other = source.rpartition('extern "C"')
+        assert "main_kernel_1(" in other
+        start = other.index("{") + 1  # whoever would go the other way stops
+        if pattern:
+            place = list(re.finditer(pattern, bulk))[number]
+            bulk = bulk[: place.start()] + instead + bulk[place.end() :]
+        source = f"{bulk}{extern}{other[:start]} __trap(); {other[start:]}"
+        return toolkit.DeviceCode(arch="sm_90", ptx="", cubin=compiled(source), usage=())
+
+    toolkit.compile_source = compile_source
+    kernel = ef.compile(source, target="cuda:sm_90", cache=False)
+    found = kernel(**{name: kernels.on_gpu(value) for name, value in given.items()})
+    return kernels.back(found)
+
+
+def in_bulk(gpu: Worker, m: int, n: int, k: int, left: bool, right: bool) -> None:
+    given, expected = operands(m, n, k, left, right)
+    assert np.array_equal(gpu.run(changed, given, text(left, right)).astype(float), expected)
+
+
+def in_orders(given: Mapping[str, np.ndarray], source: str) -> np.ndarray:
+    return kernels.run(source, given, {}, "cuda:sm_90", every_order=True)[0]
+
+
+@pytest.mark.parametrize(("m", "n", "k", "order"), [(136, 264, 328, (True, True)), (72, 40, 72, (False, False))])
+def test_edges(gpu: Worker, m: int, n: int, k: int, order: tuple[bool, bool]) -> None:
+    """Tiles that stick out, more steps than slots; operands with k last, with k first."""
+    in_bulk(gpu, m, n, k, *order)
+
+
+@pytest.mark.parametrize(("m", "n", "k"), [(5, 16, 0), (8, 0, 8), (7, 9, 5)])
+def test_what_is_not_copied_in_bulk(gpu: Worker, m: int, n: int, k: int) -> None:
+    """Sizes of 0, lines that begin between multiples of 16 bytes."""
+    given, expected = operands(m, n, k, True, False)
+    assert np.array_equal(gpu.run(in_orders, given, text(True, False)).astype(float), expected)
+
+
+@pytest.mark.parametrize(("offset", "pad"), [(8, 8), (1, 8), (0, 1)])
+@pytest.mark.slow
+def test_parts_of_arrays(gpu: Worker, offset: int, pad: int) -> None:
+    """Those that can be copied in bulk, and those that begin, or whose lines begin, between multiples of 16 bytes."""
+    given, expected = operands(129, 264, 72, False, True)
+    for found in gpu.run(cut, given, False, True, offset, pad):
+        assert np.array_equal(found.astype(float), expected)
+
+
+MISTAKES = [
+    ("a slot is filled before it is empty", AWAIT, 0, "", r"1 arrivals, but the phase waits for 0 more"),
+    ("a slot is read before it is full", AWAIT, 1, "", r"asynchronous copy still under way: read of 16 bytes"),
+    ("nobody says that a slot is empty", r"einfall_arrive\(\(shared.*\n", 0, "", r"deadlock"),
+    ("one step too early it is said", r"einfall_group_wait_1\(\);", 0, "", r"wgmma still under way: write"),
+    ("fewer bytes are announced than come", r"(?<=, )49152\);", 0, "16384);", r"still under way|deadlock"),
+    ("the barriers are not made for all", r"__syncthreads\(\);", 0, "", r"race in shared memory|no mbarrier was initialised"),
+    ("one warp too many is waited for", r"(?<=, )8\);\n +einfall_barrier\(.*, 1\)", 0, "9);", r"deadlock|no mbarrier"),
+    ("sums are exchanged where others still multiply", MET, 0, "", r"wgmma still under way|race in shared memory"),
+]
+
+
+@pytest.mark.parametrize(("pattern", "number", "instead", "found"), [pytest.param(*m[1:], id=m[0]) for m in MISTAKES])
+def test_mistakes(gpu: Worker, pattern: str, number: int, instead: str, found: str) -> None:
+    given, _ = operands(128, 256, 448, True, True)
+    with pytest.raises(EmulationError, match=found):
+        gpu.run(changed, given, text(True, True), pattern, number, instead)
+
+
+def unlike(given: Mapping[str, np.ndarray], source: str) -> np.ndarray:
+    """The result where the copy engine lays chunks in their own order."""
+    from einfall.codegen.cuda import tensor_maps
+
+    before, tensor_maps._SWIZZLE = tensor_maps._SWIZZLE, 0
+    try:
+        return changed(given, source)
+    finally:
+        tensor_maps._SWIZZLE = before
+
+
+def test_another_order_than_the_descriptors_tell(gpu: Worker) -> None:
+    given, expected = operands(16, 16, 64, True, True)
+    assert not np.array_equal(gpu.run(unlike, given, text(True, True)).astype(float), expected)
+
+
+BATCH = """\
+kernel product(A: f16[G, H, M, K], B: f16[H, K, N]) -> (C: f32[G, H, M, N]) {
+    C[g, h, m, n] = A[g, h, m, k] * B[h, k, n]
+}
+"""
+
+
+def test_batches(gpu: Worker) -> None:
+    """A tensor of four dimensions by one of three."""
+    rng = np.random.default_rng(3)
+    a, b = (rng.integers(-3, 4, shape).astype(np.float16) for shape in ((2, 3, 24, 72), (3, 72, 40)))
+    found = gpu.run(changed, {"A": a, "B": b}, BATCH)
+    assert np.array_equal(found, np.einsum("ghmk,hkn->ghmn", a.astype(float), b.astype(float)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ORDERS)
+def test_every_order_of_storage(gpu: Worker, order: tuple[bool, bool]) -> None:
+    for m, n, k in [(8, 8, 8), (136, 264, 200), (16, 16, 520), (256, 520, 64), (264, 128, 584)]:
+        in_bulk(gpu, m, n, k, *order)
+        given, expected = operands(m, n, k, *order)
+        assert np.array_equal(gpu.run(in_orders, given, text(*order)).astype(float), expected)
