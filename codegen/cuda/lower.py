@@ -40,6 +40,7 @@ from . import bulk, stepwise, tensor_maps
 from .block import Block, coordinates, fill, total_of
 from .compute import DeviceComputeEmitter, blocks_for, is_ragged
 from .fragments import Registers
+from .operands import matrix_of
 from .product import BlockProduct, Shape, on_blocks, scratch_of, shape_of, tile_of
 from .statements import WARP, DeviceStatements, Team, launched
 from .stepwise import points_of_steps
@@ -163,7 +164,9 @@ class _Lowering(Frame):
         product = compute.product
         assert product is not None
         rows, columns = (upper_bound(compute.extent(r or ""), self.lets) for r in (product.rows, product.columns))
-        return shape_of(product.kernel, compute.accumulator.bits, rows, columns, self.target, threads)
+        sides = ((product.left, product.rows), (product.right, product.columns))
+        along = threads is None and all(matrix_of(self.context, e, r or "", product.inner)[1] for e, r in sides)
+        return shape_of(product.kernel, compute.accumulator.bits, rows, columns, self.target, threads, along=along)
 
     def block_product(self, compute: Compute, team: Team, shape: Shape, scratch: tirx.Buffer) -> BlockProduct:
         emitter = self.emitter(compute, {}, team)

@@ -54,7 +54,7 @@ __device__ __forceinline__ void einfall_mma_NAME(SUM* c, const unsigned* a, cons
 }
 """
 
-_PTX = {"i8": "s8", "u8": "u8", "f32": "tf32"}
+PTX = {"i8": "s8", "u8": "u8", "f32": "tf32"}
 """What the instruction calls a type, where that is not the language's name."""
 
 
@@ -76,7 +76,7 @@ def add(
 ) -> None:
     """``mma.sync`` of operands of ``dtype`` (``bf16``, ``f16``, ``f32`` as tf32, ``i8``, ``u8``; the right one's may be another
     of 8 bits): adds to four sums, i32 of bytes and else f32, the product of four registers by two."""
-    a, b = (_PTX.get(each, each) for each in (dtype, right_dtype or dtype))
+    a, b = (PTX.get(each, each) for each in (dtype, right_dtype or dtype))
     total, kind, letter = ("s32", "int", "r") if dtype in ("i8", "u8") else ("f32", "float", "f")
     name = a if a == b else f"{a}_{b}"
     words = {

@@ -58,7 +58,7 @@ class Operand:
     def of(context: Context, side: Side, inner: str, depth: int, size: int) -> Operand:
         """An operand of elements of ``size`` bytes, in steps of ``depth``, as it lies in memory, if it does, else by lines of
         k."""
-        read, along = _matrix(context, side, inner)
+        read, along = matrix_of(context, side.expr, side.rank, inner)
         lines, width = (side.height, depth) if along else (depth, side.height)
         panel = Panel(lines=lines, width=width, size=size, order=Order.LINES if along else order_across(size))
         return Operand(context=context, side=side, inner=inner, panel=panel, along=along, read=read, lies_along=along)
@@ -66,7 +66,7 @@ class Operand:
     @staticmethod
     def by_steps(context: Context, side: Side, inner: str, depth: int, number: DType) -> Operand:
         """An operand as f32 or f64, k from line to line, however it lies in memory."""
-        read, along = _matrix(context, side, inner)
+        read, along = matrix_of(context, side.expr, side.rank, inner)
         if side.expr.dtype != number:
             read = None
         panel = Lines(lines=depth, width=side.height, size=number.bits // 8)
@@ -153,9 +153,9 @@ class Operand:
         return raw if str(raw.ty.dtype) == self.raw else tirx.reinterpret(self.raw, raw)
 
 
-def _matrix(context: Context, side: Side, inner: str) -> tuple[Read | None, bool]:
-    """(the operand where it lies in memory as a matrix, whether its lines are of k)."""
-    if not isinstance(side.expr, Read) or lies_along(context, side.expr, side.rank, inner):
-        return side.expr if isinstance(side.expr, Read) else None, True
-    across = lies_along(context, side.expr, inner, side.rank)
-    return side.expr if across else None, not across
+def matrix_of(context: Context, expr: Expr, rank: str, inner: str) -> tuple[Read | None, bool]:
+    """(an operand along ``rank`` and ``inner`` where it lies in memory as a matrix, whether its lines are of ``inner``)."""
+    if not isinstance(expr, Read) or lies_along(context, expr, rank, inner):
+        return expr if isinstance(expr, Read) else None, True
+    across = lies_along(context, expr, inner, rank)
+    return expr if across else None, not across

@@ -1,10 +1,10 @@
 """Products on the tensor cores of sm_90 by groups of four warps, which read their operands from shared memory themselves.
 
-A group multiplies 64 rows of a tile of C by all of its columns: ``wgmma`` m64nNk16 (PTX ISA, section Asynchronous Warpgroup
-Level Matrix Multiply-Accumulate Instructions). The sums of a warp are those of :mod:`.mma`, 16 rows of them. Panels lie in
-the order that descriptors call a swizzle of 128 bytes, so ``cp.async`` brings them as for ``mma.sync``; lines of k as well as
-those along the rows or columns, which the instruction transposes. What a thread has copied or stored must be fenced for it to
-see.
+A group multiplies 64 rows of a tile of C by all of its columns: ``wgmma`` m64nNk16 of 16-bit floats, m64nNk32 of bytes (PTX
+ISA, section Asynchronous Warpgroup Level Matrix Multiply-Accumulate Instructions). The sums of a warp are those of :mod:`.mma`,
+16 rows of them. Panels lie in the order that descriptors call a swizzle of 128 bytes, so ``cp.async`` brings them as for
+``mma.sync``; lines of k as well as those along the rows or columns, which the instruction transposes where elements have 16
+bits. What a thread has copied or stored must be fenced for it to see.
 
 One product stays under way while the next step's copies begin, so its slot is filled again one turn later than for
 ``mma.sync``. Limits, by arithmetic: for 64 of k a tile of 128 × 256 takes 1024 cycles of the tensor cores of an H100 (2048
@@ -21,13 +21,13 @@ from tvm import tirx
 from tvm.backend.cuda.op import cuda_func_call
 
 from ..microkernels.statements import Statements
-from .mma import Fragments
-from .operand_loads import Staged, register
+from .mma import PTX, Fragments
+from .operand_loads import STEP, Staged, register
 from .staging import SLAB, commit, i32, narrow, ordered, wait
 from .statements import WARP, DeviceStatements
 
-ROWS, DEPTH = 64, 16
-"""Of one instruction on 16-bit floats."""
+ROWS = 64
+"""Of one instruction."""
 
 COLUMNS = (256, 128)
 """Of the tiles that are worth it."""
@@ -46,9 +46,9 @@ __device__ __forceinline__ unsigned long long einfall_described(unsigned address
 """
 
 _MULTIPLY = """
-__device__ __forceinline__ void einfall_wgmma_NAME(float* c, unsigned long long a, unsigned long long b) {
+__device__ __forceinline__ void einfall_wgmma_NAME(KIND* c, unsigned long long a, unsigned long long b) {
   asm volatile("{ .reg .pred p; setp.ne.b32 p, %ONE, 0; "
-               "wgmma.mma_async.sync.aligned.m64nCOLUMNSk16.f32.TYPE.TYPE {SUMS}, %LEFT, %RIGHT, p, 1, 1, TURNED; }"
+               "wgmma.mma_async.sync.aligned.m64nCOLUMNSkDEPTH.TOTAL.TYPES {SUMS}, %LEFT, %RIGHT, pFLAGS; }"
                : PLACES
                : "l"(a), "l"(b), "r"(1));
 }
@@ -84,24 +84,27 @@ class Groups(Fragments):
         first = a.address + tirx.Cast("uint32", rows)
         left, right = described(s, a, first), described(s, b, b.address)
         columns = self.shape.columns
-        turned = f"{int(not a.along)}, {int(not b.along)}"
-        name = f"{self.kernel.left}_{columns}_{int(not a.along)}{int(not b.along)}"
+        turned = (int(not a.along), int(not b.along))
+        types = tuple(PTX.get(each, each) for each in (self.kernel.left, self.kernel.right))
+        name = "_".join(map(str, (*types, columns, *turned)))
+        whole = self.numbers == "int32"
+        assert not (whole and any(turned))
         count = columns // 2
-        source = (
-            _MULTIPLY.replace("NAME", name)
-            .replace("%ONE", f"%{count + 2}")
-            .replace("%LEFT", f"%{count}")
-            .replace("%RIGHT", f"%{count + 1}")
-            .replace("COLUMNS", str(columns))
-            .replace("TYPE", self.kernel.left)
-            .replace("SUMS", ", ".join(f"%{i}" for i in range(count)))
-            .replace("PLACES", ", ".join(f'"+f"(c[{i}])' for i in range(count)))
-            .replace("TURNED", turned)
-        )
+        words = {
+            "NAME": name, "KIND": "int" if whole else "float", "DEPTH": str(STEP // a.panel.size),
+            "TOTAL": "s32" if whole else "f32", "TYPES": ".".join(types), "COLUMNS": str(columns),
+            "FLAGS": "" if whole else f", 1, 1, {turned[0]}, {turned[1]}",
+            "%ONE": f"%{count + 2}", "%LEFT": f"%{count}", "%RIGHT": f"%{count + 1}",
+            "SUMS": ", ".join(f"%{i}" for i in range(count)),
+            "PLACES": ", ".join(f'"+{"r" if whole else "f"}"(c[{i}])' for i in range(count)),
+        }  # fmt: skip
+        source = _MULTIPLY
+        for word, meaning in words.items():
+            source = source.replace(word, meaning)
         ordered(s, "group_begin", "wgmma.fence.sync.aligned")
-        for k in range(self.shape.depth // DEPTH):
+        for k in range(self.shape.depth * a.panel.size // STEP):
             x, y = (
-                d + tirx.IntImm("uint64", k * DEPTH * (each.panel.size if each.along else SLAB) >> 4)
+                d + tirx.IntImm("uint64", k * (STEP if each.along else STEP // each.panel.size * SLAB) >> 4)
                 for d, each in ((left, a), (right, b))
             )
             s.evaluate(cuda_func_call(f"einfall_wgmma_{name}", register(self.sums, 0), x, y, source_code=source))

@@ -120,6 +120,29 @@ def test_batches(gpu: Worker) -> None:
     assert np.array_equal(found, np.einsum("ghmk,hkn->ghmn", a.astype(float), b.astype(float)))
 
 
+BYTES = "kernel product(A: {}[M, K], B: {}[N, K]) -> (C: i32[M, N]) {{ C[m, n] = A[m, k] * B[n, k] }}"
+
+
+def bytes_product(gpu: Worker, left: str, right: str, m: int, n: int, k: int) -> None:
+    """Bytes of all values; the greatest products are exact."""
+    ranges = {"i8": (-128, 128, np.int8), "u8": (0, 256, np.uint8)}
+    rng = np.random.default_rng(m * n + k)
+    a, b = (rng.integers(*ranges[t][:2], shape).astype(ranges[t][2]) for t, shape in ((left, (m, k)), (right, (n, k))))
+    found = gpu.run(changed, {"A": a, "B": b}, BYTES.format(left, right))
+    assert np.array_equal(found, a.astype(np.int64) @ b.astype(np.int64).T)
+
+
+def test_bytes(gpu: Worker) -> None:
+    bytes_product(gpu, "i8", "u8", 136, 264, 144)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("types", [("i8", "i8"), ("u8", "u8"), ("u8", "i8")])
+def test_kinds_of_bytes(gpu: Worker, types: tuple[str, str]) -> None:
+    for size in [(8, 8, 16), (128, 256, 128), (72, 136, 656)]:
+        bytes_product(gpu, *types, *size)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS)
 def test_every_order_of_storage(gpu: Worker, order: tuple[bool, bool]) -> None:
@@ -127,3 +150,25 @@ def test_every_order_of_storage(gpu: Worker, order: tuple[bool, bool]) -> None:
         in_bulk(gpu, m, n, k, *order)
         given, expected = operands(m, n, k, *order)
         assert np.array_equal(gpu.run(in_orders, given, text(*order)).astype(float), expected)
+
+
+def without_fence(given: Mapping[str, np.ndarray], source: str) -> np.ndarray:
+    """The result where nobody tells the tensor cores of what threads have stored in shared memory."""
+    from einfall.codegen.cuda import toolkit
+
+    kernels.emulate()
+
+    def compile_source(source: str, arch: str) -> toolkit.DeviceCode:
+        assert "einfall_seen();" in source
+        cubin = compiled(source.replace("einfall_seen();", ""))
+        return toolkit.DeviceCode(arch="sm_90", ptx="", cubin=cubin, usage=())
+
+    toolkit.compile_source = compile_source
+    kernel = ef.compile(source, target="cuda:sm_90", cache=False)
+    return kernels.back(kernel(**{name: kernels.on_gpu(value) for name, value in given.items()}))
+
+
+def test_what_threads_store_is_fenced(gpu: Worker) -> None:
+    given, _ = operands(7, 9, 5, True, True)
+    with pytest.raises(EmulationError, match=r"no fence.proxy.async between a write of shared memory"):
+        gpu.run(without_fence, given, text(True, True))

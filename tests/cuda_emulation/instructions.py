@@ -228,7 +228,12 @@ def warp_barrier(body: Body, each: Instruction, found: re.Match[str]) -> str:
     return f"::emulation::warp_barrier({body.line}, {body.value(each.operands[0], 'b32')});"
 
 
-@instruction(r"(membar|fence)[\w.:]*")
+@instruction(r"fence\.proxy\.async[\w.:]*")
+def proxy_fence(body: Body, each: Instruction, found: re.Match[str]) -> str:
+    return "::emulation::proxy_fence();"
+
+
+@instruction(r"(membar|fence(?!\.proxy\.async))[\w.:]*")
 def fence(body: Body, each: Instruction, found: re.Match[str]) -> str:
     return "::emulation::fence();"
 

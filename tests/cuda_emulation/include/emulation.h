@@ -26,6 +26,7 @@ int block_count(int line, bool predicate);  // a barrier that counts the threads
 void named_barrier(int line, uint32_t id, uint32_t threads, bool wait);
 void warp_barrier(int line, uint32_t mask);
 void fence();
+void proxy_fence();
 void yield_now();  // lets other threads run
 
 // ---- warp primitives ----

@@ -229,6 +229,7 @@ void bulk_tensor_store(int line, uint32_t rank, const void* map, const int32_t* 
   std::copy_n(corner, rank, store.corner);
   const uint32_t bytes = tile_bytes(store.map);
   access_as(current->linear, reinterpret_cast<uintptr_t>(generic_address(source)), bytes, Access::Read, 128, at_line(line));
+  check_proxy(reinterpret_cast<uintptr_t>(generic_address(source)), bytes, at_line(line));
   stores[current->linear].open.push_back(store);
 }
 

@@ -59,6 +59,7 @@ struct Clocks {
   uint32_t acquired;  // ticks of earlier blocks up to here are ordered before this block (fence and atomic)
   uint32_t now[kAgents];
   uint32_t known[kAgents][kAgents];  // known[t][u]: accesses of u up to this tick happened before t's next one
+  uint32_t fenced[kMostThreads];     // writes of a thread up to this tick are there for copy engine and tensor cores as well
 };
 
 struct Moment {  // what a synchronisation object has collected from those who released into it

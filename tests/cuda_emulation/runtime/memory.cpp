@@ -63,6 +63,11 @@ struct Readers {
   uint16_t count, line;
 };
 Readers* being_read;  // per granule: by products of warpgroups
+struct Stored {
+  uint32_t when;
+  int writer;
+};
+Stored* stored;  // per granule: the last write, if a thread's
 
 uintptr_t shared_base() {
   static const uintptr_t base = [] {
@@ -71,6 +76,7 @@ uintptr_t shared_base() {
     shared_cells = new SharedCell[kWindow / kGranule]();
     in_flight = new uint16_t[kWindow / kGranule]();
     being_read = new Readers[kWindow / kGranule]();
+    stored = new Stored[kWindow / kGranule]();
     return (reinterpret_cast<uintptr_t>(memory) + kWindow - 1) / kWindow * kWindow;
   }();
   return base;
@@ -107,6 +113,11 @@ void check_shared(int agent, uintptr_t address, size_t bytes, Access kind, const
         "asynchronous copy still under way: %s of %zu bytes at %s%s, which the copy issued at line %d may be writing: no wait "
         "covers it yet",
         verb(kind), bytes, describe(reinterpret_cast<void*>(address)).c_str(), source_line(where).c_str(), in_flight[granule]);
+  }
+  if (agent >= kTensorCores) check_proxy(address, bytes, where);
+  if (kind == Access::Write) {
+    const Stored write = agent < kMostThreads ? Stored{clocks.now[agent], agent} : Stored{};
+    std::fill(stored + offset / kGranule, stored + (offset + bytes - 1) / kGranule + 1, write);
   }
   touch_shared(shared_cells, offset, address, bytes, kind, agent, where);
 }
@@ -231,6 +242,15 @@ void begin_flight(const void* destination, size_t bytes, int line) {
 void end_flight(const void* destination, size_t bytes) {
   const size_t offset = reinterpret_cast<uintptr_t>(destination) - shared_base();
   std::fill_n(in_flight + offset / kGranule, bytes / kGranule, uint16_t(0));
+}
+
+void check_proxy(uintptr_t address, size_t bytes, const void* where) {
+  const size_t offset = address - shared_base();
+  for (const Stored* each = stored + offset / kGranule; each <= stored + (offset + bytes - 1) / kGranule; ++each) {
+    if (each->when < clocks.block || each->when <= clocks.fenced[each->writer]) continue;
+    fail("no fence.proxy.async between a write of %s, by thread %d, and an asynchronous read%s",
+         describe(reinterpret_cast<void*>(address)).c_str(), each->writer, source_line(where).c_str());
+  }
 }
 
 void begin_reading(const void* source, size_t bytes, int line) {

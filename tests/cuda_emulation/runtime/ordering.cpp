@@ -42,6 +42,16 @@ void synchronise(const std::vector<int>& releasing, const std::vector<int>& acqu
   }
 }
 
+// What this thread and those before it wrote, whoever does not go through the load-store units may read from now on.
+void proxy_fence() {
+  const int me = current->linear;
+  for (int u = 0; u < thread_count; ++u) {
+    clocks.fenced[u] = std::max({clocks.fenced[u], clocks.known[me][u], clocks.horizon - 1});
+  }
+  clocks.fenced[me] = clocks.now[me];
+  clocks.now[me] = ++clocks.counter;
+}
+
 void release_into(Moment& moment, int agent) {
   if (moment.ticks.empty()) moment.ticks.assign(kAgents, 0);
   for (int u = 0; u < kAgents; ++u) moment.ticks[u] = std::max(moment.ticks[u], clocks.known[agent][u]);
