@@ -43,7 +43,7 @@ from .fragments import Registers
 from .operands import matrix_of
 from .product import BlockProduct, Shape, on_blocks, scratch_of, shape_of, tile_of
 from .statements import WARP, DeviceStatements, Team, launched
-from .stepwise import points_of_steps
+from .stepwise import points_of_steps, take_steps
 
 THREADS = 256
 """Threads of a block."""
@@ -267,10 +267,8 @@ class _Lowering(Frame):
             team.each(d, total, index(team.threads), team.thread) as at,
         ):
             placed = {**variables, **d.coordinates(at, ranks, extents)}
-            with d.loop(loop.variable, total_of(steps)) as step:
-                inside = {**placed, **coordinates(d, loop, step, steps)}
-                for compute in computes:
-                    self.emitter(compute, inside, team).at_point(d, inside)
+            emitters = [self.emitter(compute, placed, team) for compute in computes]
+            take_steps(loop, emitters, d, placed, total_of(steps), lambda step: coordinates(d, loop, step, steps))
 
     def _blocks(self, loop: Loop, variables: Variables) -> None:
         """A launch with a block for each turn of a parallel loop."""

@@ -1,16 +1,32 @@
 """Loops of the host whose steps each thread can take by itself: a recurrence of which no point needs another one's state.
 
 One launch in the place of one for each step: a thread has a point of the Computes' common ranks and goes through all steps of
-the loop with it.
+the loop with it. What a step leaves for the next one stays in a register: no step waits for memory to give back what the one
+before has written, and what does not depend on the state is loaded for several steps at a time.
 """
 
 from __future__ import annotations
 
-from ...ir.expr import Expr, Rank, ranks_of
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tvm import tirx
+from tvm.tirx.stmt import ForKind
+
+from ...ir.expr import Expr, Rank, Read, integer, op, rank, ranks_of
 from ...ir.tile import Compute, Loop
+from ..context import Context, Variables
+from ..element import computed, stored
+from ..expressions import Evaluator, Lanes
+from ..microkernels.statements import Statements, index
+from .compute import DeviceComputeEmitter
+from .statements import DeviceStatements
 
 THREADS = 64
 """Threads of a block: their points are few, and all multiprocessors are to have some."""
+
+TOGETHER = 8
+"""Steps whose loads are under way at a time: each takes some hundred cycles, a step itself a few."""
 
 
 def points_of_steps(loop: Loop) -> tuple[str, ...] | None:
@@ -43,9 +59,115 @@ def points_of_steps(loop: Loop) -> tuple[str, ...] | None:
 def _places(indices: tuple[Expr, ...], names: set[str]) -> dict[int, Expr] | None:
     """The dimensions that ranks index, each by itself; None where they are used in any other way."""
     found: dict[int, Expr] = {}
-    for d, index in enumerate(indices):
-        if isinstance(index, Rank) and index.name in names and index not in found.values():
-            found[d] = index
-        elif names & set(ranks_of(index)):
+    for d, each in enumerate(indices):
+        if isinstance(each, Rank) and each.name in names and each not in found.values():
+            found[d] = each
+        elif names & set(ranks_of(each)):
             return None
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Held:
+    """The generation of a tensor that a step reads, and the one that it writes: where they are in memory, and registers."""
+
+    before: Read
+    after: Read
+    old: tirx.Buffer
+    new: tirx.Buffer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Remembering(Context):
+    """What the Computes of a step share, with what is in registers."""
+
+    known: Mapping[Read, tirx.Buffer] = field(default_factory=dict)
+
+    def evaluator(
+        self,
+        s: Statements,
+        variables: Variables,
+        lanes: Lanes | None = None,
+        values: Mapping[str, tirx.Expr] | None = None,
+    ) -> Evaluator:
+        """That of :class:`Context`; what is in registers is not loaded."""
+        made = Context.evaluator(self, s, variables, lanes, values)
+        for read, held in self.known.items():
+            made.knows(read, tirx.BufferLoad(held, [index(0)]))
+        return made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _StepEmitter(DeviceComputeEmitter):
+    """Emits one Compute of a step, whose result stays in a register besides."""
+
+    kept: tirx.Buffer | None
+
+    def _store_within(self, s: Statements, at: Evaluator, value: tirx.Expr, within: tirx.Expr | None) -> None:
+        if self.kept is not None:
+            s.store(self.kept, 0, value)
+            value = tirx.BufferLoad(self.kept, [index(0)])
+        DeviceComputeEmitter._store_within(self, s, at, value, within)
+
+
+def take_steps(
+    loop: Loop,
+    emitters: Sequence[DeviceComputeEmitter],
+    s: DeviceStatements,
+    variables: Variables,
+    total: tirx.Expr,
+    placed: Callable[[tirx.Expr], Variables],
+) -> None:
+    """All ``total`` steps of a loop at the point of ``variables``; ``placed`` gives the variables in one of its turns."""
+    context = emitters[0].context
+    held = {} if loop.reverse or loop.inner else _states(s, loop, [e.compute for e in emitters], context)
+    known = {read: buffer for each in held.values() for read, buffer in ((each.before, each.old), (each.after, each.new))}
+    shared = _Remembering(
+        views=context.views,
+        sizes=context.sizes,
+        scalars=context.scalars,
+        lets=context.lets,
+        vector_bits=context.vector_bits,
+        fused=context.fused,
+        threads=context.threads,
+        known=known,
+    )
+    at = context.evaluator(s, {**variables, loop.variable: index(0)})
+    for each in held.values():
+        s.store(
+            each.old,
+            0,
+            tirx.BufferLoad(context.views[each.before.tensor].flat, [at.offset(each.before.tensor, each.before.indices)]),
+        )
+
+    def step(number: tirx.Expr) -> None:
+        inside = {**variables, **placed(number)}
+        for e in emitters:
+            kept = held[e.compute.target].new if e.compute.target in held else None
+            made = _StepEmitter(context=shared, compute=e.compute, variables=inside, serial=True, team=e.team, kept=kept)
+            made.at_point(s, inside)
+        for each in held.values():
+            s.store(each.old, 0, tirx.BufferLoad(each.new, [index(0)]))
+
+    whole = s.bind("whole", tirx.truncdiv(total, index(TOGETHER)))
+    with s.loop("turn", whole) as turn, s.loop("c", TOGETHER, kind=ForKind.UNROLLED) as c:
+        step(s.bind(loop.variable, turn * TOGETHER + c))
+    with s.loop("rest", total - whole * TOGETHER) as rest:
+        step(s.bind(loop.variable, whole * TOGETHER + rest))
+
+
+def _states(s: DeviceStatements, loop: Loop, computes: Sequence[Compute], context: Context) -> dict[str, _Held]:
+    """The tensors of which a step reads what the one before has written, each written in one place and as it is computed."""
+    found: dict[str, _Held] = {}
+    for compute in computes:
+        dtype = context.views[compute.target].dtype
+        following = op("add", rank(loop.variable), integer(1))
+        once = sum(c.target == compute.target for c in computes) == 1 and compute.within is None
+        if following not in compute.indices or not once or stored(dtype) != computed(dtype):
+            continue
+        now = tuple(rank(loop.variable) if e == following else e for e in compute.indices)
+        before, after = (Read(tensor=compute.target, indices=each, dtype=dtype) for each in (now, compute.indices))
+        if any(before in c.reads() for c in computes):
+            old, new = (s.allocate(name, (1,), stored(dtype), scope="local") for name in ("old", "new"))
+            found[compute.target] = _Held(before=before, after=after, old=old, new=new)
     return found

@@ -36,9 +36,10 @@ from ...ir.expr import (
     walk,
     with_children,
 )
-from ...ir.index import equal
+from ...ir.index import at_most, equal
 from ...ir.types import BOOL, INDEX, DType
 from .bounds import guard
+from .ranks import split_index
 
 TRUE = Const(value=True, dtype=BOOL)
 FALSE = Const(value=False, dtype=BOOL)
@@ -98,6 +99,15 @@ def conjunction(conditions: list[Expr]) -> Expr:
 def zero_of(dtype: DType) -> Const:
     """What absent points hold: 0, or false."""
     return Const(value=False if dtype.is_bool else 0.0 if dtype.is_float else 0, dtype=dtype)
+
+
+def _parts(condition: Expr) -> list[Expr]:
+    """The conditions that all hold where ``condition`` does."""
+    match condition:
+        case Op(op="and", args=args):
+            return [part for arg in args for part in _parts(arg)]
+        case _:
+            return [condition]
 
 
 def disjunction(a: Expr, b: Expr) -> Expr:
@@ -198,7 +208,11 @@ class PresenceAnalysis:
 
     def _output_presence(self, einsum: Einsum) -> Expr:
         made = self.explicit(einsum)
-        return made.condition if einsum.reduction is not None else conjunction([made.condition, made.filter])
+        present = made.condition if einsum.reduction is not None else conjunction([made.condition, made.filter])
+        if einsum.scatter:
+            return present
+        inside = _parts(made.within)
+        return conjunction([c for c in _parts(present) if c not in inside])
 
     def _covers(self, writers: list[Einsum]) -> bool:
         """Whether the writers' coordinates provably cover the whole shape of their tensor.
@@ -231,7 +245,19 @@ class PresenceAnalysis:
             ):
                 return "rest"
             case _:
-                return None
+                pair = split_index(coord, einsum, self.lets)
+                return (
+                    "all"
+                    if pair is not None and self._reaches(einsum.extent(pair[0]), einsum.extent(pair[1]), extent)
+                    else None
+                )
+
+    def _reaches(self, count: Expr, steps: Expr, extent: Expr) -> bool:
+        """Whether so many chunks of so many steps are ``extent`` steps or more."""
+        rounded = self.lets.get(count.name) if isinstance(count, Size) else None
+        if rounded is not None and rounded == op("ceildiv", extent, steps):
+            return True
+        return at_most(extent, op("mul", count, steps), self.lets)
 
     # -- Einsums -------------------------------------------------------------------------------------------------
 
@@ -307,7 +333,11 @@ class PresenceAnalysis:
                 chosen = first
                 if first != second:
                     decided = self.guarded(condition, extents)
-                    chosen = disjunction(conjunction([decided, first]), conjunction([op("not", decided), second]))
+                    known = _parts(decided)
+                    first = conjunction([c for c in _parts(first) if c not in known])
+                    chosen = first
+                    if first != second:
+                        chosen = disjunction(conjunction([decided, first]), conjunction([op("not", decided), second]))
                 return conjunction([self.present(condition, extents), chosen])
             case Default(value=value, default=default):
                 return disjunction(self.present(value, extents), self.present(default, extents))

@@ -22,6 +22,9 @@ from .chunks import Chunks
 from .readout import Access, Products, accesses, products
 from .recurrence import MADE_BY, SEQUENTIAL, Recurrence, recurrences
 
+PRODUCTS = "matrix products within, one state update between"
+"""How a chunk is done where its state is a sum of outer products."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -33,7 +36,7 @@ class Plan:
     because: str = ""
 
 
-def chunked(cascade: Cascade, *, chunk: int | None = None) -> Rewriting | None:
+def chunked(cascade: Cascade, *, chunk: int | None = None, on_gpu: bool = False) -> Rewriting | None:
     """``cascade`` with its recurrences in chunks of ``chunk`` steps (None: what suits each form); None where it has none.
 
     Where a recurrence has chunks that are products, those that have none stay as they are: they would add work and no
@@ -45,11 +48,11 @@ def chunked(cascade: Cascade, *, chunk: int | None = None) -> Rewriting | None:
     decisions: list[Decision] = []
     plans = _chosen([p for each in found if (p := _plan(cascade, each, decisions)) is not None], decisions)
     plans = _independent(cascade, plans, decisions)
-    chunks = Chunks(cascade, chunk)
+    chunks = Chunks(cascade, chunk, on_gpu=on_gpu)
     for plan in plans:
         if plan.products is not None:
             steps = add_products(chunks, plan.found, plan.products)
-            how = "matrix products within, one state update between"
+            how = PRODUCTS
             because = (
                 "its input is an outer product, and readers contract it: step j reaches step i weighed by Π a over j < l <= i"
             )

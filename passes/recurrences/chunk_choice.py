@@ -16,7 +16,7 @@ from ...ir.target import Target
 from ...ir.tile import Decision
 from ..cost import estimate
 from ..select import OTHER_SIZE, Form, select
-from .chunk import chunked
+from .chunk import PRODUCTS, chunked
 from .recurrence import SEQUENTIAL, Recurrence, recurrences
 
 WORTH_CHUNKS = 0.4
@@ -29,12 +29,15 @@ STEPS = (512, 2048, 8192)
 def in_chunks(form: Form, cascade: Cascade, target: Target) -> Form:
     """``form``, the program of ``cascade``, or the program of its chunked form; with a decision for every recurrence."""
     found = recurrences(cascade)
-    other = chunked(cascade)
+    other = chunked(cascade, on_gpu=target.gpu is not None)
     if other is None:
         return form
     if other.cascade == cascade:
         return _deciding(form, other.decisions)
     parallel = select(other.cascade, target)
+    if target.gpu is not None and any(PRODUCTS in d.chosen for d in other.decisions):
+        # One thread block for each head would leave most of a GPU idle, and go through the steps one by one.
+        return _deciding(replace(form, program=parallel.program), other.decisions)
     ratios = [
         estimate(parallel.program, target, sizes).seconds / estimate(form.program, target, sizes).seconds
         for sizes in _samples(cascade, found)

@@ -16,7 +16,7 @@ leave every product and sum as it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ...ir.cascade import Einsum, Origin
@@ -46,9 +46,16 @@ class _Parts:
 
     key: Read
     value: Read | None
-    weight: Read | None
-    past: Read | None
+    weights: _Weights | None
     before: Read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Weights:
+    """Products of decays: those between a step and the generation after another one, those from the start of the chunk on."""
+
+    between: Callable[[Expr, Rank], Expr]  # (i, j): Π a[l] over j < l < i
+    before: Callable[[Expr], Expr]  # i: Π a[l] over l < i
 
 
 class _ProductForm:
@@ -76,17 +83,19 @@ class _ProductForm:
         chunks.place = form.state.update
         key = self._piece("K", form.key or self.one)
         value = None if form.value is None else self._piece("V", form.value)
-        weight, past = (None, None) if form.decay is None else self._weights(form.decay)
-        given = with_rank(key, i, j)
-        if weight is not None:
-            product = op("mul", given, with_rank(weight, i, cut.last))
-            given = self._add("D", coordinates(form.batch, s, j, then=form.rows), product, "keys")
+        weights = None if form.decay is None else self._weights(form.decay)
+        given: Expr = with_rank(key, i, j)
+        if weights is not None:
+            product = _times(given, weights.between(cut.size, j))
+            # A thread block computes an operand of a product where it stages it.
+            names = coordinates(form.batch, s, j, then=form.rows)
+            given = self._operand(product) if chunks.on_gpu else self._add("D", names, product, "keys")
         added = given if value is None else op("mul", given, with_rank(value, i, j))
         total = self._add("U", coordinates(form.batch, s, then=(*form.rows, *form.columns)), added, "update")
         before = chunks.between(self.found, cut, form.state, self.extents, "state")
-        faded: Expr = before if past is None else op("mul", with_rank(past, i, cut.last), before)
+        faded: Expr = before if weights is None else op("mul", weights.before(cut.size), before)
         chunks.advance(before, form.state.dim, op("add", faded, total), self.extents)
-        return _Parts(key=key, value=value, weight=weight, past=past, before=before)
+        return _Parts(key=key, value=value, weights=weights, before=before)
 
     def _piece(self, wish: str, expr: Expr, source: Einsum | None = None) -> Read:
         ranks = dict.fromkeys(r for r in ranks_of(expr) if r != self.found.variable)
@@ -113,8 +122,7 @@ class _ProductForm:
     ) -> Read:
         return self.chunks.add(wish, coords, value, self.extents, rule, reduction=reduction, where=where, source=self.update)
 
-    def _weights(self, decay: Expr) -> tuple[Read, Read]:
-        """W[i, j] and P[i]."""
+    def _weights(self, decay: Expr) -> _Weights:
         cut = self.cut
         rows = tuple(n for n in self.form.rows if n in ranks_of(decay))
         batch = [n for n in self.form.batch if n in ranks_of(decay)]
@@ -122,11 +130,45 @@ class _ProductForm:
         value = self.chunks.in_chunk(decay, self.found, cut, cut.step)
         coords = coordinates(batch, cut.chunk, cut.step, then=rows)
         step = self._add("A", coords, value, "decay", where=where)
+        if self.chunks.on_gpu:
+            return self._running(step, batch, rows)
         here = with_rank(step, cut.step, cut.between)
         until = op("le", cut.between, cut.step)
         pairs = coordinates(batch, cut.chunk, cut.step, cut.other, then=rows)
         weight = self._add("W", pairs, here, "weights", reduction="*", where=(op("lt", cut.other, cut.between), until))
-        return weight, self._add("P", coords, here, "past", reduction="*", where=(until,))
+        past = self._add("P", coords, here, "past", reduction="*", where=(until,))
+
+        def so_far(i: Expr) -> Expr:
+            earlier = with_rank(past, cut.step, _less(i))
+            if not ranks_of(i) or i != cut.step:
+                return earlier
+            first = op("eq", i, integer(0))
+            return Select(condition=first, then=Const(value=1.0, dtype=past.dtype), otherwise=earlier, dtype=past.dtype)
+
+        return _Weights(
+            between=lambda i, j: with_rank(with_rank(weight, cut.other, j), cut.step, _less(i)),
+            before=so_far,
+        )
+
+    def _running(self, decay: Read, batch: list[str], rows: tuple[str, ...]) -> _Weights:
+        """The products one step after the other, side by side for all steps that they begin at: each takes one multiplication,
+        and a thread goes through those of a chunk by itself."""
+        cut, chunks = self.cut, self.chunks
+        first = rank(chunks.names.rank(cut.other.name))
+        extents = {**self.extents, first.name: integer(cut.steps + 1)}
+        coords = coordinates(batch, cut.chunk, cut.step, first, then=rows)
+        dim = len(batch) + 1
+        held = chunks.iterative("W", coords, dim, typed(self.one, chunks.wide(decay.dtype)), extents, "weights", self.update)
+        begun = op("le", first, cut.step)
+        if not cut.exact:
+            begun = op("and", begun, cut.bound(cut.step))
+        value = Select(condition=begun, then=_times(decay, held), otherwise=held, dtype=held.dtype)
+        chunks.advance(held, dim, value, extents)
+
+        def at(generation: Expr, start: Expr) -> Expr:
+            return substitute(held, ranks={cut.step.name: generation, first.name: start})
+
+        return _Weights(between=lambda i, j: at(i, op("add", j, integer(1))), before=lambda i: at(i, integer(0)))
 
     def _answer(self, query: Query, parts: _Parts) -> None:
         """What a reader sees: the steps of its chunk up to its own, and the state before the chunk."""
@@ -137,11 +179,11 @@ class _ProductForm:
         scores = self._scores(query, q, parts)
         coords = coordinates(form.batch, s, i, then=form.columns)
         inner = scores if parts.value is None else op("mul", scores, with_rank(parts.value, i, j))
-        within = self._add("I", coords, inner, "within")
-        past = None if parts.past is None else self._so_far(parts.past, query)
+        within = self._add("I", coords, inner, "within", where=self._steps(i))
+        past = None if parts.weights is None else parts.weights.before(op("add", i, integer(1)) if query.offset else i)
         if past is not None and form.decays_by_row:
-            q = self._add("QP", coordinates(form.batch, s, i, then=form.rows), op("mul", q, past), "queries")
-        outer: Expr = self._add("B", coords, op("mul", q, parts.before), "before")
+            q = self._add("QP", coordinates(form.batch, s, i, then=form.rows), self._operand(_times(q, past)), "queries")
+        outer: Expr = self._add("B", coords, op("mul", q, self._operand(parts.before)), "before", where=self._steps(i))
         if past is not None and not form.decays_by_row:
             outer = op("mul", past, outer)
         self._read_back(query, self._add("O", coords, op("add", within, outer), "answer"), source)
@@ -149,25 +191,42 @@ class _ProductForm:
     def _scores(self, query: Query, q: Read, parts: _Parts) -> Read:
         """What step j gives to the reader at step i, for every j that it sees."""
         i, j = self.cut.step, self.cut.other
-        seen = op("le", j, i) if query.offset else op("lt", j, i)
+        seen = (op("le", j, i) if query.offset else op("lt", j, i),)
         coords = coordinates(self.form.batch, self.cut.chunk, i, j)
         pairs = op("mul", q, with_rank(parts.key, i, j))
-        if parts.weight is None:
-            return self._add("QK", coords, pairs, "scores", where=(seen,))
-        earlier = op("sub", i, integer(1))
-        weight = parts.weight if query.offset else with_rank(parts.weight, i, earlier)
+        if self.chunks.on_gpu:
+            return self._whole_scores(query, pairs, parts)
+        if parts.weights is None:
+            return self._add("QK", coords, pairs, "scores", where=seen)
+        weight = parts.weights.between(op("add", i, integer(1)) if query.offset else i, j)
         if self.form.decays_by_row:
-            return self._add("QK", coords, op("mul", pairs, weight), "scores", where=(seen,))
-        scores = self._add("QK", coords, pairs, "scores", where=(seen,))
+            return self._add("QK", coords, op("mul", pairs, weight), "scores", where=seen)
+        scores = self._add("QK", coords, pairs, "scores", where=seen)
         return self._add("QW", coords, op("mul", scores, weight), "weighted")
 
-    def _so_far(self, past: Read, query: Query) -> Expr:
-        """The decay from the start of the chunk to the generation that a reader sees."""
-        if query.offset:
-            return past
-        earlier = with_rank(past, self.cut.step, op("sub", self.cut.step, integer(1)))
-        first = op("eq", self.cut.step, integer(0))
-        return Select(condition=first, then=Const(value=1.0, dtype=past.dtype), otherwise=earlier, dtype=past.dtype)
+    def _whole_scores(self, query: Query, pairs: Expr, parts: _Parts) -> Read:
+        """The same for a thread block, which multiplies whole tiles: what a reader does not see is 0 in them."""
+        i, j = self.cut.step, self.cut.other
+        coords = coordinates(self.form.batch, self.cut.chunk, i, j)
+        weight = None
+        if parts.weights is not None:
+            weight = parts.weights.between(op("add", i, integer(1)) if query.offset else i, j)
+        inside = _times(pairs, weight) if weight is not None and self.form.decays_by_row else pairs
+        scores: Expr = self._add("QK", coords, inside, "scores", where=self._steps(i, j))
+        if weight is not None and not self.form.decays_by_row:
+            scores = _times(scores, weight)
+        seen = op("le", j, i) if query.offset else op("lt", j, i)
+        return self._add("QW", coords, self._operand(scores), "weighted", where=(seen,))
+
+    def _operand(self, expr: Expr) -> Expr:
+        """An operand of a product in the type of the values: tensor cores multiply numbers of one type."""
+        value = self.form.value
+        narrow = value is not None and self.chunks.on_gpu and value.dtype.bits < expr.dtype.bits
+        return typed(expr, value.dtype) if value is not None and narrow else expr
+
+    def _steps(self, *steps: Rank) -> tuple[Expr, ...]:
+        """That these are steps of the recurrence: a thread block then has no points beyond the last one."""
+        return () if self.cut.exact or not self.chunks.on_gpu else tuple(map(self.cut.bound, steps))
 
     def _read_back(self, query: Query, answer: Read, source: Einsum) -> None:
         """The reader itself, from the answers of the chunks."""
@@ -194,3 +253,18 @@ class _ProductForm:
         self.chunks.tensors[name] = local(name, dtype, shape, origin, declared=True)
         self.chunks.made.setdefault(self.chunks.place, []).append(rest)
         return Read(tensor=name, indices=source.coords, dtype=dtype)
+
+
+def _times(a: Expr, b: Expr) -> Expr:
+    """Their product, in the wider type of the two."""
+    dtype = a.dtype if a.dtype.bits >= b.dtype.bits else b.dtype
+    return op("mul", typed(a, dtype), typed(b, dtype))
+
+
+def _less(step: Expr) -> Expr:
+    """``step - 1``."""
+    match step:
+        case Op(op="add", args=(before, Const(value=1))):
+            return before
+        case _:
+            return op("sub", step, integer(1))

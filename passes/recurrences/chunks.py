@@ -23,6 +23,7 @@ from ...ir.expr import (
     transform,
 )
 from ...ir.index import constant_value, equal
+from ...ir.types import DType, accumulator
 from ..construct import einsum, local, result_type, rewritten, typed
 from ..names import Names
 from .recurrence import MADE_BY, Recurrence, State
@@ -62,8 +63,9 @@ class Cut:
 class Chunks:
     """Collects the Einsums of chunked forms and what their states' readers see instead."""
 
-    def __init__(self, cascade: Cascade, chunk: int | None) -> None:
+    def __init__(self, cascade: Cascade, chunk: int | None, *, on_gpu: bool = False) -> None:
         self.cascade = cascade
+        self.on_gpu = on_gpu
         self.given = chunk
         self.names = Names(cascade)
         self.lets: list[Let] = []
@@ -120,8 +122,10 @@ class Chunks:
         reduction: str | None = None,
         where: tuple[Expr, ...] = (),
         source: Einsum,
+        dtype: DType | None = None,
     ) -> Read:
-        """An Einsum and its tensor, made once; gives the read of what it writes."""
+        """An Einsum and its tensor, made once; gives the read of what it writes. It is of type ``dtype``, or that of the value
+        (what is added up on a GPU is kept in f32)."""
         key = (coords, value, reduction, where, *(extents[n] for c in coords for n in ranks_of(c)))
         if key in self.known:
             return self.known[key]
@@ -135,12 +139,18 @@ class Chunks:
             reduction=reduction,
             where=where,
         )
-        dtype = result_type(made.reduction, value.dtype)
+        if dtype is None:
+            dtype = result_type(made.reduction, value.dtype)
+            dtype = self.wide(dtype) if made.reduction is not None else dtype
         shape = tuple(extents[c.name] for c in coords if isinstance(c, Rank))
         self.tensors[made.target] = local(made.target, dtype, shape, origin, declared=True)
         self.made.setdefault(self.place, []).append(made)
         self.known[key] = Read(tensor=made.target, indices=coords, dtype=dtype)
         return self.known[key]
+
+    def wide(self, dtype: DType) -> DType:
+        """The type in which sums of ``dtype`` are kept between chunks and their parts."""
+        return accumulator(dtype) if self.on_gpu and dtype.is_float else dtype
 
     def iterative(
         self,
@@ -250,7 +260,7 @@ class Chunks:
         """The state at the starts of the chunks, with its first generation."""
         update = self.cascade.einsums[state.update]
         coords = tuple(cut.chunk if d == state.dim else c for d, c in enumerate(update.coords))
-        start = typed(self._start_of(state), self.cascade.by_name[state.tensor].value)
+        start = typed(self._start_of(state), self.wide(self.cascade.by_name[state.tensor].value))
         made = self.iterative(f"C{state.tensor}", coords, state.dim, start, extents, rule, update)
         self.finals[state.tensor] = (state.dim, made.tensor, cut.count)
         return made

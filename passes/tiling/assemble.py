@@ -24,8 +24,9 @@ from . import contraction
 from .along import along
 from .blocking import Along, blocked
 from .epilogue import absorb, unused
-from .grouping import Group, MergedLoop, few, form_groups
+from .grouping import Group, MergedLoop, few, form_groups, numbers_chunks
 from .hoist import hoisted
+from .inchunks import in_chunks
 from .independent import Independent
 from .inline import inline
 from .methods import choose
@@ -52,7 +53,7 @@ class _Assembly:
     def __init__(self, cascade: Cascade, target: Target, prefix: str) -> None:
         self.source = cascade
         inlined = inline(cascade, on_gpu=target.gpu is not None)
-        cascade = self.cascade = inlined.cascade
+        cascade = self.cascade = inlined.cascade if target.gpu is None else in_chunks(inlined.cascade)
         self.presence = PresenceAnalysis(cascade)
         self.steps = schedule(cascade)
         self.explicit = self.presence.run(self.steps)
@@ -124,7 +125,7 @@ class _Assembly:
 
     def _group(self, group: Group, masks: frozenset[str]) -> list[Node]:
         members = group.members
-        if not group.classes or (len(members) == 1 and isinstance(group.steps[0], Straight)):
+        if not group.classes or (len(members) == 1 and isinstance(group.steps[0], Straight) and not self._of_chunks(group)):
             return [node for step in group.steps for node in self._step(step, Placement(), serial=False)]
         alone = self._alone(group)
         if alone is not None:
@@ -174,6 +175,10 @@ class _Assembly:
                 buffers=tuple(buffers),
             )
         ]
+
+    def _of_chunks(self, group: Group) -> bool:
+        """Whether it is for thread blocks that each do a chunk of a recurrence, whose last one ends early."""
+        return self.tiling.target.gpu is not None and any(numbers_chunks(self.cascade, c) for c in group.classes)
 
     def _alone(self, group: Group) -> list[Node] | None:
         """A group that is one matrix product and what is done to its elements: no loop around it, nothing inside is stored."""

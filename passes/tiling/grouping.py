@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 
 from ...ir.cascade import Cascade
 from ...ir.dependence import Loop, Step, Straight, einsums_of
-from ...ir.expr import Const, Expr, Op, Rank, Size, integer, ranks_of, size, sizes_of
+from ...ir.expr import Const, Expr, Op, Rank, Size, integer, ranks_of, size, sizes_of, walk
 from ...ir.index import affine, equal
-from ..analysis.ranks import RankClass, rank_classes
+from ..analysis.ranks import RankClass, rank_classes, split_index
 from . import contraction
 from .independent import Independent, independent_classes
 from .siblings import is_linked, loop_variables, may_share, passed_ranks
@@ -27,6 +27,9 @@ DEEPEST_SHARED = 512
 
 LARGEST_WEIGHTS = 1 << 19
 """Bytes of a tensor that every step of a recurrence may read in every thread: they stay in the second-level cache."""
+
+CARRIES = ("chunk:state", "chunk:carry", "chunk:weights")
+"""Who made the Einsums that carry a state from chunk to chunk (``recurrences/chunk_products.py``, ``chunk_scan.py``)."""
 
 FREE_WIDTH = 512
 """What a free size of such a tensor is taken to be."""
@@ -69,6 +72,13 @@ def form_groups(cascade: Cascade, steps: tuple[Step, ...], alone: frozenset[int]
     for unit, after in zip(units, [*units[1:], None], strict=True):
         members = [i for step in unit for i in einsums_of(step)]
         joined: list[Independent] = []
+        if on_gpu and any(isinstance(step, Loop) and _goes_over_chunks(cascade, step) for step in unit):
+            # All chunks have theirs at the same time: the loop over them waits for all.
+            if current:
+                groups.append(_finished(cascade, current, classes))
+            groups.append(_finished(cascade, unit, []))
+            current, classes = [], []
+            continue
         if current and not alone & set(members):
             joined = _joint(cascade, [*current, *unit], ranks)
         if joined and rereads_weights(cascade, [*current, *unit], joined):
@@ -78,6 +88,8 @@ def form_groups(cascade: Cascade, steps: tuple[Step, ...], alone: frozenset[int]
             joined = joined if may_share(cascade, [*current, *unit], apart, joined, passed) else []
         if joined and on_gpu and _spreads(cascade, current, unit, joined):
             joined = []
+        if on_gpu and current and any(numbers_chunks(cascade, c) for c in (*classes, *_joint(cascade, unit, ranks))):
+            joined = _of_a_chunk(cascade, [*current, *unit], ranks)
         if joined and after is not None and _parts_from_reader(cascade, current, unit, after, ranks):
             joined = []
         if joined and _keeps_parts(cascade, classes, joined) and _worth(cascade, [*current, *unit], joined):
@@ -93,6 +105,32 @@ def form_groups(cascade: Cascade, steps: tuple[Step, ...], alone: frozenset[int]
     if current:
         groups.append(_finished(cascade, current, classes))
     return groups
+
+
+def _goes_over_chunks(cascade: Cascade, loop: Loop) -> bool:
+    """Whether a loop carries a state from chunk to chunk of a recurrence, whose steps are done chunk by chunk."""
+    return any(cascade.einsums[i].origin.made_by in CARRIES for i in einsums_of(loop))
+
+
+def numbers_chunks(cascade: Cascade, found: Independent) -> bool:
+    """Whether a rank numbers the chunks of a recurrence."""
+    lets = {let.name: let.value for let in cascade.lets}
+    for i, variable in found.variables.items():
+        einsum = cascade.einsums[i]
+        if not (einsum.origin.made_by or "").startswith("chunk:"):
+            continue
+        for node in (node for expr in einsum.expressions() for node in walk(expr)):
+            pair = split_index(node, einsum, lets)
+            if pair is not None and pair[0] == variable:
+                return True
+    return False
+
+
+def _of_a_chunk(cascade: Cascade, steps: Sequence[Step], ranks: Sequence[RankClass]) -> list[Independent]:
+    """The ranks that all of these steps share, if they include the one that numbers the chunks of a recurrence: a thread block
+    does all of a chunk."""
+    joined = _joint(cascade, steps, ranks)
+    return joined if any(numbers_chunks(cascade, c) for c in joined) else []
 
 
 def _parts_from_reader(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ...ir.cascade import Cascade, Einsum
 from ...ir.expr import Expr, Rank
 from ...ir.index import equal
-from ..analysis.ranks import RankClass
+from ..analysis.ranks import RankClass, split_index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,15 +73,21 @@ def _class(cascade: Cascade, members: Sequence[int], start: str, ranks: Sequence
             if sibling is not None:
                 known[sibling] = along[sibling]
                 changed = True
-    if any(i not in known for i in members) or written - set(dims):
-        return None
     lets = {let.name: let.value for let in cascade.lets}
+    if any(i not in known for i in members):
+        return None
+    read = {r.tensor for i in members for r in cascade.einsums[i].reads()}
+    for i in members:
+        # Nobody reads it: steps of chunks that are written one chunk after the other are enough.
+        einsum = cascade.einsums[i]
+        if einsum.target not in dims and (einsum.target in read or not _writes_chunks(einsum, known[i], lets)):
+            return None
     extent = cascade.einsums[members[0]].extent(start)
     for i in members:
         einsum = cascade.einsums[i]
         if known[i] in einsum.reduced or not equal(einsum.extent(known[i]), extent, lets):
             return None
-        if not _is(einsum.coords[dims[einsum.target]], known[i]):
+        if einsum.target in dims and not _is(einsum.coords[dims[einsum.target]], known[i]):
             return None
         if any(r.tensor in dims and not _is(r.indices[dims[r.tensor]], known[i]) for r in einsum.reads()):
             return None
@@ -98,6 +104,12 @@ def _aligned(einsum: Einsum, dims: Mapping[str, int]) -> str | None:
             index = read.indices[dims[read.tensor]]
             return index.name if isinstance(index, Rank) else None
     return None
+
+
+def _writes_chunks(einsum: Einsum, name: str, lets: Mapping[str, Expr]) -> bool:
+    """Whether an Einsum writes at ``name * C + step``, step < C."""
+    pairs = [split_index(coord, einsum, lets) for coord in einsum.coords]
+    return any(pair is not None and name in pair for pair in pairs)
 
 
 def _is(index: Expr, name: str) -> bool:

@@ -37,6 +37,8 @@ def tighten(compute: Compute, *, outputs: bool) -> Compute:
     take(compute.filter, set(compute.reduced))
     if outputs and not compute.scatter:
         take(compute.condition, set(compute.output_ranks))
+    if not compute.scatter:
+        take(compute.within, set(compute.output_ranks))
     if not proven:
         return compute
 
@@ -54,6 +56,7 @@ def tighten(compute: Compute, *, outputs: bool) -> Compute:
         value=transform(compute.value, unguarded),
         filter=without(compute.filter),
         condition=without(compute.condition),
+        within=without(compute.within),
         ranks=tuple(RankExtent(name=r.name, extent=extents[r.name]) for r in compute.ranks),
     )
 

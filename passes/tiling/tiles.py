@@ -18,7 +18,7 @@ from ...ir.target import Target
 from ..analysis.presence import Explicit
 from . import contraction
 from .blocking import TILE_ROWS, deepest_panel, rows_of_block
-from .grouping import Group, is_parts
+from .grouping import Group, is_parts, numbers_chunks
 from .independent import Independent
 from .methods import choose
 from .placement import Local, read_again
@@ -88,6 +88,8 @@ class Tiling:
                 del classes[votes.index(max(votes))]
         if not parts:
             *whole, cut = classes
+            if self.target.gpu is not None and numbers_chunks(self.cascade, cut):
+                return classes, None
             return whole, cut
         rows = [c for c in classes if any(self._cuts_product(i, c.variables[i]) for i in group.members) and c not in parts]
         return [c for c in classes if c not in rows[-1:]], rows[-1] if rows else None

@@ -68,17 +68,19 @@ def arguments(cascade: Cascade, steps: int, seed: int = 3) -> dict[str, np.ndarr
     return {p.name: rng.normal(size=[evaluate(e, sizes) for e in p.shape]).astype(np.float32) for p in cascade.parameters}
 
 
-def rewritten(cascade: Cascade, chunk: int) -> Cascade:
-    found = chunked(cascade, chunk=chunk)
+def rewritten(cascade: Cascade, chunk: int, *, on_gpu: bool = False) -> Cascade:
+    found = chunked(cascade, chunk=chunk, on_gpu=on_gpu)
     assert found is not None
     assert found.cascade != cascade
     verify(found.cascade)
     return found.cascade
 
 
-def same(cascade: Cascade, given: dict[str, np.ndarray], chunk: int = 4, tolerance: float = 1e-12) -> None:
+def same(
+    cascade: Cascade, given: dict[str, np.ndarray], chunk: int = 4, tolerance: float = 1e-12, *, on_gpu: bool = False
+) -> None:
     """The chunked form gives what the program as written gives, in float64."""
-    for got, want in zip(_results(rewritten(cascade, chunk), given), _results(cascade, given), strict=True):
+    for got, want in zip(_results(rewritten(cascade, chunk, on_gpu=on_gpu), given), _results(cascade, given), strict=True):
         np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * (np.abs(want).max(initial=1e-30)))
 
 
@@ -114,6 +116,13 @@ def test_a_cascade_without_recurrences_has_no_chunked_form() -> None:
 def test_chunks_compute_the_same_at_odd_lengths(name: str, steps: int) -> None:
     cascade = example(f"recurrences/{name}")
     same(cascade, arguments(cascade, steps))
+
+
+@pytest.mark.parametrize("name", SCANS)
+@pytest.mark.parametrize("steps", [0, 4, 5, 14])
+def test_chunks_for_thread_blocks_compute_the_same(name: str, steps: int) -> None:
+    cascade = example(f"recurrences/{name}")
+    same(cascade, arguments(cascade, steps), on_gpu=True)
 
 
 @pytest.mark.parametrize("name", SCANS)
