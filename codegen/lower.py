@@ -28,6 +28,7 @@ from ..ir.tile import (
     Scope,
     TileProgram,
     When,
+    Window,
     packed_before,
     walk,
 )
@@ -109,7 +110,8 @@ class _Lowering(Frame):
         s, form = self.statements, packer.form
         needed: tirx.Expr | bool = False
         for node, serial in _reading(self.program.body, form.name, serial=False):
-            needed = either(needed, self._contraction(node, {}, serial=serial).many_rows(s))
+            windowed = node.window is not None
+            needed = either(needed, True if windowed else self._contraction(node, {}, serial=serial).many_rows(s))
         found = Form.declare(s, packer, self.views[form.parameter], needed)
         self.forms[form.name] = found.packed
         return found.declared
@@ -151,8 +153,9 @@ class _Lowering(Frame):
                 self._contraction(node, variables, serial=serial).emit(s)
             case Compute(method=Method.WINDOW):
                 WindowEmitter(
-                    context=self.context, compute=node, variables=variables, serial=serial, machine=self.machine
-                ).emit(s)
+                    context=self.context, compute=node, variables=variables, serial=serial, machine=self.machine,
+                    packed=self.forms.get(node.window.packed or "") if node.window else None,
+                ).emit(s)  # fmt: skip
             case Compute():
                 ComputeEmitter(context=self.context, compute=node, variables=variables, serial=serial).emit(s)
             case Fill(target=target, value=value):
@@ -240,7 +243,7 @@ def _reading(nodes: tuple[Node, ...], form: str, *, serial: bool) -> Iterator[tu
     """The products that read a packed form, and whether a thread does each of them alone."""
     for node in nodes:
         match node:
-            case Compute(product=MatrixProduct(packed=name)) if name == form:
+            case Compute(product=MatrixProduct(packed=name)) | Compute(window=Window(packed=name)) if name == form:
                 yield node, serial
             case When(body=body):
                 yield from _reading(body, form, serial=serial)

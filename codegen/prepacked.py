@@ -24,7 +24,7 @@ from .element import argument, computed
 from .microkernels.operand import Operand
 from .microkernels.packing import PackedMatrix, emit_pack_columns
 from .microkernels.panels import PackedWords
-from .microkernels.statements import Statements, both, ceil_div, index, maximum, minimum, negation, round_up
+from .microkernels.statements import Statements, both, ceil_div, constant, index, maximum, minimum, negation, round_up
 from .microkernels.words import Lines, emit_pack_panel
 from .views import View
 
@@ -69,7 +69,7 @@ class Packer:
     def function(self, name: str) -> tirx.PrimFunc:
         """The exported function: of the constant and of the bytes to be filled."""
         s = Statements()
-        source = Argument.declare(s, self.form.parameter, self.dtype, len(self.form.lead) + 2)
+        source = Argument.declare(s, self.form.parameter, self.dtype, len(self.form.lead) + 1 + self.form.joined)
         target = _bytes("target")
         needed = self.elements(*self.sizes(source.extents)) * (self.form.layout.held // 8)
         wrong = [StringImm("a packed constant needs memory of another size")]
@@ -80,7 +80,7 @@ class Packer:
 
     def sizes(self, extents: Sequence[tirx.Expr]) -> tuple[tirx.Expr, tirx.Expr]:
         """k, and the columns of the constant, or those of all matrices of a stack."""
-        *lead, first, second = extents
+        *lead, first, second = self._joined(extents)
         k, n = (second, first) if self.form.transposed else (first, second)
         return k, _product([*lead, round_up(n, self.form.layout.columns)]) if lead else n
 
@@ -88,17 +88,34 @@ class Packer:
         """Calls the filler, for each matrix of a stack."""
         at = PointerType(PrimType("uint8"), "global")
         memory = [tirx.call_intrin(at, "tirx.reinterpret", address) for address in (source.flat.data, target)]
-        *lead, n = source.extents[:-1] if self.form.transposed else (*source.extents[:-2], source.extents[-1])
+        joined = self.form.joined
+        extents = self._joined(source.extents)
+        *lead, n = extents[:-1] if self.form.transposed else (*extents[:-2], extents[-1])
         k, total = self.sizes(source.extents)
         first = matrix = index(0)
-        with s.loop("matrix", _product(lead)) as number:
+        with s.when(self._gapless(source)), s.loop("matrix", _product(lead)) as number:
             rest = matrix = number
             for extent, stride in reversed([*zip(lead, source.strides, strict=False)]):
                 first = first + tirx.truncmod(rest, extent) * stride
                 rest = s.bind("rest", tirx.truncdiv(rest, extent))
             panel = matrix * ceil_div(n, self.form.layout.columns)
-            arguments = [*memory, source.strides[-2], k, n, first, panel, total]
+            arguments = [*memory, source.strides[-1 - joined], k, n, first, panel, total]
             s.evaluate(Call(self.symbol, arguments, ret_ty=PrimType("int32")))
+
+    def _joined(self, extents: Sequence[tirx.Expr]) -> tuple[tirx.Expr, ...]:
+        """The extents of the constant as matrices."""
+        first = len(extents) - self.form.joined
+        return (*extents[:first], _product(extents[first:]))
+
+    def _gapless(self, source: Argument | View) -> tirx.Expr | bool:
+        """Whether the dimensions that are joined lie in one block: otherwise nobody reads the packed form."""
+        found: tirx.Expr | bool = True
+        wanted: tirx.Expr = index(1)
+        for extent, stride in list(zip(source.extents, source.strides, strict=True))[: -1 - self.form.joined : -1]:
+            known = constant(stride), constant(wanted)
+            found = found if known[0] is not None and known[0] == known[1] else both(found, stride == wanted)
+            wanted = wanted * extent
+        return found
 
     def elements(self, k: tirx.Expr, n: tirx.Expr) -> tirx.Expr:
         """Elements of the packed form."""

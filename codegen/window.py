@@ -26,6 +26,9 @@ from .microkernels.dot import emit_dot
 from .microkernels.families import panel_product
 from .microkernels.gemm import emit_gemm
 from .microkernels.operand import Operand
+from .microkernels.packing import PackedMatrix
+from .microkernels.panels import PackedWords
+from .microkernels.points import PointProduct
 from .microkernels.statements import Statements, as_index, both, ceil_div, constant, index, maximum, minimum, negation
 from .microkernels.vector import first_lanes, load_masked, splat
 from .microkernels.window import Axis, WindowOperand
@@ -47,6 +50,7 @@ class WindowEmitter:
     variables: Variables
     serial: bool
     machine: Machine
+    packed: PackedMatrix | PackedWords | None
 
     @property
     def window(self) -> Window:
@@ -105,6 +109,14 @@ class WindowEmitter:
             return
         plan = window.plan
         assert plan is not None
+        if isinstance(self.packed, PackedMatrix):
+            product = PointProduct(
+                weights=self.packed, image=self._image(s, variables, columns, sides), c=self._result(c), rows=rows,
+                points=width, k=depth, dtype=_DTYPE, plan=plan,
+            )  # fmt: skip
+            product.emit_tasks(s, parallel=not self.serial)
+            self._finish(s, c, rows, width, undone)
+            return
         if constant(depth) is not None and constant(rows) is not None:
             # Rows at a known distance, and no tile that goes beyond them: they are read where they lie.
             a = replace(a, row_stride=depth, slack=plan.mr)

@@ -56,7 +56,13 @@ def build(
     explanation = explain(cascade, text, form, online=options.online)
     # Before a call its memory is held against the machine's: at least one thread holds tiles.
     packed = tuple(
-        PackedForm(parameter=form.parameter, transposed=form.transposed, layout=form.layout, rows=rows_reading(form, program))
+        PackedForm(
+            parameter=form.parameter,
+            transposed=form.transposed,
+            layout=form.layout,
+            rows=rows_reading(form, program),
+            joined=form.joined,
+        )
         for form in program.prepacked
     )
     signature = Signature.of(cascade, workspace=explanation.memory, fixed=fixed, packed=packed)

@@ -68,6 +68,8 @@ class GemmPlan:
     """What the depth of every block is a multiple of; it divides kc and the whole depth."""
     shallow: bool = False
     """Whether k never exceeds kc: sums are complete after one block of the depth."""
+    near: int = 0
+    """Elements that a quarter of L2 holds: sums that wait for the next block of the depth."""
     again: bool = False
     """Whether the product is repeated with the same large operand, which then lies in a cache and is not asked for ahead."""
 
@@ -146,6 +148,17 @@ def plan_window(facts: CpuFacts, dtype: str, taps: int, n: int | None = None) ->
     deep = max(taps, _down(plan.kc if n is None or n > plan.nr else 4 * plan.kc, taps))
     mc = max(plan.mr, _down(facts.l2_bytes // 4 // (max(plan.nr, plan.kc) * BYTES[dtype]), plan.mr))
     return replace(plan, kc=deep, nc=plan.nr, mc=mc, unit=taps, skinny=0)
+
+
+def plan_points(facts: CpuFacts, dtype: str, taps: int) -> GemmPlan:
+    """The plan for a window whose weights are packed: points are in the rows of the register tile, a panel of weights in L1.
+
+    No block of the depth parts the ``taps`` of a channel.
+    """
+    plan = plan_gemm(facts, dtype)
+    deep = max(taps, _down(plan.kc, taps))
+    unroll = 3 if taps % 3 == 0 else plan.unroll  # which divides the depth of a block where that is possible
+    return replace(plan, kc=deep, unit=taps, skinny=0, unroll=unroll, near=facts.l2_bytes // 4 // BYTES[dtype])
 
 
 def plan_dot(*, bits: int, l2_bytes: int, threads: int, n: int | None = None, k: int | None = None) -> DotPlan:

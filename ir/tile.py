@@ -91,7 +91,8 @@ class Window:
     the last dimensions of the target. B has the elements of ``image`` that the taps meet there; those outside are 0, as the
     filter of the Compute tells. All other output ranks are a batch. ``otherwise`` is the method for calls to which none of
     this applies: arguments with gaps between their rows, and weights that are not finite. ``kernel`` is the name of the
-    micro-kernel; ``plan`` has its knobs on multiply-adds, ``dot_plan`` those on others.
+    micro-kernel, ``packed`` that of the :class:`Prepacked` form of the weights; ``plan`` has the micro-kernel's knobs on
+    multiply-adds, ``dot_plan`` those on others.
     """
 
     rows: str
@@ -102,6 +103,7 @@ class Window:
     image: Read
     otherwise: Method
     kernel: str = FMA
+    packed: str | None = None
     plan: GemmPlan | None = None
     dot_plan: DotPlan | None = None
 
@@ -226,8 +228,9 @@ class Prepacked:
     """A constant in the order in which micro-kernels read it, made when it is bound.
 
     ``parameter`` is the right operand [k, n] = ``shape`` of products, [n, k] where ``transposed``. With further dimensions
-    before these, ``lead``, it is a stack of such matrices, each with whole panels of its own. It is an argument beside the
-    parameter itself; a caller that has not bound the constant passes one byte, and it is packed in the call.
+    before these, ``lead``, it is a stack of such matrices, each with whole panels of its own. The weights of a window are one
+    [n, k] whose k is all of the last ``joined`` dimensions. The form is an argument beside the parameter itself; a caller that
+    has not bound the constant passes one byte, and it is packed in the call.
     """
 
     name: str
@@ -236,6 +239,7 @@ class Prepacked:
     transposed: bool
     layout: PanelLayout
     lead: tuple[Expr, ...] = ()
+    joined: int = 1
 
     @property
     def size(self) -> Expr:

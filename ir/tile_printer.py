@@ -103,7 +103,8 @@ def _how(compute: Compute) -> Iterator[str]:
             yield from _product(product)
         case Compute(method=Method.WINDOW, window=Window() as window):
             depth = ", ".join(r for r in (window.channel, *window.taps) if r is not None)
-            yield f"by {window.kernel}: rows {window.rows}, columns {', '.join(window.columns)}, depth {depth}"
+            packed = "" if window.packed is None else f", rows from {window.packed}"
+            yield f"by {window.kernel}: rows {window.rows}, columns {', '.join(window.columns)}, depth {depth}{packed}"
             if window.dot_plan is not None:
                 yield _dot_plan(window.dot_plan)
             if window.plan is not None:

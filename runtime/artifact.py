@@ -31,7 +31,7 @@ from .signature import Json, Signature
 from .threads import NO_POOL
 from .tvm_runtime import load_functions, tvm_ffi, without_tvm
 
-FORMAT = 5
+FORMAT = 6
 """The version of the file format. A reader refuses every other one."""
 
 SUFFIX = ".efk"

@@ -53,25 +53,27 @@ class Result:
 class PackedForm:
     """A constant in the order in which the kernel reads it: an argument of bytes, after the results.
 
-    ``parameter`` is the constant [k, n], or [n, k] where ``transposed``, or a stack of these; ``rows`` are the most rows of the
-    products that read it, over the sizes.
+    ``parameter`` is the constant [k, n], or [n, k] where ``transposed``, or a stack of these; its last ``joined`` dimensions
+    count as one. ``rows`` are the most rows of the products that read it, over the sizes.
     """
 
     parameter: str
     transposed: bool
     layout: PanelLayout
     rows: Expr
+    joined: int = 1
 
     def size(self, shape: tuple[int, ...]) -> int:
         """Bytes for a constant of this shape."""
-        *lead, first, second = shape
+        *lead, first, second = (*shape[: -self.joined], math.prod(shape[-self.joined :]))
         k, n = (second, first) if self.transposed else (first, second)
         return self.layout.size(k, self.layout.stacked(math.prod(lead), n))
 
     def check(self, parameters: Sequence[Parameter]) -> None:
         """Raises ValueError unless this is a form in which some kernel takes one of these parameters."""
         constant = next((p for p in parameters if p.name == self.parameter and p.role is Role.CONST), None)
-        if constant is None or len(constant.shape) < 2 or (len(constant.shape) > 2 and not self.layout.words):
+        dimensions = 0 if constant is None else len(constant.shape) - self.joined + 1
+        if constant is None or dimensions < 2 or (dimensions > 2 and not self.layout.words):
             raise ValueError(f"`{self.parameter}` is packed, but is no constant of two dimensions, or of more in words")
         if not is_panels(self.layout, value_type(constant.dtype)):
             raise ValueError(f"no kernel takes `{self.parameter}` in panels of {self.layout.columns} by {self.layout.steps}")
@@ -335,6 +337,7 @@ def _packed_json(form: PackedForm) -> Json:
         "bits": layout.bits,
         "notes": layout.notes,
         "rows": expr_json(form.rows),
+        "joined": form.joined,
     }
 
 
@@ -348,9 +351,12 @@ def _packed(data: Json) -> PackedForm:
             "bits": int(bits),
             "notes": bool(notes),
             "rows": rows,
-        } if min(columns, steps, bits) > 0:
+            "joined": int(joined),
+        } if min(columns, steps, bits, joined) > 0:
             layout = PanelLayout(columns=columns, steps=steps, bits=bits, notes=notes)
-            return PackedForm(parameter=parameter, transposed=transposed, layout=layout, rows=expr_from_json(rows))
+            return PackedForm(
+                parameter=parameter, transposed=transposed, layout=layout, rows=expr_from_json(rows), joined=joined
+            )
         case _:
             raise ValueError(f"not a packed constant: {data!r}")
 

@@ -18,7 +18,7 @@ from .fma import emit_store_vector
 from .operand import Epilogue, Formula, Operand, Site
 from .panels import PackedWords, PanelProduct, Panels
 from .statements import Statements, both, ceil_div, constant, index, maximum, minimum, negation
-from .tasks import emit_grid
+from .tasks import emit_grid, packing_cost
 from .vector import fma, load_aligned, splat
 from .window import WindowOperand
 from .window_words import WindowLines, WindowPanels
@@ -58,8 +58,8 @@ class DotProduct:
         """
         threads = self.plan.threads if parallel else 1
         across = LINES if isinstance(self.right, WindowLines) else PANEL
-        packing = (64, 64 if self.packed is None else 8)
-        emit_grid(s, partial(self.emit, s), m=self.m, n=self.n, threads=threads, units=(PANEL, across), packing=packing)
+        cost = packing_cost(64, 64 if self.packed is None else 8)
+        emit_grid(s, partial(self.emit, s), m=self.m, n=self.n, threads=threads, units=(PANEL, across), cost=cost)
 
     def emit(self, s: Statements, *, row: tirx.Expr, height: tirx.Expr, col: tirx.Expr, width: tirx.Expr) -> None:
         """The `height` × `width` elements of C from (row, col) on, neither of them negative."""

@@ -34,7 +34,7 @@ from .packing import (
     rows_size,
 )
 from .statements import Statements, both, ceil_div, condition, constant, index, maximum, minimum, negation, round_up
-from .tasks import emit_grid
+from .tasks import emit_grid, packing_cost
 from .window import WindowOperand
 
 DOWN = 8
@@ -152,9 +152,9 @@ class _Product:
         windowed = isinstance(self.b, WindowOperand)
         threads = plan.threads if parallel else 1
         read = max(1, plan.lanes // 10)
-        packing = (read if windowed else plan.lanes, plan.lanes if self.packed is None else read)
+        cost = packing_cost(read if windowed else plan.lanes, plan.lanes if self.packed is None else read)
         units = (plan.mr, plan.lanes if windowed else plan.nr)
-        emit_grid(s, partial(self.emit, s), m=m, n=n, threads=threads, units=units, packing=packing)
+        emit_grid(s, partial(self.emit, s), m=m, n=n, threads=threads, units=units, cost=cost)
 
     def emit(self, s: Statements, *, row: tirx.Expr, height: tirx.Expr, col: tirx.Expr, width: tirx.Expr) -> None:
         """The `height` × `width` elements of C from (row, col) on, neither of them negative."""

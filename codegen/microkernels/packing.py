@@ -102,7 +102,7 @@ def emit_pack_rows(
                 site = Site(row=row + first, col=col, lanes=lanes, count=count, along_row=False)
                 columns.append(s.bind("column", load(s, a, site, dtype)))
             room = s.bind("room", round_up(rows, plan.mr) - first)
-            for i, value in enumerate(_emit_transpose(s, columns)):
+            for i, value in enumerate(emit_transpose(s, columns)):
                 with s.when(condition(room > i)):
                     s.store(target, _ramp(base + (first + i) * pitch + step, lanes), value)
         return
@@ -241,7 +241,7 @@ def emit_pack_transposed(
                 site = Site(row=row, col=place, lanes=lanes, count=count, along_row=False)
                 columns.append(s.bind("column", load(s, b, site, dtype)))
             held = s.bind("held", first + chunk * (lanes * nr))
-            for i, value in enumerate(_emit_transpose(s, columns)):
+            for i, value in enumerate(emit_transpose(s, columns)):
                 s.store(target, _ramp(held + i * nr, lanes), value)
 
         with s.loop("chunk", ceil_div(rows, lanes)) as chunk:
@@ -259,7 +259,7 @@ def packed_columns(buffer: tirx.Buffer, at: tirx.Expr, plan: GemmPlan, height: t
     )
 
 
-def _emit_transpose(s: Statements, rows: list[tirx.Expr]) -> list[tirx.Expr]:
+def emit_transpose(s: Statements, rows: list[tirx.Expr]) -> list[tirx.Expr]:
     """A square of registers transposed: log₂(lanes) rounds, each interleaving the first half of the rows with the
     second."""
     lanes = len(rows)

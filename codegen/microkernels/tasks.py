@@ -42,6 +42,15 @@ class Rectangle(Protocol):
     def __call__(self, *, row: tirx.Expr, height: tirx.Expr, col: tirx.Expr, width: tirx.Expr) -> None: ...
 
 
+Cost = Callable[[tirx.Expr, tirx.Expr], tirx.Expr]
+"""What x rows and y columns cost one task for each step of k, in multiplications."""
+
+
+def packing_cost(row: int, column: int) -> Cost:
+    """x · y multiplications, and the packing of x and of y elements, each as much as so many of them."""
+    return lambda x, y: x * y + x * row + y * column
+
+
 def emit_grid(
     s: Statements,
     body: Rectangle,
@@ -50,17 +59,16 @@ def emit_grid(
     n: tirx.Expr,
     threads: int,
     units: tuple[int, int],
-    packing: tuple[int, int],
+    cost: Cost,
 ) -> None:
     """All m × n elements: ``body`` once, or in a parallel loop of ``threads`` tasks.
 
-    Of all grids of so many tasks the one whose largest task costs least: x rows and y columns, multiples of ``units``, cost
-    x · y multiplications for each step of k, and the packing of x and of y elements, each as much as ``packing`` of them.
+    Of all grids of so many tasks the one whose largest task, of x rows and y columns, multiples of ``units``, costs least.
     """
     if threads == 1:
         body(row=index(0), height=m, col=index(0), width=n)
         return
-    rows, cols = _cut(s, m, n, threads, units, packing)
+    rows, cols = _cut(s, m, n, threads, units, cost)
     across = s.bind("across", maximum(ceil_div(n, cols), 1))
     with s.loop("task", threads, kind=ForKind.PARALLEL) as task:
         row = s.bind("row", tirx.truncdiv(task, across) * rows)
@@ -71,7 +79,7 @@ def emit_grid(
 
 
 def _cut(
-    s: Statements, m: tirx.Expr, n: tirx.Expr, threads: int, units: tuple[int, int], packing: tuple[int, int]
+    s: Statements, m: tirx.Expr, n: tirx.Expr, threads: int, units: tuple[int, int], cost: Cost
 ) -> tuple[tirx.Expr, tirx.Expr]:
     """The rows and columns of one task."""
     down_all, across_all = (s.bind("units", ceil_div(size, unit)) for size, unit in zip((m, n), units, strict=True))
@@ -79,8 +87,8 @@ def _cut(
     for down in (d for d in range(1, threads + 1) if threads % d == 0):
         x = s.bind("x", maximum(ceil_div(down_all, down), 1) * units[0])
         y = s.bind("y", maximum(ceil_div(across_all, threads // down), 1) * units[1])
-        grids.append((s.bind("cost", x * y + x * packing[0] + y * packing[1]), x, y))
-    known = [cost for grid in grids if (cost := constant(grid[0])) is not None]
+        grids.append((s.bind("cost", cost(x, y)), x, y))
+    known = [total for grid in grids if (total := constant(grid[0])) is not None]
     if len(known) == len(grids):
         _, rows, cols = grids[known.index(min(known))]
         return rows, cols

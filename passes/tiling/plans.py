@@ -14,7 +14,7 @@ from ...ir.expr import Const, Expr, ranks_of
 from ...ir.index import upper_bound
 from ...ir.machine import Machine
 from ...ir.microkernels import FMA
-from ...ir.plans import plan_dot, plan_dot_window, plan_gemm, plan_window, summed
+from ...ir.plans import plan_dot, plan_dot_window, plan_gemm, plan_points, plan_window, summed
 from ...ir.target import Target
 from ...ir.tile import Compute, Loop, MatrixProduct, Method, Node, TileProgram, When, Window
 
@@ -68,7 +68,8 @@ class _Plans:
         sides = [compute.extent(t) for t in window.taps]
         taps = math.prod(int(side.value) for side in sides if isinstance(side, Const))
         if window.kernel == FMA:
-            return replace(window, plan=plan_window(self.machine, "float32", taps, width))
+            packed = plan_points(self.machine, "float32", taps)
+            return replace(window, plan=packed if window.packed else plan_window(self.machine, "float32", taps, width))
         channels = self._most(compute, window.channel)
         depth = None if channels is None else channels * taps
         bits, machine = window.image.dtype.bits, self.machine

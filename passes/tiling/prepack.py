@@ -8,17 +8,25 @@ Requires: products with their micro-kernels. Guarantees: the same values in the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ...ir.cascade import Role
-from ...ir.expr import Const, Expr, Op, Rank, Read, rank, ranks_of, reads_of
-from ...ir.index import constant_value, equal
+from ...ir.expr import Const, Expr, Op, Rank, Read, op, rank, ranks_of, reads_of
+from ...ir.index import affine_in, constant_value, equal
 from ...ir.microkernels import FMA, Lies, few_rows
 from ...ir.plans import panels
 from ...ir.printer import expr_to_source
 from ...ir.target import Target
-from ...ir.tile import Compute, Decision, MatrixProduct, Method, Prepacked, TileProgram, map_computes
+from ...ir.tile import Compute, Decision, MatrixProduct, Method, Prepacked, TileProgram, Window, map_computes
 from .methods import lane_step
+
+_FEWEST_ROWS = 32
+"""Rows of weights from which on they are packed: vectors run along them."""
+_SHALLOWEST = 128
+"""Elements of a row from which on the sum takes much longer than the transposition of the result."""
+_FARTHEST_STEP, _FARTHEST_TAP = 4, 16
+"""The largest steps of neighbouring points, and of neighbouring taps, in the image."""
 
 
 def prepacked(program: TileProgram, target: Target) -> TileProgram:
@@ -34,7 +42,7 @@ def prepacked(program: TileProgram, target: Target) -> TileProgram:
             made_by="pack",
             subject=form.parameter,
             chosen=f"packed when it is bound: panels of {form.layout.columns} columns, {expr_to_source(form.size)} bytes",
-            because=f"a constant, all of which the product {', '.join(dict.fromkeys(found.readers[form.name]))} reads",
+            because=f"a constant, all of which the {found.kinds[form.name]} {', '.join(found.of(form.name))} reads",
         )
         for form in found.forms.values()
     )
@@ -48,14 +56,47 @@ class _Found:
     target: Target
     forms: dict[str, Prepacked] = field(default_factory=dict)
     readers: dict[str, list[str]] = field(default_factory=dict)
+    kinds: dict[str, str] = field(default_factory=dict)
+
+    def of(self, form: str) -> list[str]:
+        """What reads a packed form."""
+        return list(dict.fromkeys(self.readers[form]))
 
     def marked(self, compute: Compute) -> Compute:
-        """A Compute whose product names the packed form of its right operand, where it has one."""
+        """A Compute whose product names the packed form of its right operand, or whose window that of its weights."""
         product = compute.product
+        if compute.window is not None and compute.method is Method.WINDOW:
+            packed = self._weights(compute, compute.window)
+            return compute if packed is None else replace(compute, window=replace(compute.window, packed=packed))
         if product is None or compute.method is not Method.CONTRACTION:
             return compute
         form = self._form(compute, product)
         return compute if form is None else replace(compute, product=replace(product, packed=form))
+
+    def _weights(self, compute: Compute, window: Window) -> str | None:
+        """The name of the packed form of a window's weights; None where they are read as they lie."""
+        tensor = self.program.cascade.by_name.get(window.weights.tensor)
+        if tensor is None or tensor.role is not Role.CONST or any(part != 1 for part in tensor.parts):
+            return None
+        depth = [r for r in (window.channel, *window.taps) if r is not None]
+        lets = {let.name: let.value for let in self.program.cascade.lets}
+        extents = [compute.extent(r) for r in (window.rows, *depth)]
+        if len(tensor.shape) != len(extents) or not all(equal(a, b, lets) for a, b in zip(extents, tensor.shape, strict=True)):
+            return None
+        n, k = tensor.shape[0], _product_of(tensor.shape[1:])
+        few, shallow = constant_value(n, lets), constant_value(k, lets)
+        layout = panels(self.target, window.kernel, window.weights.dtype, compute.accumulator)
+        if window.kernel != FMA or layout is None or few is None or few < _FEWEST_ROWS:
+            return None
+        if shallow is None or shallow < _SHALLOWEST or not _close(window):
+            return None
+        name = f"{tensor.name}.window.fma"
+        self.forms[name] = Prepacked(
+            name=name, parameter=tensor.name, shape=(k, n), transposed=True, layout=layout, joined=len(depth)
+        )
+        self.kinds[name] = "window"
+        self.readers.setdefault(name, []).append(compute.target)
+        return name
 
     def _form(self, compute: Compute, product: MatrixProduct) -> str | None:
         """The name of the packed form of a product's right operand; None where it is read as it lies."""
@@ -94,8 +135,22 @@ class _Found:
             layout=layout,
             lead=tensor.shape[:-2],
         )
+        self.kinds[name] = "product"
         self.readers.setdefault(name, []).append(compute.target)
         return name
+
+
+def _close(window: Window) -> bool:
+    """Whether the points' windows overlap, or nearly so: what is around some points is then not much more than they meet."""
+    for index in window.image.indices:
+        form = affine_in(index, {*window.columns, *window.taps})
+        if form is None:
+            return False
+        factors = {r: abs(int(c.value)) for r, c in form.terms if isinstance(c, Const)}
+        steps, reach = (max((factors.get(r, 0) for r in ranks), default=0) for ranks in (window.columns, window.taps))
+        if steps > _FARTHEST_STEP or reach > _FARTHEST_TAP:
+            return False
+    return True
 
 
 def _begins_panels(index: Expr, columns: str, panel: int) -> bool:
@@ -114,6 +169,13 @@ def _lies(product: MatrixProduct, *, along: bool) -> Lies:
     left, inner = product.left, product.inner
     both = left.dtype.is_float or (isinstance(left, Read) and inner is not None and lane_step(left.indices, inner) == 1)
     return Lies.ALONG if both else Lies.OTHERWISE
+
+
+def _product_of(extents: Sequence[Expr]) -> Expr:
+    total = extents[0]
+    for extent in extents[1:]:
+        total = op("mul", total, extent)
+    return total
 
 
 def _at_most(extent: Expr, limit: int) -> bool:
