@@ -27,7 +27,7 @@ from .operand_loads import Staged
 from .product import BlockProduct, Shape, scratch_of
 from .staging import SLAB, address, beyond, i32, narrow, ordered
 from .statements import WARP, DeviceStatements
-from .tensor_maps import Mapped
+from .tensor_maps import Mapped, Pair
 
 COPYING = wgmma.GROUP
 """Threads that do not multiply: registers are handed over by whole groups."""
@@ -131,10 +131,10 @@ class BulkProduct(BlockProduct):
     """A product at a point of its batch, as :class:`.product.BlockProduct`, by one block more threads of which copy than its
     ``team`` has. ``maps`` are of its operands."""
 
-    maps: tuple[Mapped, Mapped]
+    maps: Pair
 
     @staticmethod
-    def of(product: BlockProduct, maps: tuple[Mapped, Mapped]) -> BulkProduct:
+    def of(product: BlockProduct, maps: Pair) -> BulkProduct:
         return BulkProduct(**{field.name: getattr(product, field.name) for field in fields(product)}, maps=maps)
 
     def tile(self, s: DeviceStatements, variables: Variables, top: tirx.Expr, left: tirx.Expr) -> None:

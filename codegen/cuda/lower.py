@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import tvm
 from tvm import tirx
@@ -56,15 +56,6 @@ def lower(program: TileProgram, target: Target) -> tvm.IRModule:
     """The primitive function of a tile program, for one GPU: ``main``, which launches its kernels."""
     with using(target.features, device=True):
         return tvm.IRModule({"main": _Lowering(program, target).function()})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Grid:
-    """The tiles of a product's results: ``down`` × ``across`` of them at each point of a batch of these extents."""
-
-    batch: Mapping[str, tirx.Expr]
-    down: tirx.Expr
-    across: tirx.Expr
 
 
 class _Lowering(Frame):
@@ -159,14 +150,15 @@ class _Lowering(Frame):
     def emitter(self, compute: Compute, variables: Variables, team: Team) -> DeviceComputeEmitter:
         return DeviceComputeEmitter(context=self.context, compute=compute, variables=variables, serial=True, team=team)
 
-    def shape(self, compute: Compute, threads: int | None = None) -> Shape:
-        """The tile in which a block computes a product."""
+    def shape(self, compute: Compute, threads: int | None = None, *, bulk: bool = False) -> Shape:
+        """The tile in which a block computes a product; ``bulk``: its operands can be copied in bulk."""
         product = compute.product
         assert product is not None
         rows, columns = (upper_bound(compute.extent(r or ""), self.lets) for r in (product.rows, product.columns))
         sides = ((product.left, product.rows), (product.right, product.columns))
         along = threads is None and all(matrix_of(self.context, e, r or "", product.inner)[1] for e, r in sides)
-        return shape_of(product.kernel, compute.accumulator.bits, rows, columns, self.target, threads, along=along)
+        bits = compute.accumulator.bits
+        return shape_of(product.kernel, bits, rows, columns, self.target, threads, along=along, bulk=bulk)
 
     def block_product(self, compute: Compute, team: Team, shape: Shape, scratch: tirx.Buffer) -> BlockProduct:
         emitter = self.emitter(compute, {}, team)
@@ -182,63 +174,62 @@ class _Lowering(Frame):
 
     def _product(self, compute: Compute, variables: Variables) -> None:
         """A launch with a block for each tile of the results of a product."""
-        s, product, shape = self.statements, compute.product, self.shape(compute)
+        s, product = self.statements, compute.product
         assert product is not None
-        batch = [r for r in compute.ranks if r.name in compute.output_ranks and r.name not in (product.rows, product.columns)]
-        extents = {r.name: self._number(r.extent, variables) for r in batch}
-        sides = ((product.rows, shape.rows), (product.columns, shape.columns))
-        down, across = (s.bind("tiles", ceil_div(self._number(compute.extent(r or ""), variables), side)) for r, side in sides)
-        grid = _Grid(batch=extents, down=down, across=across)
-        maps = self._maps(compute, shape, grid, variables)
+        ranks = [r for r in compute.ranks if r.name in compute.output_ranks and r.name not in (product.rows, product.columns)]
+        batch = {r.name: self._number(r.extent, variables) for r in ranks}
+        maps = self._maps(compute, batch, variables)
         if maps is None:
-            self._tiles(compute, shape, grid, variables)
+            self._tiles(compute, batch, variables)
             return
         # What cannot be copied in bulk is misaligned, or nothing.
         unfit = s.share(maps[0].unfit | maps[1].unfit)
         with s.when(tirx.EQ(unfit, index(0))):
             for each in maps:
                 each.encode(s)
-            self._tiles(compute, shape, grid, variables, maps)
+            self._tiles(compute, batch, variables, maps)
         with s.when(tirx.NE(unfit, index(0))):
-            self._tiles(compute, shape, grid, variables, chunks=False)
+            self._tiles(compute, batch, variables, chunks=False)
 
-    def _maps(
-        self, compute: Compute, shape: Shape, grid: _Grid, variables: Variables
-    ) -> tuple[tensor_maps.Mapped, tensor_maps.Mapped] | None:
+    def _maps(self, compute: Compute, batch: Mapping[str, tirx.Expr], variables: Variables) -> tensor_maps.Pair | None:
         """The operands of a product as tensors that a copy engine reads; None where it cannot."""
+        shape, product = self.shape(compute, bulk=True), compute.product
         if not bulk.suits(compute, shape):
             return None
-        product = compute.product
         assert product is not None
         m, n, k = (self._number(compute.extent(r or ""), variables) for r in (product.rows, product.columns, product.inner))
         nobody = Team(thread=index(0), block=index(0), threads=shape.threads)
         plan = self.block_product(compute, nobody, shape, tirx.decl_buffer((1,), "uint8"))  # its memory is the kernel's
         left, right = plan.operands((index(0), index(0)), (m, n))
-        ranks = [tensor_maps.moving(operand, tuple(grid.batch)) for operand in (left, right)]
+        ranks = [tensor_maps.moving(operand, tuple(batch)) for operand in (left, right)]
         if ranks[0] is None or ranks[1] is None:
             return None
         s = self.statements
         return (
-            tensor_maps.Mapped.of(s, left, k, ranks[0], grid.batch, variables),
-            tensor_maps.Mapped.of(s, right, k, ranks[1], grid.batch, variables),
+            tensor_maps.Mapped.of(s, left, k, ranks[0], batch, variables),
+            tensor_maps.Mapped.of(s, right, k, ranks[1], batch, variables),
         )
 
     def _tiles(
-        self, compute: Compute, shape: Shape, grid: _Grid, variables: Variables,
-        maps: tuple[tensor_maps.Mapped, tensor_maps.Mapped] | None = None, *, chunks: bool = True,
+        self, compute: Compute, batch: Mapping[str, tirx.Expr], variables: Variables, maps: tensor_maps.Pair | None = None,
+        *, chunks: bool = True,
     ) -> None:  # fmt: skip
         """A launch with a block for each tile: with ``maps`` operands are copied in bulk, else, with ``chunks``, 16 bytes at a
         time where they may be."""
-        blocks = self.statements.bind("blocks", total_of([*grid.batch.values(), grid.down, grid.across]))
-        with self._kernel(blocks, variables, shape.threads if maps is None else bulk.threads_of(shape)) as (d, all_threads):
-            team = replace(all_threads, threads=shape.threads)
+        s, product, shape = self.statements, compute.product, self.shape(compute, bulk=maps is not None)
+        assert product is not None
+        sides = ((product.rows, shape.rows), (product.columns, shape.columns))
+        down, across = (s.bind("tiles", ceil_div(self._number(compute.extent(r or ""), variables), side)) for r, side in sides)
+        blocks = s.bind("blocks", total_of([*batch.values(), down, across]))
+        with self._kernel(blocks, variables, shape.threads if maps is None else bulk.threads_of(shape)) as (d, everyone):
             # Beyond what is static a kernel has only one allocation, whose size the launch tells.
             scope = "shared" if shape.stages == 1 else "shared.dyn"
             size = scratch_of(compute, shape) if maps is None else bulk.shared_of(compute, shape)
-            work = self.block_product(compute, team, shape, d.allocate("scratch", (size,), "uint8", scope=scope))
-            tiles = d.bind("tiles", grid.down * grid.across)
-            at = d.coordinates(team.block, [*grid.batch, "tile"], [*grid.batch.values(), tiles])
-            i, j = tile_of(d, at.pop("tile"), grid.down, grid.across)
+            scratch = d.allocate("scratch", (size,), "uint8", scope=scope)
+            work = self.block_product(compute, replace(everyone, threads=shape.threads), shape, scratch)
+            tiles = d.bind("tiles", down * across)
+            at = d.coordinates(everyone.block, [*batch, "tile"], [*batch.values(), tiles])
+            i, j = tile_of(d, at.pop("tile"), down, across)
             top, left = d.bind("top", i * shape.rows), d.bind("left", j * shape.columns)
             work = replace(work, chunks=chunks) if maps is None else bulk.BulkProduct.of(work, maps)
             work.tile(d, {**variables, **at}, top, left)

@@ -64,9 +64,11 @@ def shape_of(
     threads: int | None = None,
     *,
     along: bool = False,
+    bulk: bool = False,
 ) -> Shape:
     """The tile for a product of at most so many rows and columns (None: any number), added up in so many ``bits``; ``threads``
-    are given inside a block, whose shared memory other things fill. ``along``: lines of both operands are of the depth."""
+    are given inside a block, whose shared memory other things fill. ``along``: lines of both operands are of the depth;
+    ``bulk``: they are copied in bulk, which rounds to tf32."""
     assert target.gpu is not None
     cores, gpu = kernel != FMA, target.gpu
     most = 128 if cores or (threads is None and bits == 32) else 64
@@ -81,7 +83,7 @@ def shape_of(
     )
     width = max(width, 2 * mma.COLUMNS * (warps // down))  # ldmatrix loads two fragments of B at once
     size = mma.element_bytes(BY_NAME[kernel]) if cores else 0
-    groups = size == 2 or (size == 1 and along)  # bytes are not transposed on the way
+    groups = size == 2 or (along and (size == 1 or (size == 4 and bulk)))  # only 16 bits are transposed on the way
     if threads is None and groups and target.has("wgmma") and height == width == most:
         columns = wgmma.COLUMNS[0] if columns is None or columns > most else width
         return Shape(rows=height, columns=columns, depth=SLAB // size, warps=(8, 1), stages=MOST_STAGES, grouped=True)

@@ -34,6 +34,9 @@ _FARTHEST = 1 << 40
 _LONGEST = 1 << 30
 """Above which extents are not asked for: coordinates are 32 bits, and a box may begin a tile beyond the last element."""
 
+_TF32 = 11
+"""The driver's number of the type whose elements are rounded to tf32 when they are copied."""
+
 _INTERLEAVE, _SWIZZLE, _PROMOTION, _FILL = 0, 3, 2, 0
 """None, 128 bytes, lines of 128 bytes into the second-level cache, zeros: the driver's numbers."""
 
@@ -107,17 +110,19 @@ class Mapped:
     def encode(self, s: Statements) -> None:
         """Makes the map, on the host's stack."""
         s.add(tirx.Bind(self.handle, tirx.tvm_stack_alloca("tensormap", 1)))
-        rank = len(self.extents)
         box = (SLAB // self._size, self.operand.panel.lines, *(1 for _ in self.ranks))
-        numbers = (
-            *self.extents, *(stride * self._size for stride in self.strides), *box, *(1 for _ in range(rank)),
-            _INTERLEAVE, _SWIZZLE, _PROMOTION, _FILL,
-        )  # fmt: skip
+        strides = [stride * self._size for stride in self.strides]
+        how = [_INTERLEAVE, _SWIZZLE, _PROMOTION, _FILL, *([_TF32] if self._size == 4 else [])]
+        numbers = (*self.extents, *strides, *box, *(1 for _ in self.extents), *how)
         kind = str(self.flat.dtype)
         assert tvm_ffi.dtype(kind).itemsize == self._size
-        s.evaluate(tirx.call_packed(ENCODE, self.handle, kind, rank, self._address, *numbers))
+        s.evaluate(tirx.call_packed(ENCODE, self.handle, kind, len(self.extents), self._address, *numbers))
 
     @property
     def boxes(self) -> int:
         """Copies that bring a panel."""
         return self.operand.panel.width * self._size // SLAB
+
+
+Pair = tuple[Mapped, Mapped]
+"""Both operands of a product."""

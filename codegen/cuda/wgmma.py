@@ -1,10 +1,10 @@
 """Products on the tensor cores of sm_90 by groups of four warps, which read their operands from shared memory themselves.
 
-A group multiplies 64 rows of a tile of C by all of its columns: ``wgmma`` m64nNk16 of 16-bit floats, m64nNk32 of bytes (PTX
-ISA, section Asynchronous Warpgroup Level Matrix Multiply-Accumulate Instructions). The sums of a warp are those of :mod:`.mma`,
-16 rows of them. Panels lie in the order that descriptors call a swizzle of 128 bytes, so ``cp.async`` brings them as for
-``mma.sync``; lines of k as well as those along the rows or columns, which the instruction transposes where elements have 16
-bits. What a thread has copied or stored must be fenced for it to see.
+A group multiplies 64 rows of a tile of C by all of its columns: ``wgmma`` m64nNk16 of 16-bit floats, m64nNk32 of bytes,
+m64nNk8 of tf32 (PTX ISA, section Asynchronous Warpgroup Level Matrix Multiply-Accumulate Instructions). The sums of a warp are
+those of :mod:`.mma`, 16 rows of them. Panels lie in the order that descriptors call a swizzle of 128 bytes, so ``cp.async``
+brings them as for ``mma.sync``; lines of k as well as those along the rows or columns, which the instruction transposes where
+elements have 16 bits. What a thread has copied or stored must be fenced for it to see.
 
 One product stays under way while the next step's copies begin, so its slot is filled again one turn later than for
 ``mma.sync``. Limits, by arithmetic: for 64 of k a tile of 128 × 256 takes 1024 cycles of the tensor cores of an H100 (2048
@@ -87,13 +87,13 @@ class Groups(Fragments):
         turned = (int(not a.along), int(not b.along))
         types = tuple(PTX.get(each, each) for each in (self.kernel.left, self.kernel.right))
         name = "_".join(map(str, (*types, columns, *turned)))
-        whole = self.numbers == "int32"
-        assert not (whole and any(turned))
+        whole, turns = self.numbers == "int32", a.panel.size == 2
+        assert turns or not any(turned)
         count = columns // 2
         words = {
             "NAME": name, "KIND": "int" if whole else "float", "DEPTH": str(STEP // a.panel.size),
             "TOTAL": "s32" if whole else "f32", "TYPES": ".".join(types), "COLUMNS": str(columns),
-            "FLAGS": "" if whole else f", 1, 1, {turned[0]}, {turned[1]}",
+            "FLAGS": "" if whole else ", 1, 1" + (f", {turned[0]}, {turned[1]}" if turns else ""),
             "%ONE": f"%{count + 2}", "%LEFT": f"%{count}", "%RIGHT": f"%{count + 1}",
             "SUMS": ", ".join(f"%{i}" for i in range(count)),
             "PLACES": ", ".join(f'"+{"r" if whole else "f"}"(c[{i}])' for i in range(count)),

@@ -143,6 +143,17 @@ def test_kinds_of_bytes(gpu: Worker, types: tuple[str, str]) -> None:
         bytes_product(gpu, *types, *size)
 
 
+ROUNDED = "@tolerance(2e-3) kernel product(A: f32[M, K], B: f32[N, K]) -> (C: f32[M, N]) { C[m, n] = A[m, k] * B[n, k] }"
+
+
+def test_elements_are_rounded_on_their_way(gpu: Worker) -> None:
+    """To tf32: the relative error in the Frobenius norm of normal numbers, of which the low bits are not just left out."""
+    rng = np.random.default_rng(4)
+    a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((72, 164), (136, 164)))
+    found, expected = gpu.run(changed, {"A": a, "B": b}, ROUNDED), a.astype(float) @ b.astype(float).T
+    assert 1e-5 < np.linalg.norm(found - expected) / np.linalg.norm(expected) < 2.0**-11
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS)
 def test_every_order_of_storage(gpu: Worker, order: tuple[bool, bool]) -> None:

@@ -80,6 +80,7 @@ def test_which_instruction() -> None:
     assert "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32" in source("bf16", "bf16")
     assert "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16" in source("bf16", "bf16", "sm_90")
     assert "wgmma.mma_async.sync.aligned.m64n256k32.s32.s8.u8" in source("i8", "u8", "sm_90")
+    assert "wgmma.mma_async.sync.aligned.m64n256k8.f32.tf32.tf32" in source("tf32", "tf32", "sm_90")
 
 
 @pytest.mark.slow

@@ -113,6 +113,12 @@ void land(BulkCopy& copy) {
       }
       access_as(kCopyEngine, reinterpret_cast<uintptr_t>(source), size, Access::Read, 1, at_line(copy.line));
       memcpy(place, source, size);
+      if (copy.map.rounds) {
+        float value;
+        memcpy(&value, source, sizeof value);
+        const uint32_t rounded = round_to_tf32(value);
+        memcpy(place, &rounded, sizeof rounded);
+      }
     });
   } else {
     access_as(kCopyEngine, reinterpret_cast<uintptr_t>(copy.source), bytes, Access::Read, 16, at_line(copy.line));

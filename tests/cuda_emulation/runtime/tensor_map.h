@@ -9,7 +9,7 @@ constexpr uint32_t kTensorMapMagic = 0x7e4503a9;
 
 struct TensorMap {
   uint32_t magic;
-  uint8_t rank, element_bytes, swizzle, reserved;
+  uint8_t rank, element_bytes, swizzle, rounds;  // rounds: to tf32
   char* base;
   uint32_t extents[5];
   uint32_t box[5];
