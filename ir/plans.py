@@ -8,6 +8,7 @@ BLIS" (ACM TOMS 43(2), 2016), here with row-major results: vectors run along the
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import gcd
 from typing import Protocol
 
 from .layouts import PanelLayout
@@ -17,6 +18,9 @@ from .target import Target
 from .types import DType
 
 BYTES = {"float32": 4, "float64": 8}
+
+WAYS = 16
+"""Lines of a set of L2; caches with 8 are taken for half as large."""
 
 
 class CpuFacts(Protocol):
@@ -62,6 +66,8 @@ class GemmPlan:
     """Products with at most so many rows or columns go over the large operand once, unpacked; 0: none."""
     fused: bool
     """Whether a · b + c is rounded once."""
+    alias: int = 0
+    """Distance of elements that share a set of L2, each set with WAYS lines; 0: not known."""
     keep: int = 1 << 22
     """Elements of a packed operand that one task keeps for the next block of C."""
     unit: int = 1
@@ -77,6 +83,11 @@ class GemmPlan:
     def nr(self) -> int:
         """Columns of the register tile."""
         return self.nv * self.lanes
+
+    def crowds(self, stride: int) -> bool:
+        """Whether a block of C whose rows are ``stride`` elements apart takes more than half of the lines of those sets of L2
+        that it falls upon: strides that are powers of two do."""
+        return self.alias > 0 and self.mc * gcd(stride, self.alias) > WAYS // 2 * self.alias
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +146,7 @@ def plan_gemm(facts: CpuFacts, dtype: str, m: int | None = None, n: int | None =
         skinny=FEW_ROWS,
         fused=facts.has_fma,
         shallow=k is not None and k <= kc,
+        alias=facts.l2_bytes // WAYS // size,
     )
 
 

@@ -29,11 +29,11 @@ def emit_rank_one_updates(
     b_at: Callable[[int, tirx.Expr], tirx.Expr],
     unroll: int,
     fused: bool,
-    ahead: Callable[[tirx.Expr], tirx.Expr] | None = None,
+    ahead: Callable[[tirx.Expr], Sequence[tirx.Expr]] | None = None,
 ) -> Tile:
     """Emits Σ_p a(row, p) · b(vector, p) over p < depth, in ascending order, and returns the sums as expressions.
 
-    `a_at` gives a scalar, `b_at` a vector, `ahead` a prefetch for each turn of the unrolled loop. The accumulators are
+    `a_at` gives a scalar, `b_at` a vector, `ahead` the prefetches of each turn of the unrolled loop. The accumulators are
     buffers of one vector each, which LLVM promotes to registers as long as rows · vectors + vectors + 1 of them exist.
     """
     vector = lane_type(dtype, lanes)
@@ -53,7 +53,8 @@ def emit_rank_one_updates(
     turns = s.bind("turns", tirx.truncdiv(depth, index(unroll)) if unroll > 1 else depth)
     with s.loop("p", turns) as turn:
         if ahead is not None:
-            s.evaluate(ahead(turn))
+            for each in ahead(turn):
+                s.evaluate(each)
         for u in range(unroll):
             step(turn * unroll + u)
     if unroll > 1:
@@ -76,10 +77,26 @@ def emit_prefetch_tile(s: Statements, *, c: Operand, place: Place, rows: int, co
     """Asks for the lines of C that a tile will be written to: they arrive while the sums are made."""
     if not c.rows_contiguous:
         return
-    line = 64 // (tvm_ffi.dtype(c.dtype).bits // 8)
+    line = line_of(c)
     with s.loop("i", rows) as i:
         for j in range(0, cols, line):
             s.evaluate(prefetch(c.buffer, c.at(place.row + i, place.col + j), write=True))
+
+
+def line_of(c: Operand) -> int:
+    """Elements of a cache line."""
+    bits: int = tvm_ffi.dtype(c.dtype).bits
+    return 64 * 8 // bits
+
+
+def prefetch_line(c: Operand, place: Place, turn: tirx.Expr, *, rows: int, cols: int) -> tirx.Expr:
+    """Asks for line ``turn`` of those of :func:`emit_prefetch_tile`, the last one again after it: one for each turn of the
+    loop. All at once they take every buffer that L1 has for what is on its way."""
+    line = line_of(c)
+    across = -(-cols // line)
+    at = minimum(turn, rows * across - 1)
+    row, column = tirx.truncdiv(at, index(across)), tirx.truncmod(at, index(across))
+    return prefetch(c.buffer, c.at(place.row + row, place.col + column * line), write=True)
 
 
 def emit_store_tile(
@@ -94,25 +111,23 @@ def emit_store_tile(
     last: bool | tirx.Expr,
     epilogue: Epilogue | None,
     partial: Operand | None = None,
-    at: tuple[tirx.Expr, tirx.Expr] | None = None,
 ) -> None:
     """Writes the elements of the tile that lie inside C.
 
     `add`: whether the sums so far are added first (a literal or a condition). The epilogue is applied where `last` holds.
-    Sums so far are in C, or in `partial`, whole tiles of them, from the element `at` on: then C is written once, in the end.
+    Sums so far are in C, or in `partial`, a whole tile of them: then C is written once, in the end.
     A tile that is inside as a whole goes from the registers to C. Others, and those with a heavy epilogue, go through a
     scratch tile and a loop over its rows: one copy of the code instead of one for each register.
     """
-    if partial is not None and at is not None:
-        row, col = at
+    if partial is not None:
         sums = []
         for i, values in enumerate(tile):
-            waiting = [_held(partial, partial.at(row + i, col + v * lanes), lanes, dtype, add) for v in range(len(values))]
+            waiting = [_held(partial, partial.at(i, v * lanes), lanes, dtype, add) for v in range(len(values))]
             sums.append([x if held is None else x + held for x, held in zip(values, waiting, strict=True)])
         with s.when(negation(last)):
             for i, values in enumerate(sums):
                 for v, value in enumerate(values):
-                    s.store(partial.buffer, tirx.Ramp(partial.at(row + i, col + v * lanes), index(1), lanes), value)
+                    s.store(partial.buffer, tirx.Ramp(partial.at(i, v * lanes), index(1), lanes), value)
         with s.when(last):
             emit_store_tile(
                 s, sums, c=c, place=place, lanes=lanes, dtype=dtype, add=False, last=True, epilogue=epilogue

@@ -10,13 +10,13 @@ threads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from tvm import tirx
 
 from ...ir.plans import GemmPlan
-from .fma import Place, emit_prefetch_tile, emit_rank_one_updates, emit_store_tile
+from .fma import Place, emit_prefetch_tile, emit_rank_one_updates, emit_store_tile, prefetch_line
 from .gemv import emit_skinny
 from .operand import Epilogue, Formula, Operand
 from .packing import (
@@ -36,6 +36,8 @@ from .packing import (
 from .statements import Statements, both, ceil_div, condition, constant, index, maximum, minimum, negation, round_up
 from .tasks import emit_grid, packing_cost
 from .window import WindowOperand
+
+ORIGIN = Place(row=index(0), col=index(0), rows=index(0), cols=index(0))
 
 DOWN = 8
 """Blocks of the depth that are packed at once where B is contiguous in that direction, of a share of the columns."""
@@ -247,7 +249,7 @@ class _Product:
                 packed = packed_rows(packed_a, a_at, plan)
             block = _Block(
                 row=row, rows=rows, col=col, cols=cols, depth=depth, packed=packed, columns=columns, partial=waiting,
-                first=condition(pc == 0), last=condition(pc == depths - 1), pitch=blocks.nc,
+                first=condition(pc == 0), last=condition(pc == depths - 1),
             )  # fmt: skip
             self._emit_tiles(s, block)
 
@@ -296,8 +298,25 @@ class _Product:
             rows=left[0],
             cols=left[1],
         )
-        emit_prefetch_tile(s, c=self.c, place=place, rows=rows, cols=vectors * plan.lanes)
         a_base, b_base = bases
+        waiting = self._waiting(block, ir, jr)
+        size = {"rows": rows, "cols": vectors * plan.lanes}
+        lines = rows * vectors
+        spread = plan.kc >= lines * plan.unroll and self.c.rows_contiguous
+        if waiting is not None:
+            with s.when(block.last):
+                emit_prefetch_tile(s, c=self.c, place=place, **size)
+        elif not spread:
+            emit_prefetch_tile(s, c=self.c, place=place, **size)
+
+        def ahead(turn: tirx.Expr) -> list[tirx.Expr]:
+            asked = [block.columns.ahead(b_base, ir * ceil_div(block.depth, plan.unroll) + turn)]
+            if waiting is not None:
+                asked.append(prefetch_line(waiting, ORIGIN, turn, **size))
+            elif spread:
+                asked.append(prefetch_line(self.c, place, turn, **size))
+            return asked
+
         tile = emit_rank_one_updates(
             s,
             rows=rows,
@@ -309,7 +328,7 @@ class _Product:
             b_at=lambda v, p: block.columns.vector(b_base, v, p),
             unroll=plan.unroll,
             fused=plan.fused,
-            ahead=lambda turn: block.columns.ahead(b_base, ir * ceil_div(block.depth, plan.unroll) + turn),
+            ahead=ahead,
         )
         emit_store_tile(
             s,
@@ -321,21 +340,29 @@ class _Product:
             add=True if self.accumulate else negation(block.first),
             last=block.last,
             epilogue=self.epilogue,
-            partial=None if block.partial is None else replace(block.partial, row_stride=block.pitch),
-            at=(ir * plan.mr, jr * plan.nr),
+            partial=waiting,
         )
 
-    def _partial(self, s: Statements, blocks: _Blocks) -> Operand | None:
-        """Where sums wait for the next block of the depth when C cannot hold them: a block of C."""
-        kept = self.epilogue is not None and self.epilogue.reads_result
-        if not kept and self.c.encode is None and self.c.dtype == self.dtype:
+    def _waiting(self, block: _Block, ir: tirx.Expr, jr: tirx.Expr) -> Operand | None:
+        """Where the sums of a tile wait for the next block of the depth, line after line."""
+        if block.partial is None:
             return None
-        if constant(blocks.depths) == 1:
+        plan = self.plan
+        tile = jr * ceil_div(block.rows, plan.mr) + ir
+        return Operand(buffer=block.partial, offset=tile * (plan.mr * plan.nr), row_stride=plan.nr, col_stride=1)
+
+    def _partial(self, s: Statements, blocks: _Blocks) -> tirx.Buffer | None:
+        """Memory for sums that wait for the next block of the depth: a block of C, tile after tile. None where they wait in C,
+        which is so unless C cannot hold them, or its rows fall upon the same few sets of L2."""
+        kept = self.epilogue is not None and self.epilogue.reads_result
+        holds = not kept and self.c.encode is None and self.c.dtype == self.dtype
+        stride = constant(self.c.row_stride)
+        crowded = stride is not None and not self.accumulate and self.plan.crowds(stride)
+        if (holds and not crowded) or constant(blocks.depths) == 1:
             return None
         assert not self.accumulate
         several = _choose(blocks.depths > 1, index(1), index(0))
-        buffer = s.reserve("partial", maximum(several * blocks.mc * blocks.nc, 1), self.dtype)
-        return Operand(buffer=buffer, row_stride=blocks.nc, col_stride=1)
+        return s.reserve("partial", maximum(several * blocks.mc * blocks.nc, 1), self.dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -365,10 +392,9 @@ class _Block:
     depth: tirx.Expr
     packed: PackedRows
     columns: PackedColumns
-    partial: Operand | None
+    partial: tirx.Buffer | None
     first: tirx.Expr
     last: tirx.Expr
-    pitch: tirx.Expr
 
 
 def _shares(s: Statements, left: tirx.Expr, ragged: int | None, whole: int, unit: int) -> list[tuple[int, tirx.Expr | bool]]:

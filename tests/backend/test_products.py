@@ -12,7 +12,9 @@ import einfall
 from einfall.compiler.checking import compare
 from einfall.compiler.host import host_target
 from einfall.compiler.program import read_program
+from einfall.ir.machine import Machine
 from einfall.ir.microkernels import BY_NAME, FMA, choose
+from einfall.ir.plans import plan_gemm
 from einfall.ir.target import named
 from einfall.ir.tile import Compute, walk
 from einfall.ir.types import BF16, F32
@@ -207,3 +209,25 @@ def test_what_surrounds_integer_products(target: str) -> None:
         agrees(DEQUANTISED, target, X=x, W=w, s=s, t=t)
         agrees(QUANTISING, target, X=random.uniform(-3, 3, (m, k)).astype("float32"), W=w)
         agrees(WEIGHTED, target, X=x, g=integers("i8", m, seed=4), W=np.ascontiguousarray(w.T))
+
+
+@pytest.mark.parametrize("finish", ["x", "max(x, 0) + m"])
+def test_rows_that_fall_upon_the_same_sets_of_a_cache(finish: str) -> None:
+    """Their sums wait in memory of their own: the same bits as where they wait in the result."""
+    text = f"""def finish(x, m) = {finish}
+    kernel f(X: f32[M, K], W: f32[K, N]) -> (Y: f32[M, N]) {{
+        S[m, n] = X[m, k] * W[k, n]
+        Y[m, n] = finish(S[m, n], m)
+    }}"""
+    random = np.random.default_rng(0)
+    x = random.standard_normal((131, 300), dtype=np.float32)
+    w = random.standard_normal((300, 4160), dtype=np.float32)
+    assert plan_gemm(Machine(target=host_target()), "float32", 131, 4096, 300).crowds(4096)
+    found = {}
+    for columns in (4096, 4160):
+        kernel = einfall.compile(text, cache=False, M=131, K=300, N=columns)
+        found[columns] = np.asarray(kernel(X=x, W=np.ascontiguousarray(w[:, :columns])))
+    assert np.array_equal(found[4096], found[4160][:, :4096])
+    expected = x.astype(np.float64) @ w[:, :4096]
+    expected = expected if finish == "x" else np.maximum(expected, 0) + np.arange(131)[:, None]
+    np.testing.assert_allclose(found[4096], expected, rtol=1e-5, atol=1e-4)
