@@ -156,9 +156,9 @@ class PointProduct:
         lines = s.bind("lines", block.depth * (plan.nr // plan.lanes) - 1)
         turns = ceil_div(block.depth, plan.unroll)
 
-        def ahead(turn: tirx.Expr) -> tirx.Expr:
+        def ahead(turn: tirx.Expr) -> list[tirx.Expr]:
             line = minimum(number * turns + turn, lines)
-            return prefetch(self.weights.buffer, block.ahead + line * plan.lanes, level=2)
+            return [prefetch(self.weights.buffer, block.ahead + line * plan.lanes, level=2)]
 
         tile = emit_rank_one_updates(
             s, rows=points, vectors=vectors, lanes=plan.lanes, dtype=self.dtype, depth=block.depth,
