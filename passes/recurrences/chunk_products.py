@@ -19,8 +19,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ...ir.cascade import Einsum, Origin
+from ...ir.cascade import Einsum, Origin, Role
 from ...ir.expr import Const, Expr, Op, Rank, Read, Select, integer, op, rank, ranks_of, substitute
+from ...ir.types import DType
 from ..construct import einsum, local, result_type, typed
 from .chunks import Chunks, Cut, coordinates, with_rank
 from .readout import Products, Query, renamed
@@ -28,6 +29,9 @@ from .recurrence import MADE_BY, Recurrence
 
 STEPS = 64
 """Steps of a chunk whose decay is one number: as deep as the products of a head."""
+
+TOLERATED = 1e-2
+"""Error, in the Frobenius norm, that operands rounded to bf16 stay well below: each is off by 2⁻⁹ at most."""
 
 STEPS_BY_ROW = 16
 """Steps of a chunk where every row of the state has its own decay: its products of decays grow with the square."""
@@ -68,6 +72,7 @@ class _ProductForm:
         self.dtype = chunks.cascade.by_name[form.state.tensor].value
         self.one = Const(value=1.0, dtype=self.dtype)
         self.extents = chunks.extents(cut, self.update)
+        self.narrowed = self._narrowed()
 
     def build(self) -> None:
         parts = self._state()
@@ -218,11 +223,24 @@ class _ProductForm:
         seen = op("le", j, i) if query.offset else op("lt", j, i)
         return self._add("QW", coords, self._operand(scores), "weighted", where=(seen,))
 
-    def _operand(self, expr: Expr) -> Expr:
-        """An operand of a product in the type of the values: tensor cores multiply numbers of one type."""
+    def _narrowed(self) -> DType | None:
+        """The type of the values, if operands of products may be rounded to it: tensor cores multiply numbers of one type.
+
+        It must hold what f32 holds (f16 overflows at scores of 65520), and the rounding be permitted: the state is of that type
+        anyway, or all results are as short, or the kernel tolerates it.
+        """
         value = self.form.value
-        narrow = value is not None and self.chunks.on_gpu and value.dtype.bits < expr.dtype.bits
-        return typed(expr, value.dtype) if value is not None and narrow else expr
+        if value is None or not self.chunks.on_gpu or value.dtype.name != "bf16":
+            return None
+        cascade = self.chunks.cascade
+        short = all(t.value.is_float and t.value.bits <= value.dtype.bits for t in cascade.tensors if t.role is Role.RESULT)
+        allowed = self.dtype == value.dtype or short or (cascade.tolerance or 0.0) >= TOLERATED
+        return value.dtype if allowed else None
+
+    def _operand(self, expr: Expr) -> Expr:
+        """An operand of a product, rounded where it may be."""
+        narrow = self.narrowed is not None and self.narrowed.bits < expr.dtype.bits
+        return typed(expr, self.narrowed) if self.narrowed is not None and narrow else expr
 
     def _steps(self, *steps: Rank) -> tuple[Expr, ...]:
         """That these are steps of the recurrence: a thread block then has no points beyond the last one."""
