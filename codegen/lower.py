@@ -110,8 +110,10 @@ class _Lowering(Frame):
         s, form = self.statements, packer.form
         needed: tirx.Expr | bool = False
         for node, serial in _reading(self.program.body, form.name, serial=False):
-            windowed = node.window is not None
-            needed = either(needed, True if windowed else self._contraction(node, {}, serial=serial).many_rows(s))
+            if node.window is not None:
+                needed = either(needed, node.window.kernel == FMA)  # bytes that are not bound are multiplied another way
+                continue
+            needed = either(needed, self._contraction(node, {}, serial=serial).many_rows(s))
         found = Form.declare(s, packer, self.views[form.parameter], needed)
         self.forms[form.name] = found.packed
         return found.declared

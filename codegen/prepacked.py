@@ -25,7 +25,7 @@ from .microkernels.operand import Operand
 from .microkernels.packing import PackedMatrix, emit_pack_columns
 from .microkernels.panels import PackedWords
 from .microkernels.statements import Statements, both, ceil_div, constant, index, maximum, minimum, negation, round_up
-from .microkernels.words import Lines, emit_pack_panel
+from .microkernels.words import CHUNK, LINES, Lines, emit_pack_panel, reinterpreted
 from .views import View
 
 _TOGETHER = 8
@@ -47,8 +47,11 @@ class Packer:
         return "uint32" if self.form.layout.words else computed(self.dtype)
 
     def filler(self) -> tirx.PrimFunc:
-        """What the exported function and the kernel call: it takes the addresses of the constant and of the packed form, the
-        stride along its rows, k and n; of a stack also the matrix's first element and panel, and the columns of all."""
+        """What the exported function and the kernel call.
+
+        It takes the addresses of the constant and of the packed form, the stride along its rows, k (of a window in words the
+        channels) and n; of a stack also the matrix's first element and panel, and the columns of all.
+        """
         s = Statements()
         source, target = (tirx.Var(name, PointerType(PrimType("uint8"), "global")) for name in ("source", "target"))
         names = ("stride", "k", "n", "first", "panel", "total")
@@ -57,7 +60,8 @@ class Packer:
         elements = tirx.decl_buffer((index(FAR),), held, name="elements", data_alignment=max(1, self.dtype.bits // 8))
         s.add(tirx.DeclBuffer(elements, data=source))
         matrix = Operand(buffer=elements, offset=first, row_stride=stride, col_stride=1)
-        packed = self.view(s, _declared(s, "packed", self.held, target), k, total)
+        steps = round_up(k, self.form.layout.steps) * self.form.taps if self._chunked else k
+        packed = self.view(s, _declared(s, "packed", self.held, target), steps, total)
         if isinstance(packed, PackedWords):
             packed = packed.part(panel, index(0))
         self._emit(s, matrix.transposed() if self.form.transposed else matrix, packed, k=k, n=n)
@@ -99,13 +103,21 @@ class Packer:
                 first = first + tirx.truncmod(rest, extent) * stride
                 rest = s.bind("rest", tirx.truncdiv(rest, extent))
             panel = matrix * ceil_div(n, self.form.layout.columns)
-            arguments = [*memory, source.strides[-1 - joined], k, n, first, panel, total]
+            deep = source.extents[-joined] if self._chunked else k
+            arguments = [*memory, source.strides[-1 - joined], deep, n, first, panel, total]
             s.evaluate(Call(self.symbol, arguments, ret_ty=PrimType("int32")))
 
     def _joined(self, extents: Sequence[tirx.Expr]) -> tuple[tirx.Expr, ...]:
         """The extents of the constant as matrices."""
         first = len(extents) - self.form.joined
+        if self._chunked:
+            return (*extents[:first], round_up(extents[first], self.form.layout.steps) * self.form.taps)
         return (*extents[:first], _product(extents[first:]))
+
+    @property
+    def _chunked(self) -> bool:
+        """Whether the constant is a window's weights in words: a chunk of channels, tap by tap, then the next."""
+        return self.form.layout.words and self.form.joined > 1
 
     def _gapless(self, source: Argument | View) -> tirx.Expr | bool:
         """Whether the dimensions that are joined lie in one block: otherwise nobody reads the packed form."""
@@ -155,6 +167,9 @@ class Packer:
     def _emit_words(self, s: Statements, b: Operand, target: PackedWords, k: tirx.Expr, n: tirx.Expr) -> None:
         lines = Lines(source=b.transposed(), raw=f"uint{self.dtype.bits}")
         assert lines.step == self.form.layout.steps and self.form.layout.columns == PANEL
+        if self._chunked:
+            self._emit_chunks(s, b.transposed(), target, k, n)
+            return
         with s.loop("panel", ceil_div(n, PANEL), kind=ForKind.PARALLEL) as panel:
             emit_pack_panel(
                 s, lines=lines, target=target.words, at=s.bind("at", target.start + panel * target.pitch),
@@ -162,6 +177,30 @@ class Packer:
                 start=index(0), depth=k, transposed=True, subnormal=target.notes,
                 flag=s.bind("flag", target.noted + panel),
             )  # fmt: skip
+
+    def _emit_chunks(self, s: Statements, rows: Operand, target: PackedWords, k: tirx.Expr, n: tirx.Expr) -> None:
+        """The same of a window's weights, of k channels, byte by byte: a channel's steps follow one another in memory."""
+        taps, step = self.form.taps, self.form.layout.steps
+        group = step // LINES
+        raw = _declared(s, "packed_bytes", "uint8", target.words.data)
+        with (
+            s.loop("panel", ceil_div(n, PANEL), kind=ForKind.PARALLEL) as panel,
+            s.loop("chunk", ceil_div(k, step)) as chunk,
+            s.loop("line", PANEL) as line,
+        ):
+            row = s.bind("row", panel * PANEL + line)
+            square = tirx.truncdiv(line, index(LINES)) * CHUNK + tirx.truncmod(line, index(LINES))
+            begin = s.bind("begin", target.start + panel * target.pitch + chunk * (taps * 2 * CHUNK) + square)
+            inside = s.bind("inside", tirx.Select(row < n, minimum(k - chunk * step, step), index(0)))
+            source = s.bind("source", rows.at(row, chunk * (step * taps)))
+            with s.loop("channel", step) as channel:
+                word = begin + tirx.truncdiv(channel, index(group)) * LINES
+                held = s.bind("held", word * group + tirx.truncmod(channel, index(group)))
+                for there in (True, False):
+                    with s.when(channel < inside if there else channel >= inside), s.loop("tap", taps) as tap:
+                        value = tirx.BufferLoad(rows.buffer, [source + channel * taps + tap])
+                        byte = reinterpreted(value, "uint8", 1) if there else tirx.IntImm("uint8", 0)
+                        s.store(raw, held + tap * (2 * CHUNK * group), byte)
 
     def _height(self, k: tirx.Expr) -> tirx.Expr:
         """Steps of k that a panel has room for."""

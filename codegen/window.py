@@ -28,6 +28,7 @@ from .microkernels.gemm import emit_gemm
 from .microkernels.operand import Operand
 from .microkernels.packing import PackedMatrix
 from .microkernels.panels import PackedWords
+from .microkernels.point_words import PointWords
 from .microkernels.points import PointProduct
 from .microkernels.statements import Statements, as_index, both, ceil_div, constant, index, maximum, minimum, negation
 from .microkernels.vector import first_lanes, load_masked, splat
@@ -88,30 +89,16 @@ class WindowEmitter:
         weights, result = self.context.views[window.weights.tensor], self.context.views[self.compute.target]
         c = self._matrix(s, result, self.compute.indices, variables)
         a = self._matrix(s, weights, window.weights.indices, variables)
+        image = self._image(s, variables, columns, sides)
         if window.kernel != FMA:
-            assert window.dot_plan is not None
-            s.add(
-                emit_dot(
-                    kernel=panel_product(BY_NAME[window.kernel], computed(self.compute.accumulator)),
-                    a=a,
-                    b=self._image(s, variables, columns, sides),
-                    c=self._result(c),
-                    raw=f"uint{window.image.dtype.bits}",
-                    m=rows,
-                    n=width,
-                    k=depth,
-                    accumulate=False,
-                    plan=window.dot_plan,
-                    parallel=not self.serial,
-                )
-            )
+            self._dot(s, a, image, self._result(c), rows, width, depth)
             self._finish(s, c, rows, width, undone)
             return
         plan = window.plan
         assert plan is not None
         if isinstance(self.packed, PackedMatrix):
             product = PointProduct(
-                weights=self.packed, image=self._image(s, variables, columns, sides), c=self._result(c), rows=rows,
+                weights=self.packed, image=image, c=self._result(c), rows=rows,
                 points=width, k=depth, dtype=_DTYPE, plan=plan,
             )  # fmt: skip
             product.emit_tasks(s, parallel=not self.serial)
@@ -123,7 +110,7 @@ class WindowEmitter:
         s.add(
             emit_gemm(
                 a=a,
-                b=self._image(s, variables, columns, sides),
+                b=image,
                 c=self._result(c),
                 m=rows,
                 n=width,
@@ -135,6 +122,39 @@ class WindowEmitter:
             )
         )
         self._finish(s, c, rows, width, undone)
+
+    def _dot(
+        self,
+        s: Statements,
+        weights: Operand,
+        image: WindowOperand,
+        c: Operand,
+        rows: tirx.Expr,
+        points: tirx.Expr,
+        depth: tirx.Expr,
+    ) -> None:
+        """The same on dot-product instructions: of bytes, whose sums are exact, in another way where the weights are bound."""
+        window, parallel = self.window, not self.serial
+        plan, raw = window.dot_plan, f"uint{window.image.dtype.bits}"
+        kernel = panel_product(BY_NAME[window.kernel], computed(self.compute.accumulator))
+        assert plan is not None
+        ahead: tirx.Expr | bool = False
+        if isinstance(self.packed, PackedWords):
+            ahead = self.packed.ahead
+            channels = s.bind("channels", self._extent(s, window.channel or ""))
+            product = PointWords(
+                kernel=kernel.mirrored(), weights=self.packed, image=image, c=c, rows=rows, points=points, channels=channels,
+                raw=raw, plan=plan,
+            )  # fmt: skip
+            with s.when(ahead):
+                product.emit_tasks(s, parallel=parallel)
+        with s.when(negation(ahead)):
+            s.add(
+                emit_dot(
+                    kernel=kernel, a=weights, b=image, c=c, raw=raw, m=rows, n=points, k=depth, accumulate=False, plan=plan,
+                    parallel=parallel,
+                )
+            )  # fmt: skip
 
     def _finish(self, s: Statements, c: Operand, rows: tirx.Expr, width: tirx.Expr, undone: tirx.Buffer) -> None:
         """Looks at what a window has made that meets elements outside of the image: of floats, which may not be finite."""

@@ -63,7 +63,9 @@ def rows_reading(form: Prepacked, program: TileProgram) -> Expr:
     lets = {let.name: let.value for let in (*program.cascade.lets, *program.derived)}
     most: Expr = integer(0)
     for node in walk(program.body):
-        if isinstance(node, Compute) and node.window is not None and node.window.packed == form.name:
+        if isinstance(node, Compute) and node.window is not None:
+            if node.window.packed != form.name or form.layout.words:
+                continue  # bytes that are not bound are multiplied another way
             most = op("max", most, integer(FEW_ROWS + 1))  # its rows are points
         elif isinstance(node, Compute) and node.product is not None and node.product.packed == form.name:
             rows = expand_lets(node.extent(node.product.rows or ""), lets)

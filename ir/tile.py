@@ -229,8 +229,9 @@ class Prepacked:
 
     ``parameter`` is the right operand [k, n] = ``shape`` of products, [n, k] where ``transposed``. With further dimensions
     before these, ``lead``, it is a stack of such matrices, each with whole panels of its own. The weights of a window are one
-    [n, k] whose k is all of the last ``joined`` dimensions. The form is an argument beside the parameter itself; a caller that
-    has not bound the constant passes one byte, and it is packed in the call.
+    [n, k] whose k is all of the last ``joined`` dimensions; in words as many channels as a chunk has steps follow one another,
+    with one of their ``taps``, then with the next, and the last are filled up. The form is an argument beside the parameter
+    itself; a caller that has not bound the constant passes one byte, and it is packed in the call where it is needed.
     """
 
     name: str
@@ -240,6 +241,7 @@ class Prepacked:
     layout: PanelLayout
     lead: tuple[Expr, ...] = ()
     joined: int = 1
+    taps: int = 1
 
     @property
     def size(self) -> Expr:

@@ -54,7 +54,8 @@ class PackedForm:
     """A constant in the order in which the kernel reads it: an argument of bytes, after the results.
 
     ``parameter`` is the constant [k, n], or [n, k] where ``transposed``, or a stack of these; its last ``joined`` dimensions
-    count as one. ``rows`` are the most rows of the products that read it, over the sizes.
+    count as one, in words with the first of them filled up to whole steps. ``rows`` are the most rows of the products that pack
+    it in the call, over the sizes.
     """
 
     parameter: str
@@ -65,7 +66,10 @@ class PackedForm:
 
     def size(self, shape: tuple[int, ...]) -> int:
         """Bytes for a constant of this shape."""
-        *lead, first, second = (*shape[: -self.joined], math.prod(shape[-self.joined :]))
+        channels, *taps = shape[-self.joined :]
+        if self.layout.words and taps:
+            channels = -(-channels // self.layout.steps) * self.layout.steps
+        *lead, first, second = (*shape[: -self.joined], channels * math.prod(taps))
         k, n = (second, first) if self.transposed else (first, second)
         return self.layout.size(k, self.layout.stacked(math.prod(lead), n))
 

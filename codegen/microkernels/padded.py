@@ -6,7 +6,7 @@ every point and every tap by one sum of two distances.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tvm import tirx
@@ -16,6 +16,10 @@ from .vector import load_masked, load_scalar, splat, store_masked, zeros
 from .window import Axis, WindowOperand
 
 _LANE = "int32"
+
+Line = Callable[[tirx.Expr, tirx.Expr, tirx.Expr | bool], None]
+"""Makes one line of a box: of where position 0 along it is in the image, where it begins in the box, and whether the image has
+such a line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,49 +91,63 @@ class Box:
         self, s: Statements, *, target: tirx.Buffer, first: tirx.Expr, channels: tirx.Expr, dtype: str, lanes: int
     ) -> None:
         """Fills ``target`` with ``channels`` channels from number ``first`` on; up to a vector behind them may be written."""
-        with s.loop("channel", channels) as channel:
-            origin = as_index(self.image.offset) + (first + channel) * self.image.channel_stride
-            self._copy(s, 0, s.bind("origin", origin), s.bind("held", channel * self.size), True, target, dtype, lanes)
+        side, whole = self.sides[-1], tirx.Broadcast(tirx.IntImm("bool", 1), lanes)
 
-    def _copy(
-        self,
-        s: Statements,
-        depth: int,
-        source: tirx.Expr,
-        held: tirx.Expr,
-        inside: tirx.Expr | bool,
-        target: tirx.Buffer,
-        dtype: str,
-        lanes: int,
-    ) -> None:
-        side = self.sides[depth]
-        if depth + 1 == len(self.sides):
+        def line(source: tirx.Expr, held: tirx.Expr, inside: tirx.Expr | bool) -> None:
             with s.when(inside), s.loop("chunk", ceil_div(side.extent, lanes)) as chunk:
                 step = s.bind("step", chunk * lanes)
                 value = self._line(s, side, s.bind("from", side.low + step), source, dtype, lanes)
-                s.evaluate(store_masked(target, held + step, _all(lanes), value))
-            if inside is not True:
-                with s.when(negation(inside)), s.loop("chunk", ceil_div(side.extent, lanes)) as chunk:
-                    s.evaluate(store_masked(target, held + chunk * lanes, _all(lanes), zeros(dtype, lanes)))
+                s.evaluate(store_masked(target, held + step, whole, value))
+            with s.when(negation(inside)), s.loop("chunk", ceil_div(side.extent, lanes)) as chunk:
+                s.evaluate(store_masked(target, held + chunk * lanes, whole, zeros(dtype, lanes)))
+
+        with s.loop("channel", channels) as channel:
+            origin = as_index(self.image.offset) + (first + channel) * self.image.channel_stride
+            self.each_line(s, s.bind("origin", origin), s.bind("held", channel * self.size), line)
+
+    def each_line(self, s: Statements, source: tirx.Expr, held: tirx.Expr, line: Line) -> None:
+        """Calls ``line`` for all lines along the last axis, in ascending order: of the channel at ``source`` in the image,
+        whose box begins at ``held``."""
+        self._lines(s, 0, source, held, True, line)
+
+    def _lines(
+        self, s: Statements, depth: int, source: tirx.Expr, held: tirx.Expr, inside: tirx.Expr | bool, line: Line
+    ) -> None:
+        side = self.sides[depth]
+        if depth + 1 == len(self.sides):
+            line(source, held, inside)
             return
         with s.loop("position", side.extent) as position:
             at = s.bind("at", side.low + position)
             here = both(at >= 0, at < side.axis.extent)
             found = s.bind("source", source + at * side.axis.stride)
-            behind = s.bind("held", held + position * side.stride)
-            self._copy(s, depth + 1, found, behind, both(inside, here), target, dtype, lanes)
+            self._lines(s, depth + 1, found, s.bind("held", held + position * side.stride), both(inside, here), line)
 
     def _line(self, s: Statements, side: Side, position: tirx.Expr, source: tirx.Expr, dtype: str, lanes: int) -> tirx.Expr:
         """Neighbours along the last axis; those outside of the image are 0. A later line overwrites what is too much."""
-        ramp = splat(tirx.Cast(_LANE, position), lanes) + tirx.Ramp(tirx.IntImm(_LANE, 0), tirx.IntImm(_LANE, 1), lanes)
-        ramp = s.share(ramp)
-        mask = tirx.And(ramp >= splat(tirx.IntImm(_LANE, 0), lanes), ramp < splat(tirx.Cast(_LANE, side.axis.extent), lanes))
+        ramp = s.share(neighbours(position, lanes))
+        mask = inside_of(ramp, side.axis.extent, lanes)
         if constant(side.axis.stride) == 1:
             return load_masked(self.image.buffer, source + position, mask, dtype, lanes)
-        far = splat(source, lanes) + tirx.Cast(f"int64x{lanes}", ramp) * splat(side.axis.stride, lanes)
-        anywhere = splat(s.bind("anywhere", as_index(self.image.offset)), lanes)
-        loaded = load_scalar(self.image.buffer, tirx.Select(mask, far, anywhere), dtype)
+        loaded = load_scalar(self.image.buffer, self.scattered(s, side, source, ramp, mask, lanes), dtype)
         return tirx.Select(mask, loaded, zeros(dtype, lanes))
+
+    def scattered(
+        self, s: Statements, side: Side, source: tirx.Expr, ramp: tirx.Expr, mask: tirx.Expr, lanes: int
+    ) -> tirx.Expr:
+        """Where the positions ``ramp`` along an axis are in the image; those outside of the mask are its first element's."""
+        far = splat(source, lanes) + tirx.Cast(f"int64x{lanes}", ramp) * splat(side.axis.stride, lanes)
+        return tirx.Select(mask, far, splat(s.bind("anywhere", as_index(self.image.offset)), lanes))
+
+
+def neighbours(position: tirx.Expr, lanes: int) -> tirx.Expr:
+    """``lanes`` positions from one on."""
+    return splat(tirx.Cast(_LANE, position), lanes) + tirx.Ramp(tirx.IntImm(_LANE, 0), tirx.IntImm(_LANE, 1), lanes)
+
+
+def inside_of(positions: tirx.Expr, extent: tirx.Expr, lanes: int) -> tirx.Expr:
+    """The mask of the positions from 0 to below ``extent``."""
+    return tirx.And(positions >= splat(tirx.IntImm(_LANE, 0), lanes), positions < splat(tirx.Cast(_LANE, extent), lanes))
 
 
 def _ranges(
@@ -157,7 +175,3 @@ def _span(factors: Sequence[int], ranges: Sequence[tuple[tirx.Expr, tirx.Expr]])
             least = least + (low if factor > 0 else high) * factor
             most = most + (high if factor > 0 else low) * factor
     return least, most
-
-
-def _all(lanes: int) -> tirx.Expr:
-    return tirx.Broadcast(tirx.IntImm("bool", 1), lanes)

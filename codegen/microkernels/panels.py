@@ -18,7 +18,8 @@ class Panels:
     from element `sums_at` on; see :mod:`.words`. `more` tells that sums are there already.
 
     With `a_pitch` A lies in rows that are so many elements of bf16 apart, `a_at` is an element; rows of sums are `sums_pitch`
-    elements apart. `near` tells that B waits in the nearest caches and need not be asked for.
+    elements apart. `near` tells that B waits in the nearest caches and need not be asked for. With `moves` the lines of A are
+    parts of a longer row of lines, of 16 words each: step s begins `moves[s]` words behind `a_at`.
     """
 
     a: tirx.Buffer
@@ -32,9 +33,12 @@ class Panels:
     a_pitch: int | None = None
     sums_pitch: int = PANEL
     near: bool = False
+    moves: tirx.Buffer | None = None
 
     def left(self, step: tirx.Expr, square: int) -> tirx.Expr:
         """Where a chunk of A begins: that of 16 rows."""
+        if self.moves is not None:
+            return self.a_at + tirx.BufferLoad(self.moves, [step]) + square * CHUNK
         if self.a_pitch is None:
             return self.a_at + step * (2 * CHUNK) + square * CHUNK
         return self.a_at + step * (2 * LINES) + square * LINES * self.a_pitch

@@ -80,7 +80,7 @@ class Tiles:
             if _LEFT + i not in loaded:
                 at = s.bind("left", panels.left(step, i))
                 self._memory(s, "tileloadd64", _LEFT + i, panels.a, at, index(panels.left_bytes))
-                if panels.a_pitch is None:
+                if panels.a_pitch is None and panels.moves is None:
                     self._ask(s, panels.a, at)
             if _RIGHT + j not in loaded:
                 at = right + j * CHUNK

@@ -94,7 +94,7 @@ class ByteDots:
                     so_far = load_aligned(panels.sums, panels.sums_at + i * PANEL + v * LINES, LINES)
                     s.store(total, _lanes(0), _wrapping(_held(total), so_far))
         with s.loop("step", panels.chunks) as step:
-            left = s.bind("left", panels.a_at + step * (2 * CHUNK))
+            left = s.bind("left", panels.left(step, 0))
             right = s.bind("right", panels.b_at + step * (2 * CHUNK))
             with s.loop("turn", LINES // _UNROLL) as turn:
                 for u in range(_UNROLL):

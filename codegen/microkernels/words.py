@@ -137,7 +137,7 @@ class _Chunk:
         if flip is not None:
             rows = [row ^ flip for row in rows]
         rows = [s.share(row) for row in rows]
-        return _transposed(s, rows) if along == transposed else rows
+        return turned(s, rows) if along == transposed else rows
 
     def _words_of_line(self, s: Statements, i: int) -> tirx.Expr:
         """All words of one line: a plain load."""
@@ -191,7 +191,7 @@ class _Chunk:
         return tirx.BufferLoad(held, [index(0)])
 
 
-def _transposed(s: Statements, rows: list[tirx.Expr]) -> list[tirx.Expr]:
+def turned(s: Statements, rows: list[tirx.Expr]) -> list[tirx.Expr]:
     """A square of registers transposed: in each of log₂(lines) rounds the first half of the rows is interleaved with the
     second."""
     half = len(rows) // 2

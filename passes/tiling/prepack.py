@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ...ir.cascade import Role
-from ...ir.expr import Const, Expr, Op, Rank, Read, op, rank, ranks_of, reads_of
+from ...ir.expr import Const, Expr, Op, Rank, Read, integer, op, rank, ranks_of, reads_of
 from ...ir.index import affine_in, constant_value, equal
 from ...ir.microkernels import FMA, Lies, few_rows
 from ...ir.plans import panels
@@ -27,6 +27,9 @@ _SHALLOWEST = 128
 """Elements of a row from which on the sum takes much longer than the transposition of the result."""
 _FARTHEST_STEP, _FARTHEST_TAP = 4, 16
 """The largest steps of neighbouring points, and of neighbouring taps, in the image."""
+
+_NEAREST_TAP = 2
+"""The same for taps where what lies between two lines of points is multiplied too."""
 
 
 def prepacked(program: TileProgram, target: Target) -> TileProgram:
@@ -86,13 +89,22 @@ class _Found:
         n, k = tensor.shape[0], _product_of(tensor.shape[1:])
         few, shallow = constant_value(n, lets), constant_value(k, lets)
         layout = panels(self.target, window.kernel, window.weights.dtype, compute.accumulator)
-        if window.kernel != FMA or layout is None or few is None or few < _FEWEST_ROWS:
+        if layout is None or few is None or few < _FEWEST_ROWS or shallow is None or shallow < _SHALLOWEST:
             return None
-        if shallow is None or shallow < _SHALLOWEST or not _close(window):
+        taps = 1
+        if window.kernel != FMA:
+            channels = None if window.channel is None else constant_value(tensor.shape[1], lets)
+            if layout.notes or channels is None or channels * 4 < -(-channels // layout.steps) * layout.steps * 3:
+                return None
+            taps = shallow // channels
+            k = integer(-(-channels // layout.steps) * layout.steps * taps)
+            if not _beside(window):
+                return None
+        elif not _close(window):
             return None
-        name = f"{tensor.name}.window.fma"
+        name = f"{tensor.name}.window.{'fma' if window.kernel == FMA else 'dot'}"
         self.forms[name] = Prepacked(
-            name=name, parameter=tensor.name, shape=(k, n), transposed=True, layout=layout, joined=len(depth)
+            name=name, parameter=tensor.name, shape=(k, n), transposed=True, layout=layout, joined=len(depth), taps=taps
         )
         self.kinds[name] = "window"
         self.readers.setdefault(name, []).append(compute.target)
@@ -151,6 +163,23 @@ def _close(window: Window) -> bool:
         if steps > _FARTHEST_STEP or reach > _FARTHEST_TAP:
             return False
     return True
+
+
+def _beside(window: Window) -> bool:
+    """Whether neighbours of the result are neighbours in the image along every dimension, but for few places at its border."""
+    columns = list(window.columns)
+    for index in window.image.indices:
+        form = affine_in(index, {*window.columns, *window.taps})
+        if form is None:
+            return False
+        factors = {r: int(c.value) for r, c in form.terms if isinstance(c, Const)}
+        moving = [r for r in window.columns if r in factors]
+        if any(r in factors for r in (*window.columns, *window.taps)) and (moving != columns[:1] or factors[moving[0]] != 1):
+            return False
+        columns = columns[len(moving) :]
+        if max((abs(factors.get(r, 0)) for r in window.taps), default=0) > _NEAREST_TAP:
+            return False
+    return not columns
 
 
 def _begins_panels(index: Expr, columns: str, panel: int) -> bool:
