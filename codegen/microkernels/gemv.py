@@ -42,7 +42,7 @@ STRIP = 1024
 STREAMS = 8
 """Rows of B that it reads side by side, and asks for before it does."""
 SIDE = 4
-"""Columns of B that the dot form reads side by side."""
+"""Columns of B that the dot form reads side by side; twice as many for one row, which leaves registers for their sums."""
 AHEAD = 1024
 """Bytes ahead of its use at which each of them is asked for,"""
 PAGE = 2048
@@ -216,18 +216,18 @@ class SkinnyProduct:
     def _emit_dots(self, s: Statements, a: Operand, first: tirx.Expr, width: tirx.Expr) -> None:
         """Columns in groups as wide as a vector; their sums wait in L1 until the lanes of all of them are added at once."""
         lanes = self.plan.lanes
-        side, most = min(SIDE, lanes), self._rows_at_once()
-        known = constant(self.m)
+        most, known = self._rows_at_once(), constant(self.m)
         capacity = round_up(self.plan.skinny if known is None else max(known, 1), 1)
         size = (int(constant(capacity) or 1) + most) * lanes * lanes
         waiting = s.allocate("waiting", (size,), self.dtype)
         with s.loop("group", ceil_div(maximum(width, 0), lanes)) as group:
             col = s.bind("col", first + group * lanes)
             cols = s.bind("cols", minimum(width - group * lanes, lanes))
-            with s.loop("q", ceil_div(cols, side)) as q:
-                columns = [s.bind(f"column_{j}", col + minimum(q * side + j, cols - 1)) for j in range(side)]
-                for rows, chosen in self._row_sets():
-                    with s.when(chosen), s.loop("set", ceil_div(self.m, rows)) as part:
+            for rows, chosen in self._row_sets():
+                side = min(self._side(rows), lanes)
+                with s.when(chosen), s.loop("q", ceil_div(cols, side)) as q:
+                    columns = [s.bind(f"column_{j}", col + minimum(q * side + j, cols - 1)) for j in range(side)]
+                    with s.loop("set", ceil_div(self.m, rows)) as part:
                         at = [s.bind("at", minimum(part * rows + i, self.m - 1)) for i in range(rows)]
                         totals = self._emit_side(s, a, at, columns)
                         for i, row in enumerate(totals):
@@ -242,6 +242,11 @@ class SkinnyProduct:
         """Rows of A whose sums with SIDE columns stay in registers beside what they are made of."""
         return 6 if self.plan.mr * self.plan.nv >= 24 else 2
 
+    def _side(self, rows: int) -> int:
+        """How many columns are read side by side with so many rows of A."""
+        columns = constant(self.n)
+        return 2 * SIDE if rows == 1 and (columns is None or columns > SIDE) else SIDE
+
     def _row_sets(self) -> list[tuple[int, tirx.Expr | bool]]:
         """How many rows are taken together, and when: equal shares of a number that is known."""
         most, known = self._rows_at_once(), constant(self.m)
@@ -254,58 +259,49 @@ class SkinnyProduct:
     def _emit_side(self, s: Statements, a: Operand, rows: list[tirx.Expr], columns: list[tirx.Expr]) -> list[list[tirx.Expr]]:
         """The dot products of rows of A with columns of B, not yet added over the lanes: `totals[row][column]`."""
         lanes, dtype = self.plan.lanes, self.dtype
-        chains = 2 if len(rows) == 1 else 1
-        whole = chains * lanes if not self._by_words else 2 * lanes
+        whole = 2 * lanes if self._by_words else lanes
         turns = s.bind("turns", tirx.truncdiv(self.k, index(whole)))
         rest = s.bind("rest", self.k - turns * whole)
-        totals = [
-            [[s.allocate("total", (1,), lane_type(dtype, lanes), scope="local") for _ in range(chains)] for _ in columns]
-            for _ in rows
-        ]
+        totals = [[s.allocate("total", (1,), lane_type(dtype, lanes), scope="local") for _ in columns] for _ in rows]
         for row in totals:
-            for chain in row:
-                for total in chain:
-                    s.store(total, 0, zeros(dtype, lanes))
+            for total in row:
+                s.store(total, 0, zeros(dtype, lanes))
 
-        def update(p: tirx.Expr, u: int, mask: tirx.Expr) -> None:
+        def add(row: list[tirx.Buffer], one: tirx.Expr, factors: list[tirx.Expr]) -> None:
+            for factor, total in zip(factors, row, strict=True):
+                s.store(total, 0, fma(one, factor, tirx.BufferLoad(total, [index(0)]), fused=self.plan.fused))
+
+        def update(p: tirx.Expr, mask: tirx.Expr) -> None:
             factors = [s.bind("b", load_masked(self.b.buffer, self.b.at(p, column), mask, dtype, lanes)) for column in columns]
             for at, row in zip(rows, totals, strict=True):
-                one = s.bind("a", load_masked(a.buffer, a.at(at, p), mask, dtype, lanes))
-                for factor, chain in zip(factors, row, strict=True):
-                    held = tirx.BufferLoad(chain[u], [index(0)])
-                    s.store(chain[u], 0, fma(one, factor, held, fused=self.plan.fused))
+                add(row, s.bind("a", load_masked(a.buffer, a.at(at, p), mask, dtype, lanes)), factors)
 
         def update_words(p: tirx.Expr, count: tirx.Expr | int) -> None:
             words = [s.bind("words", load_words(self.b.buffer, self.b.at(p, column), count, lanes)) for column in columns]
             for half in range(2):
                 factors = [s.bind("b", widened(each, half, lanes)) for each in words]
                 for at, row in zip(rows, totals, strict=True):
-                    one = s.bind("a", load_aligned(a.buffer, a.at(at, p + half * lanes), lanes))
-                    for factor, chain in zip(factors, row, strict=True):
-                        held = tirx.BufferLoad(chain[half % chains], [index(0)])
-                        s.store(chain[half % chains], 0, fma(one, factor, held, fused=self.plan.fused))
+                    add(row, s.bind("a", load_aligned(a.buffer, a.at(at, p + half * lanes), lanes)), factors)
 
         short = both(_is(self.b.col_stride, self.k), _is(minimum(self.k, PAGE * 8 // self._bits), self.k))
         with s.loop("p", turns) as turn:
-            for u in range(chains):
-                p = s.bind("p", turn * whole + u * lanes)
-                for column in columns if u % self._vectors_of_line == 0 else ():
-                    if self.plan.again:
-                        s.evaluate(prefetch(self.b.buffer, self.b.at(p, column + len(columns))))
-                        continue
-                    ahead = self.b.at(p + AHEAD * 8 // self._bits, column)
-                    self._ask(s, p, column, ahead, dense=short, distance=0)
-                if not self._by_words:
-                    update(p, u, first_lanes(lanes, lanes))
+            p = s.bind("p", turn * whole)
+            for column in columns:
+                if self.plan.again:
+                    s.evaluate(prefetch(self.b.buffer, self.b.at(p, column + len(columns))))
+                    continue
+                ahead = self.b.at(p + AHEAD * 8 // self._bits, column)
+                self._ask(s, p, column, ahead, dense=short, distance=0)
             if self._by_words:
-                update_words(s.bind("p", turn * whole), 2 * lanes)
-        if self._by_words:
-            with s.when(rest > 0):
+                update_words(p, 2 * lanes)
+            else:
+                update(p, first_lanes(lanes, lanes))
+        with s.when(rest > 0):
+            if self._by_words:
                 update_words(turns * whole, rest)
-        for u in range(chains) if not self._by_words else ():
-            with s.when(rest > u * lanes):
-                update(turns * whole + u * lanes, u, first_lanes(rest - u * lanes, lanes))
-        return [[_added([tirx.BufferLoad(total, [index(0)]) for total in chain]) for chain in row] for row in totals]
+            else:
+                update(turns * whole, first_lanes(rest, lanes))
+        return [[tirx.BufferLoad(total, [index(0)]) for total in row] for row in totals]
 
     @property
     def _bits(self) -> int:
@@ -356,13 +352,6 @@ def _is(a: tirx.Expr | int, b: tirx.Expr | int) -> tirx.Expr:
     """Whether two numbers are equal: known, or a condition."""
     x, y = constant(a), constant(b)
     return condition(x == y) if x is not None and y is not None else tirx.EQ(as_index(a), as_index(b))
-
-
-def _added(values: list[tirx.Expr]) -> tirx.Expr:
-    total = values[0]
-    for value in values[1:]:
-        total = total + value
-    return total
 
 
 def _power_below(s: Statements, value: tirx.Expr) -> tirx.Expr:
