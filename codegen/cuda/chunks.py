@@ -143,7 +143,7 @@ def chunks_along(compute: Compute, rank: str, views: Mapping[str, View], *, stor
     outside = [compute.filter, compute.condition, compute.within]
     if any(e is not None and rank in ranks_of(e) for e in outside):
         return None
-    found = dict.fromkeys(r for e in (compute.value, *(a.value for a in compute.along)) for r in _plain(e))
+    found = dict.fromkeys(r for e in (compute.value, *(a.value for a in compute.along)) for r in always_read(e))
     own = {a.target for a in compute.along}
     reads = tuple(r for r in found if r.tensor in views and r.tensor not in own and _moves(r.indices, rank, views[r.tensor]))
     touched = [views[r.tensor] for r in reads]
@@ -159,15 +159,15 @@ def chunks_along(compute: Compute, rank: str, views: Mapping[str, View], *, stor
     return Chunks(rank=rank, width=min(WIDEST, ACCESS // least), reads=reads)
 
 
-def _plain(expr: Expr) -> list[Read]:
+def always_read(expr: Expr) -> list[Read]:
     """The reads of an expression that are done whatever else holds."""
     match expr:
         case Read():
             return [expr]
         case Select(condition=condition):
-            return _plain(condition)
+            return always_read(condition)
         case _:
-            return [r for child in children(expr) for r in _plain(child)]
+            return [r for child in children(expr) for r in always_read(child)]
 
 
 def moves_along(indices: tuple[Expr, ...], rank: str) -> bool | None:

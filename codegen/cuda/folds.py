@@ -276,12 +276,7 @@ class RowFold:
 
     def _combine(self, s: DeviceStatements, accs: Sequence[Accumulator]) -> None:
         """The results of all threads of each point, in the first of them (of a warp, in all)."""
-        distance = min(self.threads, WARP) // 2
-        while distance:
-            for acc in accs:
-                held = _held(s, acc)
-                _join(s, acc, held, [s.share(exchanged(value, distance)) for value in held])
-            distance //= 2
+        combine_lanes(s, accs, self.threads)
         for acc in accs if self.rooms else ():
             self._combine_warps(s, acc)
 
@@ -295,6 +290,17 @@ class RowFold:
         with s.when(tirx.EQ(team.thread, index(0))), s.loop("w", index(team.warps - 1)) as w:
             _join(s, acc, _held(s, acc), [s.share(tirx.BufferLoad(room, [w + 1])) for room in self.rooms])
         s.barrier()
+
+
+def combine_lanes(s: Statements, accs: Sequence[Accumulator], count: int) -> None:
+    """The results of ``count`` neighbouring lanes (a power of two; of more than a warp, of each warp) as one, which all of them
+    then have."""
+    distance = min(count, WARP) // 2
+    while distance:
+        for acc in accs:
+            held = _held(s, acc)
+            _join(s, acc, held, [s.share(exchanged(value, distance)) for value in held])
+        distance //= 2
 
 
 def _states(acc: Accumulator) -> list[tirx.Buffer]:

@@ -7,6 +7,7 @@ are done by all threads of the block, which meet where one needs what another wr
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -19,7 +20,7 @@ from ...ir.expr import Expr, reads_of
 from ...ir.fragments import Held
 from ...ir.index import upper_bound
 from ...ir.target import Target
-from ...ir.tile import Buffer, Compute, Fill, Loop, Node, Scope, TileProgram, When
+from ...ir.tile import Buffer, Compute, Fill, Loop, Node, Scope, TileProgram, When, walk
 from ..context import Context, Variables
 from ..element import stored
 from ..frame import Frame
@@ -27,17 +28,21 @@ from ..functions.lanes import using
 from ..microkernels.statements import (
     Statements,
     as_index,
+    both,
     ceil_div,
     divisor,
     identifier,
     index,
     maximum,
     minimum,
+    negation,
     positive,
 )
 from ..views import View
-from . import bulk, stepwise, tensor_maps
+from . import bulk, channels, stepwise, tensor_maps
 from .block import Block, coordinates, fill, total_of
+from .channel_ranks import MOST, Channels, channels_of
+from .channels import ChannelThread
 from .compute import DeviceComputeEmitter, blocks_for, is_ragged
 from .fragments import Registers
 from .operands import matrix_of
@@ -262,6 +267,53 @@ class _Lowering(Frame):
             take_steps(loop, emitters, d, placed, total_of(steps), lambda step: coordinates(d, loop, step, steps))
 
     def _blocks(self, loop: Loop, variables: Variables) -> None:
+        """A launch with a block for each turn of a parallel loop, or with lanes for each of its channels."""
+        s = self.statements
+        found = channels_of(loop, self.lets)
+        if found is not None:
+            fits = [self._number(e, variables) <= MOST for e in found.short]
+            short = functools.reduce(both, fits, tirx.IntImm("bool", 1))
+            with s.when(short):
+                self._channels(loop, found, variables)
+            if not fits:
+                return
+            with s.when(negation(short)):
+                self._turns(loop, variables)
+            return
+        self._turns(loop, variables)
+
+    def _channels(self, loop: Loop, found: Channels, variables: Variables) -> None:
+        """A launch with some lanes for each channel of a parallel loop."""
+        s = self.statements
+        extents = [self._number(e, variables) for e in loop.extents]
+        turns = s.bind("turns", total_of(extents))
+        points = index(1) if found.points is None else self._number(found.points, variables)
+        blocks = ceil_div(turns * points * found.lanes, index(channels.THREADS))
+        with self._kernel(blocks, variables, channels.THREADS, spread=True) as (d, team):
+            at = channels.place_of(d, team, found, turns, points)
+            inside = {**variables, **coordinates(d, loop, at.turn, extents)}
+            computes = [node for node in walk(loop.body) if isinstance(node, Compute)]
+            numbered = next((i for i in found.ranks), None)
+            place, active = at.place, at.active
+            if numbered is not None:
+                extent = self.context.evaluator(d, inside).value(computes[numbered].extent(found.ranks[numbered]))
+                extent = d.bind("extent", as_index(extent))
+                active = both(active, place < extent)
+                place = d.bind("place", minimum(place, extent - 1))
+            thread = ChannelThread(
+                channels=found,
+                loop=loop,
+                emitters=[self.emitter(compute, inside, team) for compute in computes],
+                s=d,
+                views=self.views,
+                lets=self.lets,
+                lane=at.lane,
+                place=place,
+                active=tirx.NE(d.share(tirx.Cast("int32", active)), tirx.IntImm("int32", 0)),
+            )
+            thread.nodes(loop.body, inside)
+
+    def _turns(self, loop: Loop, variables: Variables) -> None:
         """A launch with a block for each turn of a parallel loop."""
         s = self.statements
         extents = [self._number(e, variables) for e in loop.extents]

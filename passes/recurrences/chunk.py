@@ -22,8 +22,8 @@ from .chunks import Chunks
 from .readout import Access, Products, accesses, products
 from .recurrence import MADE_BY, SEQUENTIAL, Recurrence, recurrences
 
-PRODUCTS = "matrix products within, one state update between"
-"""How a chunk is done where its state is a sum of outer products."""
+CHUNKS, PRODUCTS = "chunks of", "matrix products within, one state update between"
+"""How decisions for chunks begin, and how a chunk is done where its state is a sum of outer products."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +47,8 @@ def chunked(cascade: Cascade, *, chunk: int | None = None, on_gpu: bool = False)
         return None
     decisions: list[Decision] = []
     plans = _chosen([p for each in found if (p := _plan(cascade, each, decisions)) is not None], decisions)
+    if on_gpu:
+        plans = _no_wider(cascade, plans, decisions)
     plans = _independent(cascade, plans, decisions)
     chunks = Chunks(cascade, chunk, on_gpu=on_gpu)
     for plan in plans:
@@ -59,7 +61,7 @@ def chunked(cascade: Cascade, *, chunk: int | None = None, on_gpu: bool = False)
         else:
             steps = add_scan(chunks, plan.found, plan.reads)
             how, because = "local scans, then what the chunks carry", f"⊗ distributes over ⊕; {plan.because}"
-        decisions.append(_decision(plan.found, f"chunks of {steps} steps: {how}", because))
+        decisions.append(_decision(plan.found, f"{CHUNKS} {steps} steps: {how}", because))
     return Rewriting(cascade=chunks.finished() if plans else cascade, decisions=tuple(decisions))
 
 
@@ -120,6 +122,20 @@ def _chosen(plans: list[Plan], decisions: list[Decision]) -> list[Plan]:
         else:
             chosen.append(Plan(found=plan.found, reads=plan.reads, products=None, because=plan.because))
     return chosen
+
+
+def _no_wider(cascade: Cascade, plans: list[Plan], decisions: list[Decision]) -> list[Plan]:
+    """The plans but scans whose readers sum over the state: chunks would store more for every step than the results have."""
+    kept: list[Plan] = []
+    for plan in plans:
+        readers = (cascade.einsums[a.einsum] for each in plan.reads for a in each if a.variable is not None)
+        summing = next((e for e in readers if e.reduction is not None), None) if plan.products is None else None
+        if summing is None:
+            kept.append(plan)
+        else:
+            because = f"`{summing.target}` sums over its entries, which chunks would store for every step"
+            decisions.append(_decision(plan.found, SEQUENTIAL, because))
+    return kept
 
 
 def _independent(cascade: Cascade, plans: list[Plan], decisions: list[Decision]) -> list[Plan]:

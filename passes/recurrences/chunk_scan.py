@@ -93,14 +93,24 @@ class _ScanForm:
     # -- local scans -------------------------------------------------------------------------------------------------
 
     def _iterative(self, wish: str, ranks: Sequence[Expr], start: Expr, rule: str) -> Read:
-        coords = (*ranks, self.cut.chunk, self.cut.step)
-        return self.chunks.iterative(wish, coords, len(ranks) + 1, start, self.extents, rule, self.update)
+        steps = (self.cut.chunk, self.cut.step)
+        coords = (*steps, *ranks) if self.steps_first else (*ranks, *steps)
+        return self.chunks.iterative(wish, coords, self._dim(len(ranks)), start, self.extents, rule, self.update)
+
+    @property
+    def steps_first(self) -> bool:
+        """Whether neighbouring channels are neighbours in memory, as they are in the state: neighbouring threads have them."""
+        return self.chunks.on_gpu and self.place.dim == 0
+
+    def _dim(self, others: int) -> int:
+        """The dimension that counts the steps of a chunk, of a tensor with so many others beside those of the cut."""
+        return 1 if self.steps_first else others + 1
 
     def _step(self, state: Read, value: Expr) -> None:
         """One step of a local scan; those beyond the last one change nothing."""
         if not self.cut.exact:
             value = Select(condition=self.cut.bound(self.cut.step), then=value, otherwise=state, dtype=state.dtype)
-        self.chunks.advance(state, len(state.indices) - 1, value, self.extents)
+        self.chunks.advance(state, self._dim(len(state.indices) - 2), value, self.extents)
 
     def _times(self, factor: Expr | None, value: Expr) -> Expr:
         return value if factor is None else op(self.ring.times, factor, value)

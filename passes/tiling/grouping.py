@@ -28,8 +28,9 @@ DEEPEST_SHARED = 512
 LARGEST_WEIGHTS = 1 << 19
 """Bytes of a tensor that every step of a recurrence may read in every thread: they stay in the second-level cache."""
 
-CARRIES = ("chunk:state", "chunk:carry", "chunk:weights")
-"""Who made the Einsums that carry a state from chunk to chunk (``recurrences/chunk_products.py``, ``chunk_scan.py``)."""
+CARRIES = ("chunk:state", "chunk:carry", "chunk:weights", "chunk:past", "chunk:local")
+"""Who made the Einsums that carry a state from chunk to chunk, or from step to step of one chunk by itself
+(``recurrences/chunk_products.py``, ``chunk_scan.py``)."""
 
 FREE_WIDTH = 512
 """What a free size of such a tensor is taken to be."""
@@ -73,7 +74,7 @@ def form_groups(cascade: Cascade, steps: tuple[Step, ...], alone: frozenset[int]
         members = [i for step in unit for i in einsums_of(step)]
         joined: list[Independent] = []
         if on_gpu and any(isinstance(step, Loop) and _goes_over_chunks(cascade, step) for step in unit):
-            # All chunks have theirs at the same time: the loop over them waits for all.
+            # The threads of a launch take all steps of such a loop with them; one over the chunks waits for all of these.
             if current:
                 groups.append(_finished(cascade, current, classes))
             groups.append(_finished(cascade, unit, []))
@@ -108,7 +109,7 @@ def form_groups(cascade: Cascade, steps: tuple[Step, ...], alone: frozenset[int]
 
 
 def _goes_over_chunks(cascade: Cascade, loop: Loop) -> bool:
-    """Whether a loop carries a state from chunk to chunk of a recurrence, whose steps are done chunk by chunk."""
+    """Whether a loop carries a state from chunk to chunk of a recurrence, or through the steps of each."""
     return any(cascade.einsums[i].origin.made_by in CARRIES for i in einsums_of(loop))
 
 
