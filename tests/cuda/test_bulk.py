@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -80,9 +81,15 @@ MISTAKES = [
     ("one warp too many is waited for", r"(?<=, )8\);\n +einfall_barrier\(.*, 1\)", 0, "9);", r"deadlock|no mbarrier"),
     ("sums are exchanged where others still multiply", MET, 0, "", r"wgmma still under way|race in shared memory"),
 ]
+FAST = 2
 
 
-@pytest.mark.parametrize(("pattern", "number", "instead", "found"), [pytest.param(*m[1:], id=m[0]) for m in MISTAKES])
+def cases() -> Iterator[object]:
+    for number, (name, *mistake) in enumerate(MISTAKES):
+        yield pytest.param(*mistake, id=name, marks=[pytest.mark.slow] if number >= FAST else [])
+
+
+@pytest.mark.parametrize(("pattern", "number", "instead", "found"), list(cases()))
 def test_mistakes(gpu: Worker, pattern: str, number: int, instead: str, found: str) -> None:
     given, _ = operands(128, 256, 448, True, True)
     with pytest.raises(EmulationError, match=found):
@@ -152,6 +159,24 @@ def test_elements_are_rounded_on_their_way(gpu: Worker) -> None:
     a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((72, 164), (136, 164)))
     found, expected = gpu.run(changed, {"A": a, "B": b}, ROUNDED), a.astype(float) @ b.astype(float).T
     assert 1e-5 < np.linalg.norm(found - expected) / np.linalg.norm(expected) < 2.0**-11
+
+
+INDICES = {
+    "every other row": ("A: bf16[P, K]", "let P = 2 * M + 1", "A[2 * m + 1, k] * B[n, k]", (49, 72)),
+    "rows backwards": ("A: bf16[M, K]", "", "A[M - 1 - m, k] * B[n, k]", (48, 72)),
+    "rows one element apart": ("A: bf16[S]", "let S = M + K", "A[m + k] * B[n, k]", (112,)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", INDICES)
+def test_indices(gpu: Worker, name: str) -> None:
+    parameter, let, value, shape = INDICES[name]
+    source = f"kernel product({parameter}, B: bf16[N, K]) -> (C: f32[M, N]) {{ {let}\n C[m, n] = {value} }}"
+    rng = np.random.default_rng(6)
+    a, b = (rng.integers(-3, 4, each).astype(ml_dtypes.bfloat16) for each in (shape, (40, 72)))
+    found = gpu.run(in_orders, {"A": a, "B": b}, source)
+    assert np.array_equal(found, ef.interpret(source, A=a, B=b))
 
 
 @pytest.mark.slow
