@@ -225,19 +225,25 @@ class _Lowering(Frame):
         assert product is not None
         sides = ((product.rows, shape.rows), (product.columns, shape.columns))
         down, across = (s.bind("tiles", ceil_div(self._number(compute.extent(r or ""), variables), side)) for r, side in sides)
-        blocks = s.bind("blocks", total_of([*batch.values(), down, across]))
+        total = s.bind("total", total_of([*batch.values(), down, across]))
+        blocks = total if maps is None else s.bind("blocks", minimum(total, self.gpu.multiprocessors))
         with self._kernel(blocks, variables, shape.threads if maps is None else bulk.threads_of(shape)) as (d, everyone):
             # Beyond what is static a kernel has only one allocation, whose size the launch tells.
             scope = "shared" if shape.stages == 1 else "shared.dyn"
             size = scratch_of(compute, shape) if maps is None else bulk.shared_of(compute, shape)
             scratch = d.allocate("scratch", (size,), "uint8", scope=scope)
             work = self.block_product(compute, replace(everyone, threads=shape.threads), shape, scratch)
-            tiles = d.bind("tiles", down * across)
-            at = d.coordinates(everyone.block, [*batch, "tile"], [*batch.values(), tiles])
-            i, j = tile_of(d, at.pop("tile"), down, across)
-            top, left = d.bind("top", i * shape.rows), d.bind("left", j * shape.columns)
-            work = replace(work, chunks=chunks) if maps is None else bulk.BulkProduct.of(work, maps)
-            work.tile(d, {**variables, **at}, top, left)
+
+            def place(d: DeviceStatements, number: tirx.Expr) -> tuple[Variables, tirx.Expr, tirx.Expr]:
+                tiles = d.bind("tiles", down * across)
+                at = d.coordinates(number, [*batch, "tile"], [*batch.values(), tiles])
+                i, j = tile_of(d, at.pop("tile"), down, across)
+                return {**variables, **at}, d.bind("top", i * shape.rows), d.bind("left", j * shape.columns)
+
+            if maps is None:
+                replace(work, chunks=chunks).tile(d, *place(d, everyone.block))
+            else:
+                bulk.BulkProduct.of(work, maps).tiles(d, variables, total, blocks, place)
 
     def _points(self, compute: Compute, variables: Variables) -> None:
         anyone = Team(thread=index(0), block=index(0), threads=THREADS, launch=True)

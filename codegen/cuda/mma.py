@@ -90,6 +90,15 @@ def add(
     s.evaluate(cuda_func_call(f"einfall_mma_{name}", *places, source_code=source))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """Where the warps of a block hand sums on: from byte ``start`` (int32, a multiple of 16) of shared memory on, so many
+    ``columns`` at a time."""
+
+    start: tirx.Expr
+    columns: int
+
+
 @dataclass(frozen=True, slots=True)
 class Fragments:
     """The sums of one warp's rectangle of a tile of C, on a micro-kernel. ``interleaved`` tells of A and of B whether pairs of
@@ -185,29 +194,32 @@ class Fragments:
         s: DeviceStatements,
         scratch: tirx.Buffer,
         done: Callable[[DeviceStatements, tirx.Expr, tirx.Expr, tirx.Buffer], None],
+        exchange: Exchange | None = None,
     ) -> None:
         """Gives four sums of a row at a time, with their row and first column in the tile, to ``done``; through ``scratch``,
-        bytes of shared memory of which nobody needs the first :func:`exchanged`."""
-        width = self.across * COLUMNS
+        bytes of shared memory of which nobody needs the first :func:`exchanged`, or those that ``exchange`` tells."""
+        width = self.across * COLUMNS if exchange is None else exchange.columns
         held = pitch(width, self._apart)
         words = tirx.decl_buffer((index(1 << 20),), self.numbers, name="exchanged", data=scratch.data)
         s.add(tirx.DeclBuffer(words, data=scratch.data))
         thread = narrow(s, self.team.thread)
         lane = s.share(thread & i32(WARP - 1))
-        own = s.share((thread >> i32(WARP.bit_length() - 1)) * (ROWS * held))
+        start = i32(0) if exchange is None else exchange.start >> i32(2)
+        own = s.share(start + (thread >> i32(WARP.bit_length() - 1)) * (ROWS * held))
         top, left = self._corner(s)
         beside = width // TOGETHER  # lanes of a row
         sums = s.allocate("row", (TOGETHER,), self.numbers, scope="local")
-        with s.loop("i", self.down, kind=ForKind.UNROLLED) as i:
+        unrolled = partial(s.loop, kind=ForKind.UNROLLED)
+        with unrolled("i", self.down) as i, unrolled("piece", self.across * COLUMNS // width) as piece:
             meet(s)
-            self._exchange(s, words, own, held, lane, i)
+            self._exchange(s, words, own, held, lane, i, piece * (width // COLUMNS), width // COLUMNS)
             meet(s)
             with s.loop("part", width * ROWS // (WARP * TOGETHER)) as part:
                 number = s.share(tirx.Cast("int32", part) * WARP + lane)
                 row = s.share(number >> i32(beside.bit_length() - 1))
                 column = s.share((number & i32(beside - 1)) * TOGETHER)
                 move(s, self.numbers, TOGETHER, register(sums, 0), register(words, as_index(own + row * held + column)))
-                done(s, as_index(top + row) + i * ROWS, as_index(left + column), sums)
+                done(s, as_index(top + row) + i * ROWS, as_index(left + column) + piece * width, sums)
 
     @property
     def _apart(self) -> int:
@@ -216,28 +228,32 @@ class Fragments:
         return (16 if self.interleaved[1] else 8) // (2 if self.interleaved[0] else 1)
 
     def _exchange(
-        self, s: DeviceStatements, words: tirx.Buffer, own: tirx.Expr, held: int, lane: tirx.Expr, i: tirx.Expr
-    ) -> None:
-        """Stores row ``i`` of the warp's fragments in shared memory, in the order of their columns."""
-        group, member = lane >> i32(2), lane & i32(3)
+        self, s: DeviceStatements, words: tirx.Buffer, own: tirx.Expr, held: int, lane: tirx.Expr, i: tirx.Expr,
+        first: tirx.Expr, count: int,
+    ) -> None:  # fmt: skip
+        """Stores ``count`` of row ``i`` of the warp's fragments, from the ``first`` on, in shared memory, in the order of their
+        columns."""
+        group, member, at = lane >> i32(2), lane & i32(3), i * self.across + first
         unrolled = partial(s.loop, kind=ForKind.UNROLLED)
         with unrolled("h", 2) as half:
             h = tirx.Cast("int32", half)
             line = s.share(own + (group * 2 + h if self.interleaved[0] else group + h * 8) * held)
             if self.interleaved[1]:
                 four = s.allocate("four", (4,), self.numbers, scope="local")
-                with unrolled("j", self.across // 2) as j:
+                with unrolled("j", count // 2) as j:
                     with unrolled("e", 2) as e, unrolled("f", 2) as f:
-                        s.store(four, e * 2 + f, tirx.BufferLoad(self.sums, [(i * self.across + j * 2 + f) * 4 + half * 2 + e]))
+                        s.store(four, e * 2 + f, tirx.BufferLoad(self.sums, [(at + j * 2 + f) * 4 + half * 2 + e]))
                     place = line + tirx.Cast("int32", j) * (2 * COLUMNS) + member * 4
                     move(s, self.numbers, 4, register(words, as_index(place)), register(four, 0))
                 return
-            with unrolled("j", self.across) as j:
+            with unrolled("j", count) as j:
                 place = line + tirx.Cast("int32", j) * COLUMNS + member * 2
-                pair = register(self.sums, (i * self.across + j) * 4 + half * 2)
+                pair = register(self.sums, (at + j) * 4 + half * 2)
                 move(s, self.numbers, 2, register(words, as_index(place)), pair)
 
 
-def exchanged(shape: Shape) -> int:
-    """Bytes of shared memory through which the warps of a block hand sums on."""
-    return shape.warps[0] * shape.warps[1] * ROWS * pitch(shape.columns // shape.warps[1], 16) * 4
+def exchanged(shape: Shape, columns: int | None = None) -> int:
+    """Bytes of shared memory through which the warps of a block hand sums on, so many ``columns`` of each at a time (None:
+    all)."""
+    width = shape.columns // shape.warps[1] if columns is None else columns
+    return shape.warps[0] * shape.warps[1] * ROWS * pitch(width, 16) * 4

@@ -22,6 +22,7 @@ from ..element import computed
 from ..microkernels.statements import Statements, as_index, ceil_div, divisor, index
 from . import mma, simt, wgmma
 from .chunks import moves_along
+from .mma import Exchange
 from .operand_loads import Staged
 from .operands import Operand, Side
 from .simt import Scalars
@@ -219,9 +220,10 @@ class BlockProduct:
 
     def write(
         self, s: DeviceStatements, work: mma.Fragments | Scalars, variables: Variables, corner: tuple[tirx.Expr, tirx.Expr],
-        extents: tuple[tirx.Expr, tirx.Expr], meet: Callable[[], None],
+        extents: tuple[tirx.Expr, tirx.Expr], meet: Callable[[], None], exchange: Exchange | None = None,
     ) -> None:  # fmt: skip
-        """Stores the finished sums of the tile at ``corner``. The team's threads ``meet`` before they use its memory again."""
+        """Stores the finished sums of the tile at ``corner``. The team's threads ``meet`` before they use its memory again,
+        from its beginning on if ``exchange`` does not tell where."""
         product, (top, left), (m, n) = self.product, corner, extents
         if self.shape.stages > 1 and work.fours:
             rows = Rows.at(s, self.context, self.compute, variables, extents, self.value, self.finish)
@@ -230,7 +232,11 @@ class BlockProduct:
             def together(s: DeviceStatements, row: tirx.Expr, column: tirx.Expr, sums: tirx.Buffer) -> None:
                 rows.write(s, s.bind("i", top + row), s.bind("j", left + column), sums)
 
-            work.by_rows(s, self.scratch, together)
+            if exchange is None:
+                work.by_rows(s, self.scratch, together)
+            else:
+                assert isinstance(work, mma.Fragments)
+                work.by_rows(s, self.scratch, together, exchange)
             return
 
         def done(s: Statements, row: tirx.Expr, column: tirx.Expr, value: tirx.Expr) -> None:

@@ -11,18 +11,26 @@ import pytest
 
 import einfall as ef
 from tests.cuda import kernels
-from tests.cuda.test_staging import ORDERS, cut, operands, text
-from tests.cuda_emulation.device import Worker, compiled
-from tests.cuda_emulation.emulator import EmulationError
+from tests.cuda.test_staging import ORDERS as LYING
+from tests.cuda.test_staging import cut, operands, text
+from tests.cuda_emulation.device import Worker, compiled, in_every_order
+from tests.cuda_emulation.emulator import ORDERS, EmulationError
+
+BLOCKS = 3
+"""Of a launch at most: they take several tiles one after the other."""
 
 AWAIT, MET = r"einfall_await\(\(shared.*\n", r"einfall_met\(\);"
 
 
-def changed(given: Mapping[str, np.ndarray], source: str, pattern: str = "", number: int = 0, instead: str = "") -> np.ndarray:
-    """The result of a kernel that copies in bulk; without what is number so and so of the places where ``pattern`` is."""
-    from einfall.codegen.cuda import toolkit
+def changed(
+    given: Mapping[str, np.ndarray], source: str, pattern: str = "", number: int = 0, instead: str = "", orders: int = 1
+) -> np.ndarray:
+    """The result of a kernel that copies in bulk, the same in so many orders of the threads; with something ``instead`` of what
+    is number so and so of the places where ``pattern`` is."""
+    from einfall.codegen.cuda import lower, toolkit
 
     kernels.emulate()
+    minimum = lower.minimum
 
     def compile_source(source: str, arch: str) -> toolkit.DeviceCode:
         bulk, extern, other = source.rpartition('extern "C"')
@@ -34,15 +42,20 @@ def changed(given: Mapping[str, np.ndarray], source: str, pattern: str = "", num
         source = f"{bulk}{extern}{other[:start]} __trap(); {other[start:]}"
         return toolkit.DeviceCode(arch="sm_90", ptx="", cubin=compiled(source), usage=())
 
-    toolkit.compile_source = compile_source
-    kernel = ef.compile(source, target="cuda:sm_90", cache=False)
-    found = kernel(**{name: kernels.on_gpu(value) for name, value in given.items()})
-    return kernels.back(found)
+    toolkit.compile_source, lower.minimum = compile_source, lambda a, _: minimum(a, BLOCKS)
+    try:
+        kernel = ef.compile(source, target="cuda:sm_90", cache=False)
+    finally:
+        lower.minimum = minimum
+    placed = {name: kernels.on_gpu(value) for name, value in given.items()}
+    first, *others = in_every_order(lambda: kernels.back(kernel(**placed)), ORDERS[:orders])
+    assert all(first.tobytes() == other.tobytes() for other in others)
+    return first
 
 
-def in_bulk(gpu: Worker, m: int, n: int, k: int, left: bool, right: bool) -> None:
+def in_bulk(gpu: Worker, m: int, n: int, k: int, left: bool, right: bool, orders: int = 1) -> None:
     given, expected = operands(m, n, k, left, right)
-    assert np.array_equal(gpu.run(changed, given, text(left, right)).astype(float), expected)
+    assert np.array_equal(gpu.run(changed, given, text(left, right), orders=orders).astype(float), expected)
 
 
 def in_orders(given: Mapping[str, np.ndarray], source: str) -> np.ndarray:
@@ -79,6 +92,8 @@ MISTAKES = [
     ("fewer bytes are announced than come", r"(?<=, )49152\);", 0, "16384);", r"still under way|deadlock"),
     ("the barriers are not made for all", r"__syncthreads\(\);", 0, "", r"race in shared memory|no mbarrier was initialised"),
     ("one warp too many is waited for", r"(?<=, )8\);\n +einfall_barrier\(.*, 1\)", 0, "9);", r"deadlock|no mbarrier"),
+    ("nobody says that a tile's last slot is empty", r"einfall_arrive\(\(shared.*\n", 1, "", r"deadlock"),
+    ("what was handed on there is not fenced", r"einfall_seen\(\);", 0, "", r"no fence.proxy.async between a write"),
     ("sums are exchanged where others still multiply", MET, 0, "", r"wgmma still under way|race in shared memory"),
 ]
 FAST = 2
@@ -91,7 +106,7 @@ def cases() -> Iterator[object]:
 
 @pytest.mark.parametrize(("pattern", "number", "instead", "found"), list(cases()))
 def test_mistakes(gpu: Worker, pattern: str, number: int, instead: str, found: str) -> None:
-    given, _ = operands(128, 256, 448, True, True)
+    given, _ = operands(392, 256, 264, True, True)
     with pytest.raises(EmulationError, match=found):
         gpu.run(changed, given, text(True, True), pattern, number, instead)
 
@@ -180,10 +195,10 @@ def test_indices(gpu: Worker, name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", LYING)
 def test_every_order_of_storage(gpu: Worker, order: tuple[bool, bool]) -> None:
     for m, n, k in [(8, 8, 8), (136, 264, 200), (16, 16, 520), (256, 520, 64), (264, 128, 584)]:
-        in_bulk(gpu, m, n, k, *order)
+        in_bulk(gpu, m, n, k, *order, len(ORDERS))
         given, expected = operands(m, n, k, *order)
         assert np.array_equal(gpu.run(in_orders, given, text(*order)).astype(float), expected)
 

@@ -134,6 +134,7 @@ void land(BulkCopy& copy) {
 void issue(BulkCopy copy, uint32_t bytes) {
   char* destination = static_cast<char*>(generic_address(copy.destination));
   const size_t alignment = copy.map.rank ? 128 : 16;
+  check_proxy(reinterpret_cast<uintptr_t>(destination), bytes, at_line(copy.line));
   access_as(current->linear, reinterpret_cast<uintptr_t>(destination), bytes, Access::Write, alignment, at_line(copy.line));
   settle_writes();
   release_into(copy.issued, current->linear);

@@ -248,7 +248,7 @@ void check_proxy(uintptr_t address, size_t bytes, const void* where) {
   const size_t offset = address - shared_base();
   for (const Stored* each = stored + offset / kGranule; each <= stored + (offset + bytes - 1) / kGranule; ++each) {
     if (each->when < clocks.block || each->when <= clocks.fenced[each->writer]) continue;
-    fail("no fence.proxy.async between a write of %s, by thread %d, and an asynchronous read%s",
+    fail("no fence.proxy.async between a write of %s, by thread %d, and an asynchronous access%s",
          describe(reinterpret_cast<void*>(address)).c_str(), each->writer, source_line(where).c_str());
   }
 }

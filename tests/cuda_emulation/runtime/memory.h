@@ -47,7 +47,7 @@ void touch_global(GlobalCell* cells, size_t offset, uintptr_t address, size_t by
 void access_as(int agent, uintptr_t address, size_t bytes, Access kind, size_t alignment, const void* where);
 inline const void* at_line(int line) { return reinterpret_cast<const void*>(uintptr_t(line)); }
 
-// Shared bytes are read past the load-store units: a fence must follow the threads' writes.
+// Shared bytes are read or written past the load-store units: a fence must follow the threads' writes.
 void check_proxy(uintptr_t address, size_t bytes, const void* where);
 
 // Shared bytes that an asynchronous copy may be writing.
