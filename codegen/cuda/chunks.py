@@ -14,9 +14,10 @@ import tvm_ffi
 from tvm import tirx
 from tvm.backend.cuda.op import cuda_func_call
 
-from ...ir.expr import Const, Expr, Read, Select, children, ranks_of, reads_of
+from ...ir.expr import Cast, Const, Expr, Op, Read, Select, children, ranks_of, reads_of
 from ...ir.index import affine_in
 from ...ir.tile import Compute
+from ...ir.types import I32
 from ..expressions import Evaluator
 from ..microkernels.statements import Statements, constant, index
 from ..views import View, decode
@@ -25,7 +26,10 @@ ACCESS = 16
 """Bytes of the widest access to memory (PTX ISA, ld.v4)."""
 
 WIDEST = 8
-"""Points of a chunk: more would only take registers."""
+"""Points of a chunk: more would only take registers, but for bytes whose products are added up four at a time."""
+
+SIGNS = {"i8": "s", "u8": "u"}
+"""The types of such bytes, and how ``dp4a`` calls them."""
 
 _WORDS = {1: "unsigned char", 2: "unsigned short", 4: "unsigned int", 8: "unsigned long long", 16: "uint4"}
 """Types of so many bytes."""
@@ -68,6 +72,17 @@ __device__ __forceinline__ long long einfall_place_WIDTHxSIZE(const void* p) {
 """
 
 
+_DOT = """
+__device__ __forceinline__ int einfall_dot4_LEFT_RIGHT(const void* a, const void* b, int sum) {
+  int x, y;
+  __builtin_memcpy(&x, a, 4);
+  __builtin_memcpy(&y, b, 4);
+  asm("dp4a.LEFT32.RIGHT32 %0, %1, %2, %0;" : "+r"(sum) : "r"(x), "r"(y));
+  return sum;
+}
+"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunks:
     """How a Compute goes through ``rank`` in chunks of ``width`` points: ``reads`` come by chunks."""
@@ -99,6 +114,17 @@ class Chunks:
         for read, raw in loaded.items():
             at.knows(read, at.bind(decode(tirx.BufferLoad(raw, [place]), at.views[read.tensor].dtype, 1)))
         return at
+
+    def dots(self, s: Statements, total: tirx.Buffer, first: tirx.Buffer, second: tirx.Buffer, signs: tuple[str, str]) -> None:
+        """Adds to ``total`` the products of two chunks of bytes, four at a time: ``dp4a`` of signed (``s``) or unsigned (``u``)
+        ones (PTX ISA, section dp4a), modulo 2³² as sums of 32 bits are."""
+        left, right = signs
+        source = _DOT.replace("LEFT", left).replace("RIGHT", right)
+        for place in range(0, self.width, 4):
+            words = [tirx.address_of(tirx.BufferLoad(b, [index(place)])) for b in (first, second)]
+            sum_ = tirx.BufferLoad(total, [index(0)])
+            made = cuda_func_call(f"einfall_dot4_{left}_{right}", *words, sum_, source_code=source, return_type="int32")
+            s.store(total, 0, made)
 
     def count(self, s: Statements, extent: tirx.Expr) -> tirx.Expr:
         """The chunks of a row of so many points, wherever they begin (:meth:`shift`)."""
@@ -156,7 +182,20 @@ def chunks_along(compute: Compute, rank: str, views: Mapping[str, View], *, stor
     least = min(tvm_ffi.dtype(str(view.flat.dtype)).itemsize for view in touched)
     # The first is the one whose rows the chunks are aligned in.
     reads = tuple(sorted(reads, key=lambda r: -len({name for i in r.indices for name in ranks_of(i)})))
-    return Chunks(rank=rank, width=min(WIDEST, ACCESS // least), reads=reads)
+    pair = None if stores else factors_of_bytes(compute)
+    widest = ACCESS if pair is not None and set(pair) <= set(reads) else WIDEST
+    return Chunks(rank=rank, width=min(widest, ACCESS // least), reads=reads)
+
+
+def factors_of_bytes(compute: Compute) -> tuple[Read, Read] | None:
+    """The elements of one byte whose products a Compute adds up in 32 bits; None where it does something else."""
+    if compute.reduction != "+" or compute.accumulator != I32 or compute.along:
+        return None
+    match compute.value:
+        case Op(op="mul", args=(Cast(value=Read() as left), Cast(value=Read() as right)), dtype=dtype) if dtype == I32:
+            return (left, right) if left.dtype.name in SIGNS and right.dtype.name in SIGNS else None
+        case _:
+            return None
 
 
 def always_read(expr: Expr) -> list[Read]:

@@ -22,7 +22,7 @@ from ..context import Variables
 from ..invariant import filters, shared_by_row
 from ..microkernels.statements import Statements, ceil_div, constant, index
 from ..reduction import Accumulator
-from .chunks import Chunks, chunks_along, moves_along
+from .chunks import SIGNS, WIDEST, Chunks, chunks_along, factors_of_bytes, moves_along
 from .statements import WARP, DeviceStatements, Team, exchanged
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ Finish = Callable[[Statements, Variables, tirx.Expr], None]
 
 UNDER_WAY = 16
 """Elements that a thread loads before it uses the first, of each of two tensors; less of more."""
+
+UNDER_WAY_BYTES = 64
+"""The same where they are bytes, four of which are added up at a time."""
 
 TOGETHER = 4
 """Points of one chunk for each thread that are loaded before the first is added up."""
@@ -217,6 +220,8 @@ class RowFold:
             before = s.bind("before", tirx.min(tirx.max(low * width - shift, index(0)), extent))
             after = s.bind("after", tirx.max(high * width - shift, before))
             together = max(1, UNDER_WAY // (width * max(1, len(chunks.reads) - 1)))
+            if width > WIDEST:  # each point has a chunk of its own of one of the two
+                together = max(1, UNDER_WAY_BYTES // (width * max(1, len(points) // 2)))
             full = s.bind("full", tirx.truncdiv(own, index(together)))
 
             def base(turn: tirx.Expr) -> tirx.Expr:
@@ -260,8 +265,13 @@ class RowFold:
                 if self.few is not None:
                     common = {r: b for r, b in held.items() if all(self.few not in ranks_of(i) for i in r.indices)}
                 loaded[-1].append(held)
+        pair = factors_of_bytes(compute)
+        signs = None if pair is None or not set(pair) <= set(chunks.reads) else tuple(SIGNS[r.dtype.name] for r in pair)
         for base, held_by_point in zip(bases, loaded, strict=True):
             for variables, acc, held in zip(points, accs, held_by_point, strict=True):
+                if pair is not None and signs is not None:
+                    chunks.dots(s, acc.state, held[pair[0]], held[pair[1]], (signs[0], signs[1]))
+                    continue
                 made = emitter.beside(s, self.rank, chunks.width)
                 with s.loop("c", chunks.width, kind=ForKind.UNROLLED) as c:
                     place = {**variables, self.rank: s.bind("place", base + c)}
