@@ -53,6 +53,9 @@ from .stepwise import points_of_steps, take_steps
 THREADS = 256
 """Threads of a block."""
 
+_MULTIPROCESSORS = 16
+"""CUDA's number of the attribute of a device."""
+
 WAVES = 4
 """Blocks for each multiprocessor, of a loop whose tiles are in the workspace: each block has its part of it."""
 
@@ -226,7 +229,7 @@ class _Lowering(Frame):
         sides = ((product.rows, shape.rows), (product.columns, shape.columns))
         down, across = (s.bind("tiles", ceil_div(self._number(compute.extent(r or ""), variables), side)) for r, side in sides)
         total = s.bind("total", total_of([*batch.values(), down, across]))
-        blocks = total if maps is None else s.bind("blocks", minimum(total, self.gpu.multiprocessors))
+        blocks = total if maps is None else s.bind("blocks", minimum(total, self._multiprocessors()))
         with self._kernel(blocks, variables, shape.threads if maps is None else bulk.threads_of(shape)) as (d, everyone):
             # Beyond what is static a kernel has only one allocation, whose size the launch tells.
             scope = "shared" if shape.stages == 1 else "shared.dyn"
@@ -244,6 +247,18 @@ class _Lowering(Frame):
                 replace(work, chunks=chunks).tile(d, *place(d, everyone.block))
             else:
                 bulk.BulkProduct.of(work, maps).tiles(d, variables, total, blocks, place)
+
+    def _multiprocessors(self) -> tirx.Expr:
+        """Of the device of this call, which CUDA's runtime library tells: those of an architecture have different numbers."""
+        s = self.statements
+        told = s.allocate("told", (2,), "int32", scope="local")
+        device, count = (tirx.address_of(tirx.BufferLoad(told, [index(i)])) for i in range(2))
+        s.store(told, 0, tirx.IntImm("int32", 0))
+        s.store(told, 1, tirx.IntImm("int32", self.gpu.multiprocessors))
+        s.evaluate(tirx.call_extern("int32", "cudaGetDevice", device))
+        attribute, of = tirx.IntImm("int32", _MULTIPROCESSORS), tirx.BufferLoad(told, [index(0)])
+        s.evaluate(tirx.call_extern("int32", "cudaDeviceGetAttribute", count, attribute, of))
+        return maximum(as_index(tirx.BufferLoad(told, [index(1)])), 1)
 
     def _points(self, compute: Compute, variables: Variables) -> None:
         anyone = Team(thread=index(0), block=index(0), threads=THREADS, launch=True)

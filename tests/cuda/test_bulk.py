@@ -203,6 +203,30 @@ def test_every_order_of_storage(gpu: Worker, order: tuple[bool, bool]) -> None:
         assert np.array_equal(gpu.run(in_orders, given, text(*order)).astype(float), expected)
 
 
+def on_fewer(given: Mapping[str, np.ndarray], source: str) -> np.ndarray:
+    """The result on a device of 9 multiprocessors: another attribute of the emulator's is 9. Other numbers of blocks stop."""
+    from einfall.codegen.cuda import lower, toolkit
+
+    kernels.emulate()
+
+    def compile_source(source: str, arch: str) -> toolkit.DeviceCode:
+        start = source.index("{", source.rindex("main_kernel(")) + 1
+        cubin = compiled(f"{source[:start]} if (gridDim.x != 9u) __trap(); {source[start:]}")
+        return toolkit.DeviceCode(arch="sm_90", ptx="", cubin=cubin, usage=())
+
+    before, lower._MULTIPROCESSORS, toolkit.compile_source = lower._MULTIPROCESSORS, 75, compile_source
+    try:
+        kernel = ef.compile(source, target="cuda:sm_90", cache=False)
+    finally:
+        lower._MULTIPROCESSORS = before
+    return kernels.back(kernel(**{name: kernels.on_gpu(value) for name, value in given.items()}))
+
+
+def test_blocks_are_no_more_than_multiprocessors(gpu: Worker) -> None:
+    given, expected = operands(1288, 16, 16, True, True)
+    assert np.array_equal(gpu.run(on_fewer, given, text(True, True)).astype(float), expected)
+
+
 def without_fence(given: Mapping[str, np.ndarray], source: str) -> np.ndarray:
     """The result where nobody tells the tensor cores of what threads have stored in shared memory."""
     from einfall.codegen.cuda import toolkit
