@@ -15,7 +15,7 @@ from .layouts import PanelLayout
 from .machine import Machine
 from .microkernels import BY_NAME, FEW_ROWS, PANEL, WORDS
 from .target import Target
-from .types import DType
+from .types import F32, DType
 
 BYTES = {"float32": 4, "float64": 8}
 
@@ -193,7 +193,8 @@ def plan_dot(*, bits: int, l2_bytes: int, threads: int, n: int | None = None, k:
 def panels(target: Target, kernel: str, right: DType, accumulator: DType) -> PanelLayout | None:
     """The layout in which a micro-kernel takes a right operand that was packed ahead of time; None where it takes none.
 
-    Multiply-adds take one of the type of the sums only: a narrower one would be held at twice its size.
+    Multiply-adds take one of the type of the sums only: a narrower one would be held at twice its size. The weights of a window
+    are, by :func:`weight_panels`.
     """
     if kernel in BY_NAME:
         return PanelLayout(columns=PANEL, steps=WORDS * 32 // right.bits, bits=right.bits, notes=right.is_float)
@@ -203,8 +204,16 @@ def panels(target: Target, kernel: str, right: DType, accumulator: DType) -> Pan
     return PanelLayout(columns=plan.nr, steps=plan.lanes, bits=right.bits)
 
 
+def weight_panels(target: Target, kernel: str, weights: DType, accumulator: DType) -> PanelLayout | None:
+    """The same for the weights of a window: those of narrower floats are held as they are summed up."""
+    narrow = kernel not in BY_NAME and accumulator == F32 and weights.is_float and weights.bits < 32
+    return panels(target, kernel, F32 if narrow else weights, accumulator)
+
+
 def is_panels(layout: PanelLayout, right: DType) -> bool:
-    """Whether :func:`panels` gives such a layout for elements of a type, for some machine."""
+    """Whether :func:`panels` or :func:`weight_panels` gives such a layout for elements of a type, for some machine."""
+    if right.is_float and right.bits < 32 and layout.bits == 32:
+        right = F32
     if layout.bits != right.bits or layout.notes != (layout.words and right.is_float):
         return False
     if layout.words:

@@ -20,7 +20,7 @@ from .padded import Box, inside_of, neighbours
 from .panels import PackedWords, PanelProduct, Panels
 from .statements import Statements, as_index, ceil_div, constant, index, maximum, minimum
 from .tasks import emit_grid
-from .vector import lane_type, load_aligned, shuffle, splat, zeros
+from .vector import lane_type, load_aligned, prefetch, shuffle, splat, zeros
 from .window import WindowOperand
 from .words import LINES, reinterpreted, turned
 
@@ -108,14 +108,22 @@ class PointWords:
                     left=s.bind("left", height - panel * PANEL),
                 )  # fmt: skip
                 with s.when(some > 0):
-                    self._multiply(s, block)
-                    self._store(s, block, places, begin, some, first, s.bind("top", row + panel * PANEL))
+                    top = s.bind("top", row + panel * PANEL)
+                    self._multiply(s, block, top, s.bind("left", first + begin))
+                    self._store(s, block, places, begin, some, first, top)
         self.kernel.release(s)
 
-    def _multiply(self, s: Statements, block: _Block) -> None:
-        """The sums of one panel of weights from the group's first position to its last."""
+    def _multiply(self, s: Statements, block: _Block, row: tirx.Expr, col: tirx.Expr) -> None:
+        """The sums of one panel of weights from the group's first position to its last, that of C's element (row, col).
+
+        Lines of C that L2 does not hold are asked for some time before they are written.
+        """
+        far = self.rows * self.points > self._room
         with s.loop("block", ceil_div(block.span, PANEL)) as number:
             position = s.bind("position", number * PANEL)
+            with s.when(far), s.loop("line", minimum(block.left, PANEL)) as line:
+                for part in range(0, PANEL, LINES):
+                    s.evaluate(prefetch(self.c.buffer, self.c.at(row + line, col + position + part), write=True))
             panels = Panels(
                 a=block.box,
                 a_at=s.bind("a_at", (block.start + position) * LINES),

@@ -15,14 +15,16 @@ from ...ir.cascade import Role
 from ...ir.expr import Const, Expr, Op, Rank, Read, integer, op, rank, ranks_of, reads_of
 from ...ir.index import affine_in, constant_value, equal
 from ...ir.microkernels import FMA, Lies, few_rows
-from ...ir.plans import panels
+from ...ir.plans import panels, weight_panels
 from ...ir.printer import expr_to_source
 from ...ir.target import Target
 from ...ir.tile import Compute, Decision, MatrixProduct, Method, Prepacked, TileProgram, Window, map_computes
 from .methods import lane_step
 
 _FEWEST_ROWS = 32
-"""Rows of weights from which on they are packed: vectors run along them."""
+"""Rows of weights of bytes from which on they are packed."""
+_WHOLE = 3
+"""Whole panels beside which one that is at most half full, whose sums are too few to hide their latency, does not count."""
 _SHALLOWEST = 128
 """Elements of a row from which on the sum takes much longer than the transposition of the result."""
 _FARTHEST_STEP, _FARTHEST_TAP = 4, 16
@@ -88,8 +90,14 @@ class _Found:
             return None
         n, k = tensor.shape[0], _product_of(tensor.shape[1:])
         few, shallow = constant_value(n, lets), constant_value(k, lets)
-        layout = panels(self.target, window.kernel, window.weights.dtype, compute.accumulator)
-        if layout is None or few is None or few < _FEWEST_ROWS or shallow is None or shallow < _SHALLOWEST:
+        layout = weight_panels(self.target, window.kernel, window.weights.dtype, compute.accumulator)
+        if layout is None or few is None or shallow is None or shallow < _SHALLOWEST:
+            return None
+        if (
+            few < _FEWEST_ROWS
+            if layout.words
+            else few < _WHOLE * layout.columns and 0 < few % layout.columns * 2 <= layout.columns
+        ):
             return None
         taps = 1
         if window.kernel != FMA:
