@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
 
-from ...ir.expr import Expr, Rank, Read, Select, integer, op, rank, ranks_of, substitute, transform
+from ...ir.expr import Const, Expr, Rank, Read, Select, integer, op, rank, ranks_of, substitute, transform
 from .chunks import Chunks, Cut
 from .linear import Semiring
 from .readout import Access
@@ -115,6 +115,15 @@ class _ScanForm:
     def _times(self, factor: Expr | None, value: Expr) -> Expr:
         return value if factor is None else op(self.ring.times, factor, value)
 
+    def _carried(self, past: Expr | None, start: Expr) -> Expr:
+        """``past ⊗ start``. Factors above 1 may overflow together where each step finds a 0 and leaves it one."""
+        product = self._times(past, start)
+        if past is None or self.ring.times != "mul" or not self.dtype.is_float:
+            return product
+        one, zero = (Const(value=n, dtype=start.dtype) for n in (1.0, 0.0))
+        bounded = op("mul", op("min", op("abs", past), one), start)  # what is no number stays so
+        return Select(condition=op("eq", start, zero), then=bounded, otherwise=product, dtype=product.dtype)
+
     def _sum(self, terms: list[Expr]) -> Expr:
         return reduce(lambda a, b: op(self.ring.add, a, b), terms)
 
@@ -166,7 +175,7 @@ class _ScanForm:
             if row == state.tensor:
                 source = next(s for s in self.found.states if s.tensor == column)
                 start = substitute(self.starts[column], ranks={a: rank(b) for a, b in self._pairs(source)})
-                terms.append(self._times(past, start))
+                terms.append(self._carried(past, start))
         terms.append(self.local[state.tensor])
         return substitute(self._sum(terms), ranks=places)
 

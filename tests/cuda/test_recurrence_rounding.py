@@ -55,3 +55,23 @@ def test_products_of_rounded_operands(source: str, rounded: bool) -> None:
     body = lower(cascade, target=Target.parse("cuda:sm_80")).program.body
     kernels_ = {n.product.kernel for n in walk(body) if isinstance(n, Compute) and n.product is not None}
     assert (kernels_ == {"mma bf16·bf16"}) is rounded
+
+
+SCAN = """
+kernel scan(X: f32[T, D], A: f32[T, D]) -> (Y: f32[T, D]) {
+    S[0, d]   = 0
+    S[t+1, d] = A[t, d] * S[t, d] + X[t, d]
+    Y[t, d]   = S[t+1, d]
+}
+"""
+
+
+def test_factors_overflow_beside_a_state_of_0(gpu: Worker) -> None:
+    """What is finite as written is finite in chunks of 256 steps, and what is no number is not hidden."""
+    x, a = np.zeros((1030, 2), np.float32), np.full((1030, 2), 3, np.float32)
+    x[1020:], a[700, 1] = 1, np.nan
+    arguments = {"X": x, "A": a}
+    comparison = compare(
+        read_program(SCAN).select(None), arguments, gpu.run(kernels.run, SCAN, arguments, {}, "cuda:sm_80"), sizes={}
+    )
+    assert comparison.passed, str(comparison)
