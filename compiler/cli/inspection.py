@@ -93,25 +93,26 @@ def _table(kernels: Sequence[KernelFigures]) -> None:
 
     table = Table(box=None, pad_edge=False)
     for name in ("kernel", "threads", "registers", "shared", "spills", "blocks", "occupancy"):
-        table.add_column(name, justify="left" if name == "kernel" else "right")
-    table.add_column("instructions", overflow="fold")
+        table.add_column(name, justify="left" if name == "kernel" else "right", no_wrap=True)
     for each in kernels:
         usage, held = each.usage, each.occupancy
-        shared = f"{usage.shared}" + (f" + {usage.dynamic}" if usage.dynamic else "")
-        spills = f"[red]{each.spills} B[/]" if each.spills else "none"
-        parts = [f"{count} {name}" for name, count in each.instructions.items()]
         table.add_row(
             usage.kernel,
             str(usage.threads or "?"),
             str(usage.registers),
-            f"{shared} B",
-            spills,
+            _bytes(usage.shared + usage.dynamic),
+            f"[red]{each.spills} B[/]" if each.spills else "none",
             "?" if held is None else str(held.blocks),
             "?" if held is None else f"{held.share:.0%} ({held.limit})",
-            ", ".join(parts),
         )
     console().print(table)
     for each in kernels:
         out(f"{each.usage.kernel}({', '.join(each.parameters)})")
         for name, count in each.tensor_cores.items():
             out(f"    {count} × {name}")
+        if each.instructions:
+            out(f"    {', '.join(f'{count} × {name}' for name, count in each.instructions.items())}")
+
+
+def _bytes(count: int) -> str:
+    return f"{count} B" if count < 1024 else f"{count / 1024:.3g} KB"
