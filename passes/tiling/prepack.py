@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from ...ir.cascade import Role
 from ...ir.expr import Const, Expr, Op, Rank, Read, integer, op, rank, ranks_of, reads_of
 from ...ir.index import affine_in, constant_value, equal
+from ...ir.layouts import PanelLayout
 from ...ir.microkernels import FMA, Lies, few_rows
 from ...ir.plans import panels, weight_panels
 from ...ir.printer import expr_to_source
@@ -93,11 +94,7 @@ class _Found:
         layout = weight_panels(self.target, window.kernel, window.weights.dtype, compute.accumulator)
         if layout is None or few is None or shallow is None or shallow < _SHALLOWEST:
             return None
-        if (
-            few < _FEWEST_ROWS
-            if layout.words
-            else few < _WHOLE * layout.columns and 0 < few % layout.columns * 2 <= layout.columns
-        ):
+        if not _enough(few, layout):
             return None
         taps = 1
         if window.kernel != FMA:
@@ -158,6 +155,14 @@ class _Found:
         self.kinds[name] = "product"
         self.readers.setdefault(name, []).append(compute.target)
         return name
+
+
+def _enough(rows: int, layout: PanelLayout) -> bool:
+    """Whether panels of so many rows are worth it."""
+    if layout.words:
+        return rows >= _FEWEST_ROWS
+    whole, last = divmod(rows, layout.columns)
+    return whole >= _WHOLE or (whole > 0 and (last == 0 or 2 * last > layout.columns))
 
 
 def _close(window: Window) -> bool:
