@@ -39,7 +39,7 @@ from ..microkernels.statements import (
     positive,
 )
 from ..views import View
-from . import bulk, channels, stepwise, tensor_maps
+from . import bulk, channels, histograms, stepwise, tensor_maps
 from .block import Block, coordinates, fill, total_of
 from .channel_ranks import MOST, Channels, channels_of
 from .channels import ChannelThread
@@ -264,6 +264,12 @@ class _Lowering(Frame):
         anyone = Team(thread=index(0), block=index(0), threads=THREADS, launch=True)
         asking = self.emitter(compute, variables, anyone)
         points = asking.points(self.statements)
+        bins = histograms.bins_of(compute, self.views[compute.target])
+        if bins is not None:
+            blocks = self.statements.bind("blocks", histograms.blocks_of(points, THREADS, self.gpu.multiprocessors))
+            with self._kernel(blocks, variables) as (d, team):
+                histograms.Histogram(emitter=self.emitter(compute, variables, team), bins=bins, blocks=blocks).emit(d)
+            return
         with self._kernel(blocks_for(points, asking.workers), variables, spread=True) as (d, team):
             self.emitter(compute, variables, team).emit(d)
 

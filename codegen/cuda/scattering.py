@@ -97,11 +97,11 @@ class Scattering:
                     s.store(target.flat, position, tirx.IntImm("uint8", int(decided)))
                 return
             place = tirx.address_of(tirx.BufferLoad(target.flat, [position]))
-            name, text = _function(compute.reduction or "", target.dtype)
+            name, text = function_of(compute.reduction or "", target.dtype)
             s.evaluate(cuda_func_call(name, place, value, source_code=text))
 
 
-def _function(reduction: str, dtype: DType) -> tuple[str, str]:
+def function_of(reduction: str, dtype: DType) -> tuple[str, str]:
     """The name and the text of the function that combines a value into memory."""
     held = stored(dtype)
     kind = {"+": "add", "*": "multiply"}.get(reduction, reduction)
