@@ -96,13 +96,21 @@ class Mapped:
         return self.operand.panel.size
 
     @property
+    def _bytes(self) -> list[tirx.Expr]:
+        """The strides of all dimensions but the innermost; of one element, where no stride is ever used, the least there is."""
+        return [
+            tirx.Select(tirx.EQ(extent, index(1)), index(CHUNK), stride * self._size)
+            for extent, stride in zip(self.extents[1:], self.strides, strict=True)
+        ]
+
+    @property
     def unfit(self) -> tirx.Expr:
-        """0 where the driver takes it: an int64."""
+        """0 where the driver takes it: an int64. Nobody says whether it takes a stride of 0, so that is not asked of it."""
         # TVM's pass for storage of bf16 fails on pointers that are reinterpreted as numbers.
         beyond = tirx.call_llvm_pure_intrin("handle", "llvm.ptrmask", self._address, index(CHUNK - 1))
         found = tirx.Cast("int64", tirx.Not(tirx.isnullptr(beyond)))
-        for stride in self.strides:
-            found = found | ((stride * self._size) & index(-_FARTHEST | (CHUNK - 1)))
+        for stride in self._bytes:
+            found = found | (stride & index(-_FARTHEST | (CHUNK - 1))) | tirx.Cast("int64", tirx.EQ(stride, index(0)))
         for extent in self.extents:
             found = found | ((extent - 1) & index(-_LONGEST))
         return found
@@ -111,9 +119,8 @@ class Mapped:
         """Makes the map, on the host's stack."""
         s.add(tirx.Bind(self.handle, tirx.tvm_stack_alloca("tensormap", 1)))
         box = (SLAB // self._size, self.operand.panel.lines, *(1 for _ in self.ranks))
-        strides = [stride * self._size for stride in self.strides]
         how = [_INTERLEAVE, _SWIZZLE, _PROMOTION, _FILL, *([_TF32] if self._size == 4 else [])]
-        numbers = (*self.extents, *strides, *box, *(1 for _ in self.extents), *how)
+        numbers = (*self.extents, *self._bytes, *box, *(1 for _ in self.extents), *how)
         kind = str(self.flat.dtype)
         assert tvm_ffi.dtype(kind).itemsize == self._size
         s.evaluate(tirx.call_packed(ENCODE, self.handle, kind, len(self.extents), self._address, *numbers))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 from collections.abc import Iterator, Mapping
 
 import ml_dtypes
 import numpy as np
 import pytest
+import tvm_ffi
 
 import einfall as ef
 from tests.cuda import kernels
 from tests.cuda.test_staging import ORDERS as LYING
-from tests.cuda.test_staging import cut, operands, text
-from tests.cuda_emulation.device import Worker, compiled, in_every_order
+from tests.cuda.test_staging import Part, cut, operands, text
+from tests.cuda_emulation.device import Worker, compiled, in_every_order, set_order
 from tests.cuda_emulation.emulator import ORDERS, EmulationError
 
 BLOCKS = 3
@@ -140,6 +142,28 @@ def test_batches(gpu: Worker) -> None:
     a, b = (rng.integers(-3, 4, shape).astype(np.float16) for shape in ((2, 3, 24, 72), (3, 72, 40)))
     found = gpu.run(changed, {"A": a, "B": b}, BATCH)
     assert np.array_equal(found, np.einsum("ghmk,hkn->ghmn", a.astype(float), b.astype(float)))
+
+
+def repeated(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The product of a batch by the same matrix again and again, at a stride of 0."""
+    import tvm
+
+    kernels.emulate()
+    kernel = ef.compile(BATCH.replace("f16", "bf16"), target="cuda:sm_90", cache=False)
+    owner = tvm.runtime.tensor(b.view(np.uint16).reshape(-1), tvm.cuda(0))
+    memory = (ctypes.c_uint16 * b.size).from_address(tvm_ffi.from_dlpack(owner).data_ptr())
+    elements = np.frombuffer(memory, np.uint16).reshape(b.shape)
+    again = np.lib.stride_tricks.as_strided(elements, (a.shape[1], *b.shape), (0, *elements.strides))
+    set_order(0, 0)
+    return kernels.back(kernel(A=kernels.on_gpu(a), B=Part(owner, again)))
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_strides_of_0_are_not_left_to_the_driver(gpu: Worker, heads: int) -> None:
+    rng = np.random.default_rng(4)
+    a, b = (rng.integers(-3, 4, shape).astype(ml_dtypes.bfloat16) for shape in ((2, heads, 24, 72), (72, 40)))
+    found = gpu.run(repeated, a, b)
+    assert np.array_equal(found, np.einsum("ghmk,kn->ghmn", a.astype(float), b.astype(float)))
 
 
 BYTES = "kernel product(A: {}[M, K], B: {}[N, K]) -> (C: i32[M, N]) {{ C[m, n] = A[m, k] * B[n, k] }}"
