@@ -17,6 +17,9 @@ from .statements import Statements, ceil_div, constant, index, maximum, minimum,
 SLOTS = 64
 """Tasks of a parallel loop on two threads, as the launcher cuts it (FINE in launcher.c)."""
 
+SHARES, DEARER = 4, 2
+"""Tasks for each thread, if all together cost at most so many hundredths more than one for each."""
+
 
 @contextmanager
 def spread(s: Statements, name: str, total: tirx.Expr, after: tirx.Expr | None = None) -> Iterator[tirx.Expr]:
@@ -61,16 +64,23 @@ def emit_grid(
     units: tuple[int, int],
     cost: Cost,
 ) -> None:
-    """All m × n elements: ``body`` once, or in a parallel loop of ``threads`` tasks.
+    """All m × n elements: ``body`` once, or in a parallel loop of ``threads`` tasks; of SHARES times as many where that costs
+    little more, which is known where all sizes are: a thread whose core is slow leaves some to the others.
 
     Of all grids of so many tasks the one whose largest task, of x rows and y columns, multiples of ``units``, costs least.
     """
     if threads == 1:
         body(row=index(0), height=m, col=index(0), width=n)
         return
-    rows, cols = _cut(s, m, n, threads, units, cost)
+    rows, cols, whole = _cut(s, m, n, threads, units, cost)
+    tasks = threads
+    if whole is not None:
+        fine = _cut(s, m, n, SHARES * threads, units, cost)
+        if fine[2] is not None and fine[2] * SHARES * 100 <= whole * (100 + DEARER):
+            rows, cols, _ = fine
+            tasks = SHARES * threads
     across = s.bind("across", maximum(ceil_div(n, cols), 1))
-    with s.loop("task", threads, kind=ForKind.PARALLEL) as task:
+    with s.loop("task", tasks, kind=ForKind.PARALLEL) as task:
         row = s.bind("row", tirx.truncdiv(task, across) * rows)
         col = s.bind("col", tirx.truncmod(task, across) * cols)
         with s.when(row < m):
@@ -80,8 +90,8 @@ def emit_grid(
 
 def _cut(
     s: Statements, m: tirx.Expr, n: tirx.Expr, threads: int, units: tuple[int, int], cost: Cost
-) -> tuple[tirx.Expr, tirx.Expr]:
-    """The rows and columns of one task."""
+) -> tuple[tirx.Expr, tirx.Expr, int | None]:
+    """The rows and columns of one task, and what the largest costs where that is known."""
     down_all, across_all = (s.bind("units", ceil_div(size, unit)) for size, unit in zip((m, n), units, strict=True))
     grids: list[tuple[tirx.Expr, tirx.Expr, tirx.Expr]] = []
     for down in (d for d in range(1, threads + 1) if threads % d == 0):
@@ -91,7 +101,7 @@ def _cut(
     known = [total for grid in grids if (total := constant(grid[0])) is not None]
     if len(known) == len(grids):
         _, rows, cols = grids[known.index(min(known))]
-        return rows, cols
+        return rows, cols, min(known)
     # Kept in memory: TVM replaces bound variables by their values, of which each would hold the last one three times.
     best = [s.allocate(name, (1,), "int64", scope="local") for name in ("cost", "rows", "cols")]
     for i, grid in enumerate(grids):
@@ -99,7 +109,7 @@ def _cut(
             for buffer, value in zip(best, grid, strict=True):
                 s.store(buffer, 0, value)
     rows, cols = (tirx.BufferLoad(buffer, [index(0)]) for buffer in best[1:])
-    return s.bind("rows", rows), s.bind("cols", cols)
+    return s.bind("rows", rows), s.bind("cols", cols), None
 
 
 def emit_strips(s: Statements, body: Callable[[tirx.Expr, tirx.Expr], None], *, n: tirx.Expr, threads: int, lanes: int) -> None:
