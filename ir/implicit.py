@@ -237,6 +237,8 @@ class _Writer:
                 return self._narrowed(bare, (then, otherwise), wide, arithmetic=False)
             case Default(value=value, default=default) if expr.dtype == wide:
                 return self._narrowed(expr, (value, default), wide, arithmetic=False)
+            case Cast(value=Op(op="add" | "sub" | "mul" | "neg") | Select() | Default()):
+                return self.explicit(expr)  # without the cast its operands would be converted, not its value
             case Cast(value=value) if (value.dtype.is_integer or value.dtype.is_bool) and not _collapses(value):
                 return self.surface(value)
             case _:

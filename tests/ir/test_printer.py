@@ -149,6 +149,9 @@ EXPRESSIONS = st.recursive(st.sampled_from(_ATOMS), _grown, max_leaves=6)
 CLAUSES = st.sampled_from(["", " :: +(k)", " :: max(k)", " :: *(k)", " where i <= k", " where i > 1 and D[i, k] > 0"])
 
 
+@example(value="cast(i8, (if (k) > (B[i, k]) then G[i, k] else G[i, k]))", clause=" :: +(k)", indices="i", result=": f32")
+@example(value="cast(i32, E[i, k] + E[i, k])", clause=" :: +(k)", indices="i", result="")
+@example(value="cast(i32, E[i, k] ?? -E[i, k])", clause=" :: *(k)", indices="i", result="")
 @example(value="(bitcast(i32, -3)) ** 2", clause="", indices="i", result="")
 @example(value="(bitcast(f32, (0.5) ** 2)) < (sqrt(J[i, k]))", clause=" :: +(k)", indices="i", result=": f32")
 @given(value=EXPRESSIONS, clause=CLAUSES, indices=st.sampled_from(["i", "i, k"]), result=st.sampled_from(["", ": f32"]))
