@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from tvm import tirx
 
-from ..ir.expr import Expr
+from ..ir.expr import Expr, Read
 from .expressions import Evaluator, Lanes
 from .microkernels.statements import Statements
 from .views import View
@@ -26,6 +26,9 @@ class Context:
     vector_bits: int
     fused: bool  # the target has fused multiply-add
     threads: int
+    held: Callable[[Variables], Iterable[tuple[Read, tirx.Expr]]] | None = (
+        None  # reads whose values are in registers, at a point
+    )
 
     def evaluator(
         self,
@@ -36,4 +39,7 @@ class Context:
     ) -> Evaluator:
         """An evaluator at a point or a vector of points; ``values`` are known values beside the scalar parameters."""
         known = {**self.scalars, **(values or {})}
-        return Evaluator(s, self.views, self.sizes, variables, lanes, known, fused=self.fused)
+        made = Evaluator(s, self.views, self.sizes, variables, lanes, known, fused=self.fused)
+        for read, value in () if self.held is None else self.held(variables):
+            made.knows(read, value)
+        return made

@@ -9,8 +9,9 @@ lane's own, then one of all by shuffles, in a fixed order. What is loaded for a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from tvm import tirx
 from tvm.tirx.stmt import ForKind
@@ -19,10 +20,9 @@ from ...ir.expr import Expr, Rank, Read, rank, ranks_of, reads_of, transform
 from ...ir.index import upper_bound
 from ...ir.tile import Compute, Fill, Loop, Node, walk
 from ..arithmetic import literal
-from ..context import Context, Variables
+from ..context import Variables
 from ..element import computed, stored
-from ..expressions import Evaluator, Lanes
-from ..microkernels.statements import Statements, as_index, both, ceil_div, constant, divisor, identifier, index
+from ..microkernels.statements import as_index, both, ceil_div, constant, divisor, identifier, index
 from ..reduction import Accumulator
 from ..views import View, decode, encode
 from .channel_ranks import MOST, Channels
@@ -51,35 +51,6 @@ class _Ahead:
     def number(self, step: tirx.Expr, at: Variables) -> tirx.Expr:
         """The number of an element among those that are held."""
         return step if self.entry is None else step * self.slots + at[f"{self.entry}~"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Loaded(Context):
-    """What the Computes of a kernel share, with what one of them need not load in a step."""
-
-    known: Sequence[_Ahead]
-    step: tirx.Expr
-
-    @staticmethod
-    def of(context: Context, known: Sequence[_Ahead], step: tirx.Expr) -> _Loaded:
-        """``context`` with what is known."""
-        given = {f.name: getattr(context, f.name) for f in fields(Context)}
-        return _Loaded(**given, known=known, step=step)
-
-    def evaluator(
-        self,
-        s: Statements,
-        variables: Variables,
-        lanes: Lanes | None = None,
-        values: Mapping[str, tirx.Expr] | None = None,
-    ) -> Evaluator:
-        """That of :class:`Context`, which knows it."""
-        made = Context.evaluator(self, s, variables, lanes, values)
-        for each in self.known:
-            if each.entry is None or f"{each.entry}~" in variables:
-                raw = tirx.BufferLoad(each.held[-1], [each.number(self.step, variables)])
-                made.knows(each.read, decode(raw, self.views[each.read.tensor].dtype, 1))
-        return made
 
 
 @dataclass(kw_only=True)
@@ -204,6 +175,13 @@ class ChannelThread:
             else:
                 self._each(a.compute, a.entry, emitter, inside, load)
 
+    def _loaded(self, known: Sequence[_Ahead], step: tirx.Expr, at: Variables) -> Iterator[tuple[Read, tirx.Expr]]:
+        """What was loaded ahead for a Compute's ``step``, at one of its points."""
+        for each in known:
+            if each.entry is None or f"{each.entry}~" in at:
+                raw = tirx.BufferLoad(each.held[-1], [each.number(step, at)])
+                yield each.read, decode(raw, self.views[each.read.tensor].dtype, 1)
+
     # -- Computes --------------------------------------------------------------------------------------------------------
 
     def _compute(self, i: int, variables: Variables) -> None:
@@ -211,7 +189,7 @@ class ChannelThread:
         given, entry = self.emitters[i], channels.entries.get(i)
         compute = self._localised(given.compute)
         inside = self._inside(i, variables)
-        context = _Loaded.of(given.context, self.known.get(i, []), self.taken)
+        context = replace(given.context, held=partial(self._loaded, self.known.get(i, []), self.taken))
         emitter = replace(given, compute=compute, variables=inside, context=context)
         in_tile = compute.target in channels.dims or compute.target in {b.name for b in self.loop.buffers}
         # What all channels of a tile share, each has by itself: one of them writes it to memory.

@@ -7,8 +7,8 @@ before has written, and what does not depend on the state is loaded for several 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from tvm import tirx
 from tvm.tirx.stmt import ForKind
@@ -17,7 +17,7 @@ from ...ir.expr import Expr, Rank, Read, integer, op, rank, ranks_of
 from ...ir.tile import Compute, Loop
 from ..context import Context, Variables
 from ..element import computed, stored
-from ..expressions import Evaluator, Lanes
+from ..expressions import Evaluator
 from ..microkernels.statements import Statements, index
 from .compute import DeviceComputeEmitter
 from .statements import DeviceStatements
@@ -78,26 +78,6 @@ class _Held:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Remembering(Context):
-    """What the Computes of a step share, with what is in registers."""
-
-    known: Mapping[Read, tirx.Buffer] = field(default_factory=dict)
-
-    def evaluator(
-        self,
-        s: Statements,
-        variables: Variables,
-        lanes: Lanes | None = None,
-        values: Mapping[str, tirx.Expr] | None = None,
-    ) -> Evaluator:
-        """That of :class:`Context`; what is in registers is not loaded."""
-        made = Context.evaluator(self, s, variables, lanes, values)
-        for read, held in self.known.items():
-            made.knows(read, tirx.BufferLoad(held, [index(0)]))
-        return made
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _StepEmitter(DeviceComputeEmitter):
     """Emits one Compute of a step, whose result stays in a register besides."""
 
@@ -122,16 +102,7 @@ def take_steps(
     context = emitters[0].context
     held = {} if loop.reverse or loop.inner else _states(s, loop, [e.compute for e in emitters], context)
     known = {read: buffer for each in held.values() for read, buffer in ((each.before, each.old), (each.after, each.new))}
-    shared = _Remembering(
-        views=context.views,
-        sizes=context.sizes,
-        scalars=context.scalars,
-        lets=context.lets,
-        vector_bits=context.vector_bits,
-        fused=context.fused,
-        threads=context.threads,
-        known=known,
-    )
+    shared = replace(context, held=lambda _: ((read, tirx.BufferLoad(buffer, [index(0)])) for read, buffer in known.items()))
     at = context.evaluator(s, {**variables, loop.variable: index(0)})
     for each in held.values():
         s.store(
