@@ -153,7 +153,8 @@ class _Search:
             long = [d for d, e in enumerate(tile.shape) if d != dims.get(name) and upper_bound(e, self.lets) != 1]
             if len(long) > 1:
                 return None
-            found |= dict.fromkeys([name] if long else [], long[0] if long else 0)
+            if long:
+                found[name] = long[0]
         return found
 
     def _entries(self, ranks: Mapping[int, str], spread: Mapping[str, int]) -> dict[int, str] | None:
@@ -170,5 +171,6 @@ class _Search:
                 return None
             if any(set(ranks_of(r.extent)) & {q.name for q in compute.ranks} for r in compute.ranks):
                 return None
-            found |= dict.fromkeys([i] if rest else [], rest[0] if rest else "")
+            if rest:
+                found[i] = rest[0]
         return found

@@ -25,6 +25,7 @@ from ..element import computed, stored
 from ..microkernels.statements import as_index, both, ceil_div, constant, divisor, identifier, index
 from ..reduction import Accumulator
 from ..views import View, decode, encode
+from .block import coordinates, total_of
 from .channel_ranks import MOST, Channels
 from .chunks import always_read
 from .compute import DeviceComputeEmitter
@@ -101,17 +102,12 @@ class ChannelThread:
     def _steps(self, loop: Loop, variables: Variables) -> None:
         s, context = self.s, self.emitters[0].context
         at = context.evaluator(s, variables)
-        total: tirx.Expr = index(1)
         extents = [s.bind("extent", as_index(at.value(e))) for e in loop.extents]
-        for extent in extents:
-            total = s.bind("total", total * extent)
+        total = s.bind("total", total_of(extents))
         first = self.number
 
         def placed(number: tirx.Expr) -> Variables:
-            found = s.coordinates(number, loop.variables, extents)
-            if loop.reverse:
-                found[loop.variable] = s.bind(loop.variable, extents[0] - 1 - found[loop.variable])
-            return {**variables, **found}
+            return {**variables, **coordinates(s, loop, number, extents)}
 
         def step(number: tirx.Expr) -> None:
             self.number = first

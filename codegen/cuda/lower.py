@@ -297,17 +297,16 @@ class _Lowering(Frame):
         """A launch with a block for each turn of a parallel loop, or with lanes for each of its channels."""
         s = self.statements
         found = channels_of(loop, self.lets)
-        if found is not None:
-            fits = [self._number(e, variables) <= MOST for e in found.short]
-            short = functools.reduce(both, fits, tirx.IntImm("bool", 1))
-            with s.when(short):
-                self._channels(loop, found, variables)
-            if not fits:
-                return
+        if found is None:
+            self._turns(loop, variables)
+            return
+        fits = [self._number(e, variables) <= MOST for e in found.short]
+        short = functools.reduce(both, fits, tirx.IntImm("bool", 1))
+        with s.when(short):
+            self._channels(loop, found, variables)
+        if fits:
             with s.when(negation(short)):
                 self._turns(loop, variables)
-            return
-        self._turns(loop, variables)
 
     def _channels(self, loop: Loop, found: Channels, variables: Variables) -> None:
         """A launch with some lanes for each channel of a parallel loop."""

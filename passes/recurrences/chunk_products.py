@@ -145,7 +145,7 @@ class _ProductForm:
 
         def so_far(i: Expr) -> Expr:
             earlier = with_rank(past, cut.step, _less(i))
-            if not ranks_of(i) or i != cut.step:
+            if i != cut.step:
                 return earlier
             first = op("eq", i, integer(0))
             return Select(condition=first, then=Const(value=1.0, dtype=past.dtype), otherwise=earlier, dtype=past.dtype)
@@ -198,30 +198,19 @@ class _ProductForm:
         i, j = self.cut.step, self.cut.other
         seen = (op("le", j, i) if query.offset else op("lt", j, i),)
         coords = coordinates(self.form.batch, self.cut.chunk, i, j)
-        pairs = op("mul", q, with_rank(parts.key, i, j))
-        if self.chunks.on_gpu:
-            return self._whole_scores(query, pairs, parts)
-        if parts.weights is None:
-            return self._add("QK", coords, pairs, "scores", where=seen)
-        weight = parts.weights.between(op("add", i, integer(1)) if query.offset else i, j)
-        if self.form.decays_by_row:
-            return self._add("QK", coords, op("mul", pairs, weight), "scores", where=seen)
-        scores = self._add("QK", coords, pairs, "scores", where=seen)
-        return self._add("QW", coords, op("mul", scores, weight), "weighted")
-
-    def _whole_scores(self, query: Query, pairs: Expr, parts: _Parts) -> Read:
-        """The same for a thread block, which multiplies whole tiles: what a reader does not see is 0 in them."""
-        i, j = self.cut.step, self.cut.other
-        coords = coordinates(self.form.batch, self.cut.chunk, i, j)
+        pairs: Expr = op("mul", q, with_rank(parts.key, i, j))
         weight = None
         if parts.weights is not None:
             weight = parts.weights.between(op("add", i, integer(1)) if query.offset else i, j)
-        inside = _times(pairs, weight) if weight is not None and self.form.decays_by_row else pairs
-        scores: Expr = self._add("QK", coords, inside, "scores", where=self._steps(i, j))
-        if weight is not None and not self.form.decays_by_row:
-            scores = _times(scores, weight)
-        seen = op("le", j, i) if query.offset else op("lt", j, i)
-        return self._add("QW", coords, self._operand(scores), "weighted", where=(seen,))
+        if weight is not None and self.form.decays_by_row:
+            pairs, weight = _times(pairs, weight), None
+        if self.chunks.on_gpu:
+            # A thread block multiplies whole tiles: what a reader does not see is 0 in them.
+            whole = self._add("QK", coords, pairs, "scores", where=self._steps(i, j))
+            weighted = self._operand(whole if weight is None else _times(whole, weight))
+            return self._add("QW", coords, weighted, "weighted", where=seen)
+        scores = self._add("QK", coords, pairs, "scores", where=seen)
+        return scores if weight is None else self._add("QW", coords, _times(scores, weight), "weighted")
 
     def _narrowed(self) -> DType | None:
         """The type of the values, if operands of products may be rounded to it: tensor cores multiply numbers of one type.
