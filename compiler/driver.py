@@ -43,24 +43,26 @@ def compile(
     kernel: str | None = None,
     target: TargetLike = "cpu",
     threads: int | None = None,
+    tolerance: float | None = None,
     **sizes_and_options: object,
 ) -> Kernel:
     """Compile a kernel.
 
     ``source`` is the path of an `.ecs` file, the text of a program, or a kernel (which is compiled again); ``kernel``
     names one of several in it. Sizes given by name (``H=16, E=64``) are fixed, which can make the code faster; the
-    others stay symbolic. ``threads`` is the default number of threads of a call. The further options are those of
+    others stay symbolic. ``threads`` is the default number of threads of a call. ``tolerance`` stands for the kernel's
+    `@tolerance`: the relative error, in the Frobenius norm, that it may have. The further options are those of
     :class:`.options.Options`: ``cache=False`` neither reads nor writes the cache, ``verify_each=True`` checks the IR
     after every pass.
 
-    Raises EinfallError with every mistake of the program (E01 to E07), E1001 and E1012 for wrong sizes, E11xx for files
-    and options, E12xx for targets.
+    Raises EinfallError with every mistake of the program (E01 to E07), E0705 for a wrong tolerance, E1001 and E1012 for wrong
+    sizes, E11xx for files and options, E12xx for targets.
     """
     if threads is not None:
         checked_threads(threads)
     options = Options.checked({n: v for n, v in sizes_and_options.items() if n in NAMES})
     sizes = {name: value for name, value in sizes_and_options.items() if name not in NAMES}
-    program = read_program(source)
+    program = read_program(source).permitting(tolerance)
     goal = resolve_target(target)
     compiled = _find_or_build(program, kernel, goal, sizes, options)
     return Kernel(compiled, threads=threads)
@@ -118,7 +120,8 @@ def _find_or_build(
     program: Program, kernel: str | None, goal: Target, sizes: Mapping[str, object], options: Options
 ) -> Compiled:
     """From memory, from disk, or from scratch."""
-    rest: dict[str, Json] = {"sizes": {n: repr(v) for n, v in sorted(sizes.items())}, **_relevant(options)}
+    given: dict[str, Json] = {n: repr(v) for n, v in sorted(sizes.items())}
+    rest: dict[str, Json] = {"sizes": given, "tolerance": program.tolerance, **_relevant(options)}
     name = kernel if kernel is not None else program.kernel
     text_key = disk.key("text", program.text, kernel=name, target=goal, rest=rest, version=__version__)
     with _lock:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, Union
 
@@ -23,11 +25,27 @@ _ITEM = re.compile(r"\s*(#|(kernel|def|let|type|check)\b|@\s*tolerance\b)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """The text of a program, the name that messages give it, and the kernel that is meant, if that is known."""
+    """The text of a program, the name that messages give it, and the kernel that is meant, if that is known. ``tolerance``
+    stands for those of the text's kernels."""
 
     text: str
     file: str = "<string>"
     kernel: str | None = None
+    tolerance: float | None = None
+
+    def permitting(self, tolerance: object) -> Program:
+        """The program with a relative error, in the Frobenius norm, that its kernels may have instead of what they say
+        (None: what they say). Raises EinfallError E0705 unless it is a positive, finite number."""
+        if tolerance is None:
+            return self
+        numeric = isinstance(tolerance, Real) and not isinstance(tolerance, bool)
+        if not numeric or not math.isfinite(value := float(tolerance)) or value <= 0:  # type: ignore[arg-type]
+            raise error(
+                "E0705",
+                f"a tolerance is a positive relative error, not {tolerance!r}",
+                help="for example tolerance=1e-2, or --tolerance 1e-2",
+            )
+        return replace(self, tolerance=value)
 
     def cascades(self) -> dict[str, Cascade]:
         """All kernels by name. Raises EinfallError with every mistake of the program, and lines to show."""
@@ -35,9 +53,12 @@ class Program:
 
         try:
             with reporting_defects(f"reading {self.file}"):
-                return load(self.text, self.file)
+                found = load(self.text, self.file)
         except EinfallError as failure:
             raise failure.with_source(self.file, self.text) from None
+        if self.tolerance is None:
+            return found
+        return {name: replace(cascade, tolerance=self.tolerance) for name, cascade in found.items()}
 
     def select(self, name: str | None) -> Cascade:
         """The kernel of that name, or the only one. Raises EinfallError E1108, and what :meth:`cascades` raises."""

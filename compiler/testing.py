@@ -108,9 +108,9 @@ def programs(paths: Iterable[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def cases(path: Path) -> list[Case]:
-    """The checks of a file, in its order. Raises EinfallError as :meth:`Program.cascades` does."""
-    program = read_program_file(path)
+def cases(path: Path, *, tolerance: float | None = None) -> list[Case]:
+    """The checks of a file, in its order. Raises EinfallError as :meth:`Program.cascades` and :meth:`Program.permitting` do."""
+    program = read_program_file(path).permitting(tolerance)
     found = [
         Case(program=program, cascade=cascade, check=check)
         for cascade in program.cascades().values()
@@ -125,7 +125,8 @@ def run(case: Case, *, target: TargetLike = "cpu", symbolic: bool = False, seed:
     start = time.perf_counter()
     middle = start
     try:
-        kernel = compile(case.program.text, kernel=case.cascade.name, target=target, **fixed)
+        program, name = case.program, case.cascade.name
+        kernel = compile(program.text, kernel=name, target=target, tolerance=program.tolerance, **fixed)
         middle = time.perf_counter()
         arguments = sample_arguments(case.cascade, case.sizes, seed, scalars=case.scalars)
         found = results_of(kernel, kernel(**passed_to(kernel, arguments), **case.sizes))

@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 
 from .expr import Expr, Rank, Read, ranks_of, reads_of
 from .index import upper_bound
+from .microkernels import BY_NAME
 from .operators import REDUCTIONS
 from .tile import Buffer, Compute, Loop, Node, When, walk
+from .types import DTYPES
 
 ROWS = 16
 """Rows of one fragment of sums (PTX ISA, section Matrix Fragments for mma.m16n8k16)."""
@@ -36,13 +38,15 @@ class Held:
     """The tiles of a parallel loop that its block has in registers.
 
     ``tiles`` gives the columns of each (None: one number for each row), ``warps`` share their ``rows``, each ``fragments``
-    times 16 of them. The operands of their products take ``staged`` bytes of shared memory.
+    times 16 of them. Those that are left operands of other products are ``multiplied``. The operands that are not in registers
+    take ``staged`` bytes of shared memory.
     """
 
     tiles: Mapping[str, int | None]
     rows: int
     warps: int
     fragments: int
+    multiplied: frozenset[str] = frozenset()
     staged: int = 0
 
 
@@ -80,8 +84,9 @@ def held_in_registers(loop: Loop, lets: Mapping[str, Expr], shared: int) -> Held
             and (each == 1 or warps >= FEWEST_WARPS)
             and warps <= MOST_WARPS
         ):
-            held = Held(tiles=tiles, rows=height, warps=warps, fragments=each)
-            products = (n for n in inside if isinstance(n, Compute) and n.product is not None and n.target in tiles)
+            products = [n for n in inside if isinstance(n, Compute) and n.product is not None and n.target in tiles]
+            lefts = frozenset(n for p in products if (n := left_in_registers(p, tiles)) is not None)
+            held = Held(tiles=tiles, rows=height, warps=warps, fragments=each, multiplied=lefts)
             staged = sum(staged_bytes(n, held, lets) for n in products)
             return replace(held, staged=staged) if staged <= shared else None
     return None
@@ -91,20 +96,29 @@ def staged_bytes(compute: Compute, held: Held, lets: Mapping[str, Expr]) -> int:
     """The shared memory that the operands of a product are staged in, whose sums are in registers."""
     sides = panel_sides(compute, held, lets)
     left = 0 if left_in_registers(compute, held.tiles) is not None else sides["left"]
-    return (left + sides["right"]) * sides["depth"] * 2
+    return (left + sides["right"]) * sides["depth"] * _operand_bits(compute) // 8
 
 
 def panel_sides(compute: Compute, held: Held, lets: Mapping[str, Expr]) -> dict[str, int]:
     """The rows of a product (``left``), its columns (``right``) and its ``depth`` as they are staged, powers of two; its
-    ``steps`` of 16 along the depth."""
+    ``steps`` of 32 bytes along the depth."""
     assert compute.product is not None
     deep = padded(compute.extent(compute.product.inner), lets)
     sides = {"left": held.warps * held.fragments * ROWS, "right": held.tiles[compute.target] or 0, "depth": deep}
-    return {**{name: 1 << (side - 1).bit_length() for name, side in sides.items()}, "steps": deep // WIDTH}
+    return {
+        **{name: 1 << (side - 1).bit_length() for name, side in sides.items()},
+        "steps": deep * _operand_bits(compute) // 256,
+    }
 
 
 def _on_tensor_cores(compute: Compute) -> bool:
-    return compute.product is not None and compute.product.kernel.startswith("mma ")
+    return compute.product is not None and compute.product.kernel.startswith(("mma ", "tf32 "))
+
+
+def _operand_bits(compute: Compute) -> int:
+    """Of an element of a product's operands."""
+    assert compute.product is not None
+    return DTYPES[BY_NAME[compute.product.kernel].left].bits
 
 
 def _extents(buffer: Buffer, lets: Mapping[str, Expr]) -> tuple[int | None, ...]:
@@ -216,7 +230,7 @@ def _product_fits(compute: Compute, at: Roles, tiles: Mapping[str, int | None], 
     if depth is None or depth > DEEPEST or compute.target not in tiles:
         return False
     left = left_in_registers(compute, tiles)
-    if left is not None and (tiles[left] != _padded(depth) or product.left.dtype.bits != 16):
+    if left is not None and (tiles[left] != _padded(depth) or product.left.dtype.bits != _operand_bits(compute)):
         return False
     beside = [product.right, *(() if left is not None else (product.left,))]
     return not any(r.tensor in tiles for e in beside for r in reads_of(e))

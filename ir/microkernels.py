@@ -15,6 +15,9 @@ from .types import DType
 FMA = "fma"
 """Vectors of f32 or f64 and multiply-adds; narrower floats are widened. For every machine."""
 
+PRODUCTS = "products"
+"""Who says of products of f32 whether they are on tensor cores (``made_by`` of a decision)."""
+
 FEW_ROWS = 16
 """Rows of a product up to which its right operand is read once, as it lies, rather than packed in the call."""
 
@@ -92,7 +95,7 @@ def _byte_fragments(left: str, right: str) -> MicroKernel:
     )
 
 
-_TF32 = MicroKernel(
+TF32 = MicroKernel(
     name="tf32 f32·f32",
     instruction="mma.sync.m16n8k8",
     features=frozenset({"mma"}),
@@ -105,7 +108,7 @@ _TF32 = MicroKernel(
 KERNELS = (
     *map(_fragments, ("bf16", "f16")),
     *(_byte_fragments(left, right) for left in ("i8", "u8") for right in ("i8", "u8")),
-    _TF32,
+    TF32,
     _tiles("tdpbf16ps", "amx-bf16", "bf16", "bf16", "f32"),
     _tiles("tdpbssd", "amx-int8", "i8", "i8", "i32"),
     _tiles("tdpbsud", "amx-int8", "i8", "u8", "i32"),

@@ -16,6 +16,7 @@ from ..ir.blocks import fits_blocks
 from ..ir.cascade import Cascade
 from ..ir.expr import Const, Expr, integer, op, sizes_of
 from ..ir.index import expand_lets, simplify
+from ..ir.microkernels import FMA, PRODUCTS, TF32
 from ..ir.target import Target
 from ..ir.tile import Compute, Decision, Method, Scope, TileProgram, walk
 from .cost import estimate
@@ -23,7 +24,7 @@ from .either import either, in_parts
 from .online.derive import PRODUCT_TILE, ROW_TILE, Derivation, derive
 from .shifting.unified import unified
 from .tiling.assemble import assemble
-from .tiling.contraction import on_tensor_cores
+from .tiling.contraction import kernel_as_held, on_tensor_cores, product_of
 
 GAIN = 0.95
 """Share of the time as written that the one-pass form must stay below."""
@@ -65,7 +66,7 @@ def select(cascade: Cascade, target: Target, *, online: bool = True) -> Form:
     """The form that is expected to run fastest on ``target``; ``online=False`` keeps the passes as written."""
     form = _unsplit(cascade, target, online=online)
     if target.gpu is not None:
-        form = replace(form, program=_noting_order(form.program))
+        form = replace(form, program=_noting_rounding(_noting_order(form.program), cascade, target))
     return replace(form, program=in_parts(form.program, cascade, form.derivation, target)) if online else form
 
 
@@ -122,6 +123,26 @@ def _noting_order(program: TileProgram) -> TileProgram:
         return program
     because = "threads add to the same element in the order in which they come: the last bits differ from run to run"
     decision = Decision(made_by="scatter", subject=targets, chosen="by atomic operations of all threads", because=because)
+    return replace(program, decisions=(*program.decisions, decision))
+
+
+def _noting_rounding(program: TileProgram, cascade: Cascade, target: Target) -> TileProgram:
+    """Says of products of matrices of f32 whether they are on tensor cores, which round their operands to tf32."""
+    kernels = {n.product.kernel for n in walk(program.body) if isinstance(n, Compute) and n.product is not None}
+    permitted = replace(cascade, tolerance=TF32.tolerance)
+    rounded = (cascade.tolerance or 0.0) >= TF32.tolerance
+    products = ((einsum, product_of(einsum)) for einsum in cascade.einsums)
+    matrices = [e for e, product in products if product is not None and None not in (product.rows, product.columns)]
+    names = [e.target for e in matrices if kernel_as_held(permitted, e, target) == TF32.name]
+    if not names or (TF32.name if rounded else FMA) not in kernels:
+        return program
+    chosen, because = (
+        "f32 multiply-adds, no tensor cores",
+        "f32 products are exact; @tolerance(1e-2) or --tolerance 1e-2 permits tf32",
+    )
+    if rounded:
+        chosen, because = "tf32 on tensor cores", f"@tolerance({cascade.tolerance!r}) permits operands of 11 bits"
+    decision = Decision(made_by=PRODUCTS, subject=", ".join(dict.fromkeys(names)), chosen=chosen, because=because)
     return replace(program, decisions=(*program.decisions, decision))
 
 

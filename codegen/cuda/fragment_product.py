@@ -17,13 +17,13 @@ from tvm.tirx.stmt import ForKind
 
 from ...ir.expr import Expr, Op, Read, ranks_of, reads_of
 from ...ir.fragments import left_in_registers, panel_sides
-from ...ir.microkernels import BY_NAME
+from ...ir.microkernels import BY_NAME, MicroKernel
 from ...ir.tile import SUM, Compute, MatrixProduct
 from ..context import Variables
 from ..microkernels.statements import Statements, index
 from . import mma
 from .fragments import FragmentEmitter, Registers
-from .operand_loads import Lane, Staged, load_left, load_right
+from .operand_loads import Lane, Staged, load_left, load_right, round_four
 from .operands import RAW, Operand, Side
 from .staging import address, aligned, beyond, commit, copy, i32, wait
 from .statements import DeviceStatements
@@ -47,6 +47,20 @@ class FragmentProduct:
     def product(self) -> MatrixProduct:
         assert self.compute.product is not None
         return self.compute.product
+
+    @property
+    def kernel(self) -> MicroKernel:
+        return BY_NAME[self.product.kernel]
+
+    @property
+    def size(self) -> int:
+        """Bytes of an operand's element."""
+        return mma.element_bytes(self.kernel)
+
+    @property
+    def paired(self) -> bool:
+        """Whether the left operand, from registers, has k in another order than the instruction's."""
+        return self.size == 4 and left_in_registers(self.compute, self.registers.held.tiles) is not None
 
     # -- operands --------------------------------------------------------------------------------------------------------
 
@@ -78,7 +92,7 @@ class FragmentProduct:
         for name, expr, rank in self._sides():
             most = s.bind("most", at.value(self.compute.extent(rank)))
             side = Side(expr=expr, rank=rank, top=index(0), height=sides[name], most=most)
-            operand = Operand.of(context, side, self.product.inner, sides["depth"], mma.BYTES)
+            operand = Operand.of(context, side, self.product.inner, sides["depth"], self.size, paired=self.paired)
             found[name] = (operand, start)
             start += operand.panel.bytes
         return found
@@ -87,13 +101,13 @@ class FragmentProduct:
         """Begins to bring these operands to shared memory, as a group of copies."""
         team, base = self.registers.team, address(s, self.scratch)
         depth = s.bind("deep", self.registers.context.evaluator(s, variables).value(self.compute.extent(self.product.inner)))
-        raw = tirx.decl_buffer((index(1 << 20),), RAW[mma.BYTES], name="staged", data=self.scratch.data)
+        raw = tirx.decl_buffer((index(1 << 20),), RAW[self.size], name="staged", data=self.scratch.data)
         s.add(tirx.DeclBuffer(raw, data=self.scratch.data))
         for name, (operand, start) in self._operands(s, variables).items():
             if name not in names:
                 continue
             source = operand.source(s, variables, depth)
-            elements = partial(operand.elements, s, team, raw, i32(start // mma.BYTES), variables, index(0), depth)
+            elements = partial(operand.elements, s, team, raw, i32(start // self.size), variables, index(0), depth)
             if source is None:
                 elements()
                 continue
@@ -109,7 +123,8 @@ class FragmentProduct:
         """Adds the product to ``s``."""
         emitter = FragmentEmitter.of(self.registers, self.compute, variables)
         target = self.registers.views[self.compute.target].flat
-        added = _added(self.product.epilogue, self.registers.held.tiles) if str(target.dtype) == "float32" else None
+        direct = str(target.dtype) == "float32" and not self._multiplied
+        added = _added(self.product.epilogue, self.registers.held.tiles) if direct else None
         sums = self._sums(s, emitter, added)
         if self.ahead is None:
             s.barrier()
@@ -118,8 +133,14 @@ class FragmentProduct:
         wait(s, 0 if self.ahead is None else self.ahead - 1)
         s.barrier()
         self._multiply(s, self._operands(s, variables), sums)
-        if sums is not target or (added is None and self.product.epilogue is not None):
+        if sums is not target or self._multiplied or (added is None and self.product.epilogue is not None):
             self._finish(s, emitter, sums)
+
+    @property
+    def _multiplied(self) -> bool:
+        """Whether another product multiplies the sums: beyond the edges they must be 0, where an infinity times 0 has made
+        NaN."""
+        return self.compute.target in self.registers.held.multiplied
 
     def _sums(self, s: DeviceStatements, emitter: FragmentEmitter, added: Expr | None) -> tirx.Buffer:
         """Where products are added up, with what they are added to."""
@@ -139,10 +160,12 @@ class FragmentProduct:
 
     def _multiply(self, s: DeviceStatements, operands: Mapping[str, tuple[Operand, int]], sums: tirx.Buffer) -> None:
         held, base = self.registers.held, address(s, self.scratch)
-        kernel, columns = BY_NAME[self.product.kernel], held.tiles[self.compute.target]
+        columns = held.tiles[self.compute.target]
         assert columns is not None
         staged = {
-            name: Staged(panel=operand.panel, along=operand.along, address=s.share(beyond(base, i32(start))))
+            name: Staged(
+                panel=operand.panel, along=operand.along, address=s.share(beyond(base, i32(start))), paired=self.paired
+            )
             for name, (operand, start) in operands.items()
         }
         lane, across = Lane.of(s, self.registers.team), columns // mma.COLUMNS
@@ -162,14 +185,23 @@ class FragmentProduct:
                 load_right(s, rights, 0, staged["right"], tirx.Cast("int32", j) * (2 * mma.COLUMNS), step, lane)
                 with unrolled("i", held.fragments) as i, unrolled("side", 2) as side:
                     at = (i * across + j * 2 + side) * 4
-                    mma.add(s, kernel.left, sums, at, lefts, i * 4, rights, side * 2)
+                    mma.add(s, self.kernel.left, sums, at, lefts, i * 4, rights, side * 2)
 
     def _packed(self, s: Statements, lefts: tirx.Buffer, i: tirx.Expr, k: tirx.Expr) -> None:
-        """Two fragments of sums side by side as one of a left operand: pairs of neighbours in a register."""
+        """Fragments of sums as one of a left operand: of 16 bits two side by side, pairs of neighbours in a register; of 32
+        bits one, whose columns 2 t and 2 t + 1 the instruction takes for t and t + 4."""
         name = left_in_registers(self.compute, self.registers.held.tiles)
         assert name is not None
         memory, columns = self.registers.views[name].flat, self.registers.held.tiles[name]
         assert columns is not None
+        if self.paired:
+            words = tirx.decl_buffer((index(int(memory.shape[0])),), "uint32", name="words", data=memory.data)
+            s.add(tirx.DeclBuffer(words, data=memory.data))
+            for r, place in enumerate((0, 2, 1, 3)):
+                at = (i * (columns // mma.COLUMNS) + k) * 4 + place
+                s.store(lefts, i * 4 + r, tirx.BufferLoad(words, [at]))
+            round_four(s, lefts, i * 4)
+            return
         pairs = tirx.decl_buffer((index(int(memory.shape[0]) // 2),), "uint32", name="pairs", data=memory.data)
         s.add(tirx.DeclBuffer(pairs, data=memory.data))
         first = (i * (columns // mma.COLUMNS) + k * 2) * 2
@@ -183,15 +215,14 @@ class FragmentProduct:
         target = self.compute.target
         columns = self.registers.held.tiles[target]
         assert columns is not None
-        # A later product may multiply them: beyond the edges they are 0, where an infinity times 0 has made NaN.
-        short = self.registers.views[target].dtype.bits == 16
         with self.registers.lines(s) as (line, row), self.registers.along(s, line, columns) as (point, column):
-            inside = emitter.inside(s, row, column) if tested or short else True
-            if tested and short:
-                self.registers.clear(s, target, point)
+            inside = emitter.inside(s, row, column) if tested or self._multiplied else True
+            if tested and self._multiplied:
+                with s.when(tirx.Not(inside) if sums is self.registers.views[target].flat else True):
+                    self.registers.clear(s, target, point)
             with s.when(inside if tested else True):
                 at = emitter.at(point, s.bind("row", row), s.bind("column", column))
-                at = replace(at, mask=inside if short and not tested and inside is not True else None)
+                at = replace(at, mask=inside if self._multiplied and not tested and inside is not True else None)
                 at._finish(s, at.variables, tirx.BufferLoad(sums, [point.element]))
 
 

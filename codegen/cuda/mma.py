@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 ROWS, COLUMNS, DEPTH = 16, 8, 16
 """Of one instruction on 16-bit floats."""
 
-BYTES = 2
-"""Of an element of an operand."""
-
 _LOAD = """
 __device__ __forceinline__ void einfall_ldmatrix(unsigned* r, const void* p) {
   unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(p));

@@ -9,6 +9,10 @@ to it, all are pairs of bytes. Where k runs from line to line
   lines, are taken apart by ``prmt`` into words of four k, one for each of the two neighbours. So the eight rows (or columns) of
   a fragment are every other one of sixteen, which whoever writes the results must know (:attr:`.operands.Operand.interleaved`);
 * elements of 32 bits are read one by one.
+
+Sums in registers that are a left operand of 32 bits put k in another order: a lane has the columns 2 t and 2 t + 1 of eight,
+where the instruction wants t and t + 4 (``fragment_product.py``). A product does not mind, if the right operand's k are in the
+same order: its loads are ``paired``.
 """
 
 from __future__ import annotations
@@ -65,19 +69,29 @@ __device__ __forceinline__ void einfall_load_word(unsigned* r, unsigned address)
 """
 
 
-def order_across(size: int) -> Order:
-    """How a panel in which k runs from line to line must lie, of elements of so many bytes."""
-    return {1: Order.BYTES, 4: Order.WORDS}.get(size, Order.LINES)
+_TWO_WORDS = """
+__device__ __forceinline__ void einfall_load_two(unsigned* r, unsigned address) {
+  asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(address));
+}
+"""
+
+
+def order_of(size: int, *, along: bool, paired: bool) -> Order:
+    """How a panel must lie, of elements of so many bytes; ``along`` and ``paired`` as in :class:`Staged`."""
+    if paired and size == 4:
+        return Order.WORDS if along else Order.PAIRS
+    return Order.LINES if along else {1: Order.BYTES, 4: Order.WORDS}.get(size, Order.LINES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Staged:
     """An operand in shared memory from ``address`` (uint32) on; ``along``: its lines are of k, else k runs from line to
-    line."""
+    line. ``paired``: of eight k of 32 bits, those that the instruction takes for t and t + 4 are numbers 2 t and 2 t + 1."""
 
     panel: Panel
     along: bool
     address: tirx.Expr
+    paired: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +139,10 @@ def _load(
     own, deep = (lane.odd, lane.upper) if left else (lane.upper, lane.odd)
     line = k * (STEP // panel.size)
     match staged.along, panel.size:
+        case True, 4 if staged.paired:
+            for n in range(2):
+                place = panel.element(first + n * 8 + lane.group, line + lane.member * 2) * panel.size
+                _call(s, "einfall_load_two", _TWO_WORDS, to, at + n * 2, staged, place)
         case True, _:
             _call(s, "einfall_load", _LOAD, to, at, staged, panel.place(first + own * 8 + lane.low, k * 2 + deep))
         case False, 1:
@@ -139,10 +157,16 @@ def _load(
         case _:
             for n in range(4):
                 half, below = (n % 2, n // 2) if left else (n // 2, n % 2)
-                place = panel.element(line + (below * deep_step) + lane.member, first + half * 8 + lane.group) * panel.size
+                own_line = lane.member * 2 + below if staged.paired else lane.member + below * deep_step
+                place = panel.element(line + own_line, first + half * 8 + lane.group) * panel.size
                 _call(s, "einfall_load_word", _WORD, to, at + n, staged, place)
     if panel.size == 4:
-        s.evaluate(cuda_func_call("einfall_tf32", register(to, at), source_code=_ROUND))
+        round_four(s, to, at)
+
+
+def round_four(s: Statements, to: tirx.Buffer, at: tirx.Expr | int) -> None:
+    """Four f32 in registers to tf32."""
+    s.evaluate(cuda_func_call("einfall_tf32", register(to, at), source_code=_ROUND))
 
 
 def _call(

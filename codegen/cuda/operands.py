@@ -17,8 +17,8 @@ from ..context import Context, Variables
 from ..element import computed
 from ..microkernels.statements import Statements, as_index
 from ..views import encode, moves_along
-from .operand_loads import order_across
-from .staging import Lines, Order, Panel, Source, i32, lies_along, narrow, source_of
+from .operand_loads import order_of
+from .staging import Lines, Panel, Source, i32, lies_along, narrow, source_of
 from .statements import DeviceStatements, Team
 
 RAW = {1: "uint8", 2: "uint16", 4: "float32"}
@@ -55,12 +55,12 @@ class Operand:
     number: DType | None = None
 
     @staticmethod
-    def of(context: Context, side: Side, inner: str, depth: int, size: int) -> Operand:
+    def of(context: Context, side: Side, inner: str, depth: int, size: int, *, paired: bool = False) -> Operand:
         """An operand of elements of ``size`` bytes, in steps of ``depth``, as it lies in memory, if it does, else by lines of
-        k."""
+        k; ``paired`` as in :class:`.operand_loads.Staged`."""
         read, along = matrix_of(context, side.expr, side.rank, inner)
         lines, width = (side.height, depth) if along else (depth, side.height)
-        panel = Panel(lines=lines, width=width, size=size, order=Order.LINES if along else order_across(size))
+        panel = Panel(lines=lines, width=width, size=size, order=order_of(size, along=along, paired=paired))
         return Operand(context=context, side=side, inner=inner, panel=panel, along=along, read=read, lies_along=along)
 
     @staticmethod

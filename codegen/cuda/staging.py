@@ -66,11 +66,12 @@ def narrow(s: Statements, value: tirx.Expr) -> tirx.Expr:
 class Order(Enum):
     """Which lines have their chunks in different banks: eight that follow each other; those that are read at once where
     elements of 8 or of 32 bits are transposed (``operand_loads.py``), numbers 0, 1, 4, 5, 8, 9, 12, 13 or four lines and two
-    chunks."""
+    chunks; the same where the four are every other one of eight."""
 
     LINES = "lines"
     BYTES = "bytes"
     WORDS = "words"
+    PAIRS = "pairs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +101,8 @@ class Panel:
     def place(self, line: tirx.Expr, chunk: tirx.Expr) -> tirx.Expr:
         """Where a chunk of a line begins, in bytes from the panel's beginning; int32, as its arguments."""
         per = self.across
+        if self.order is Order.PAIRS:  # of eight lines those of even numbers come first
+            line = (line & i32(~7)) | ((line & i32(6)) >> i32(1)) | ((line & i32(1)) << i32(2))
         slab, own = chunk >> i32(per.bit_length() - 1), chunk & i32(per - 1)
         turned = own ^ (self._key(line) & i32(per - 1)) if per > 1 else own
         inside = line * (per * CHUNK) + turned * CHUNK
@@ -114,7 +117,7 @@ class Panel:
                 return line >> i32(skip)
             case Order.BYTES:  # bits 0, 2 and 3 of the line's number
                 return (line & i32(1)) | ((line >> i32(1)) & i32(6)) if skip == 0 else line >> i32(skip + 1)
-            case Order.WORDS:
+            case Order.WORDS | Order.PAIRS:
                 return ((line & i32(3)) >> i32(skip)) << i32(1)
 
     def element(self, line: tirx.Expr, column: tirx.Expr) -> tirx.Expr:

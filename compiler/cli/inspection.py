@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...ir.diagnostics import did_you_mean, error
+from ...ir.microkernels import PRODUCTS
 from ...ir.target import Target
 from ...runtime.artifact import FORMAT, SUFFIX, Artifact
 from ..device_figures import KernelFigures, figures
@@ -43,6 +44,7 @@ def _inspect(options: argparse.Namespace) -> int:
                 "versions": dict(artifact.versions),
                 "bytes": _sizes(artifact),
                 "sources": sorted(artifact.sources),
+                "notes": _notes(artifact),
                 "device": None
                 if artifact.device is None
                 else {"arch": artifact.device.arch, "kernels": [each.to_json() for each in kernels]},
@@ -58,6 +60,8 @@ def _inspect(options: argparse.Namespace) -> int:
     if artifact.device is not None:
         out(f"device:  {artifact.device.arch}, {len(kernels)} kernel{'s' if len(kernels) > 1 else ''}")
         _table(kernels)
+    for note in _notes(artifact):
+        out(f"note:    {note}")
     return 0
 
 
@@ -77,6 +81,12 @@ def _sizes(artifact: Artifact) -> dict[str, int]:
     if artifact.device is not None:
         found["cubin"] = len(artifact.device.cubin)
     return found
+
+
+def _notes(artifact: Artifact) -> list[str]:
+    """What the compiler has said about tensor cores and f32."""
+    said = [each for each in artifact.explanation.decisions if each.made_by == PRODUCTS and each.taken]
+    return [f"{each.subject}: {each.chosen}: {each.because}" for each in said]
 
 
 def _kernels(artifact: Artifact) -> tuple[KernelFigures, ...]:

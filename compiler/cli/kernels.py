@@ -23,7 +23,7 @@ from ..program import Program, read_program_file
 from ..samples import sample_arguments
 from ..testing import passed_to, results_of
 from .output import console, log, out, out_json
-from .parser import Subparsers, add_command, add_kernel, add_pairs, add_target
+from .parser import Subparsers, add_command, add_kernel, add_pairs, add_target, add_tolerance
 from .values import pairs, read_arrays, sizes_of, sort_arguments, store_arrays
 
 _MOST_POINTS = 200_000_000
@@ -45,6 +45,7 @@ def register(commands: Subparsers) -> None:
     compile.add_argument("-o", "--output", type=Path, metavar=f"OUT{SUFFIX}", help="where to save the kernel")
     add_kernel(compile)
     add_target(compile)
+    add_tolerance(compile)
     run = add_command(
         commands,
         "run",
@@ -76,15 +77,16 @@ def register(commands: Subparsers) -> None:
     run.add_argument("--bench", action=argparse.BooleanOptionalAction, default=True, help="time repeated calls (default: yes)")
     add_kernel(run)
     add_target(run)
+    add_tolerance(run)
 
 
 def _compile(options: argparse.Namespace) -> int:
     from ..driver import compile
 
-    program = read_program_file(options.file)
+    program = read_program_file(options.file).permitting(options.tolerance)
     cascade = program.select(options.kernel)
     sizes = sizes_of(cascade, options.sizes)
-    kernel = compile(program.text, kernel=cascade.name, target=options.target, **sizes)
+    kernel = compile(program.text, kernel=cascade.name, target=options.target, tolerance=program.tolerance, **sizes)
     saved = kernel.save(options.output) if options.output else None
     if options.json:
         out_json(
@@ -139,11 +141,18 @@ def _program(options: argparse.Namespace) -> tuple[Cascade, Callable[[], Kernel]
 
     threads = None if options.threads is None else checked_threads(options.threads)
     if options.file.suffix == SUFFIX:
+        if options.tolerance is not None:
+            raise error(
+                "E1110",
+                f"{options.file} keeps the tolerance for which it was compiled",
+                help="einfall compile FILE.ecs --tolerance X",
+            )
         kernel = load(options.file, threads=threads)
         return Program(text=kernel.source("cascade"), file=str(options.file)).select(None), lambda: kernel
-    program = read_program_file(options.file)
+    program = read_program_file(options.file).permitting(options.tolerance)
     cascade = program.select(options.kernel)
-    return cascade, lambda: compile(program.text, kernel=cascade.name, target=options.target, threads=threads)
+    wanted, tolerance = cascade.name, program.tolerance
+    return cascade, lambda: compile(program.text, kernel=wanted, target=options.target, threads=threads, tolerance=tolerance)
 
 
 _Arguments: TypeAlias = "dict[str, np.ndarray | int | float | bool]"

@@ -115,5 +115,14 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_tolerance(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="X",
+        help="the relative error that a kernel may have, instead of its @tolerance: 1e-2 permits tf32 on tensor cores",
+    )
+
+
 def add_kernel(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kernel", metavar="NAME", help="the kernel that is meant, where a file has several")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ...ir.diagnostics import did_you_mean, error
 from ..program import Program, read_program_file
 from .output import colored, console, log, out, out_json
-from .parser import Subparsers, add_command, add_kernel, add_pairs, add_target
+from .parser import Subparsers, add_command, add_kernel, add_pairs, add_target, add_tolerance
 from .values import sizes_of
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def register(commands: Subparsers) -> None:
     add_pairs(explain, "sizes", metavar="SIZE=N", help="sizes to fix; the others stay symbolic")
     add_kernel(explain)
     add_target(explain)
+    add_tolerance(explain)
     opt = add_command(
         commands,
         "opt",
@@ -54,6 +55,7 @@ def register(commands: Subparsers) -> None:
     )
     add_pairs(opt, "sizes", metavar="SIZE=N", help="sizes to fix; the others stay symbolic")
     add_kernel(opt)
+    add_tolerance(opt)
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -209,7 +211,7 @@ def _cascades(options: argparse.Namespace) -> list[Cascade]:
     """
     from ..specialise import specialise
 
-    program = read_program_file(options.file)
+    program = read_program_file(options.file).permitting(options.tolerance)
     chosen = [program.select(options.kernel)] if options.kernel else list(program.cascades().values())
     _check_sizes(program, chosen, [name for name, _ in options.sizes])
     return [specialise(c, sizes_of(c, _own(c, options.sizes, several=len(chosen) > 1))) for c in chosen]

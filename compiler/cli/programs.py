@@ -11,7 +11,7 @@ from ...ir.diagnostics import EinfallError
 from ..program import read_program_file
 from ..testing import programs
 from .output import errors_json, log, out, out_json, report
-from .parser import Subparsers, add_command, add_kernel, add_target
+from .parser import Subparsers, add_command, add_kernel, add_target, add_tolerance
 
 
 def register(commands: Subparsers) -> None:
@@ -47,6 +47,7 @@ def register(commands: Subparsers) -> None:
     source.add_argument("--kind", default="cascade", metavar="KIND", help="cascade, tile, tir, llvm or asm (default: cascade)")
     add_kernel(source)
     add_target(source)
+    add_tolerance(source)
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -129,5 +130,6 @@ def _write(path: Path, text: str) -> None:
 def _source(options: argparse.Namespace) -> int:
     from ..driver import compile
 
-    out(compile(options.file, kernel=options.kernel, target=options.target).source(options.kind))
+    kernel = compile(options.file, kernel=options.kernel, target=options.target, tolerance=options.tolerance)
+    out(kernel.source(options.kind))
     return 0

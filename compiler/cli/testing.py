@@ -10,7 +10,7 @@ from pathlib import Path
 from ...ir.diagnostics import EinfallError
 from ..testing import Case, Outcome, cases, programs, run
 from .output import colored, console, errors_json, log, out, out_json, report
-from .parser import Subparsers, add_command, add_target
+from .parser import Subparsers, add_command, add_target, add_tolerance
 
 
 def register(commands: Subparsers) -> None:
@@ -26,6 +26,7 @@ def register(commands: Subparsers) -> None:
     test.add_argument("--symbolic", action="store_true", help="compile once for all sizes, not for those of each check")
     test.add_argument("-q", "--quiet", action="store_true", help="print only failures and the summary")
     add_target(test)
+    add_tolerance(test)
 
 
 def _test(options: argparse.Namespace) -> int:
@@ -35,7 +36,7 @@ def _test(options: argparse.Namespace) -> int:
     files = programs(options.files)
     for path in files:
         try:
-            found += cases(path)
+            found += cases(path, tolerance=options.tolerance)
         except EinfallError as failure:
             broken.append((path, failure))
     outcomes = _run(found, options)

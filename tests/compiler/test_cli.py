@@ -170,6 +170,23 @@ def test_explain_and_source(capsys: pytest.CaptureFixture[str]) -> None:
     assert "define" in capsys.readouterr().out
 
 
+def test_tolerance(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["source", "good.ecs", "--tolerance", "0.01"]) == 0
+    assert capsys.readouterr().out.startswith("@tolerance(0.01)\nkernel scale")
+    assert main(["explain", ATTENTION, "--target", "cuda:sm_90"]) == 0
+    shown = capsys.readouterr().out
+    assert "QK, AV: f32 multiply-adds, no tensor cores" in shown and "--tolerance 1e-2 permits tf32" in shown
+    assert main(["explain", ATTENTION, "--target", "cuda:sm_90", "--tolerance", "1e-2"]) == 0
+    assert "QK, AV: tf32 on tensor cores" in capsys.readouterr().out
+    assert main(["explain", ATTENTION, "--tolerance", "1e-2"]) == 0
+    assert "tensor cores" not in capsys.readouterr().out
+    assert main(["test", "good.ecs", "--tolerance", "-1"]) == 1
+    assert "E0705" in capsys.readouterr().err
+    assert main(["compile", "good.ecs", "--tolerance", "1e-2", "-o", "wide.efk"]) == 0
+    assert main(["run", "wide.efk", "--random", "--tolerance", "1e-2"]) == 1
+    assert "E1110" in capsys.readouterr().err
+
+
 def test_cache(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     driver._memory.clear()
     main(["compile", "good.ecs"])

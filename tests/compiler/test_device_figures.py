@@ -86,6 +86,18 @@ def test_instructions_and_parameters() -> None:
 
 
 @pytest.mark.skipif(toolkit.nvcc() is None, reason="there is no nvcc")
+@pytest.mark.parametrize("tolerance", [None, 1e-2])
+def test_products_of_f32(tmp_path: Path, capsys: pytest.CaptureFixture[str], tolerance: float | None) -> None:
+    program = "kernel gemm(A: f32[M, K], B: f32[N, K]) -> (C: f32[M, N]) { C[m, n] = A[m, k] * B[n, k] }"
+    path = tmp_path / "gemm.efk"
+    ef.compile(program, target="cuda:sm_80", cache=False, tolerance=tolerance).save(path)
+    assert main(["inspect", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert ("tf32.tf32" in shown) == (tolerance is not None)
+    assert ("note:    C: f32 multiply-adds, no tensor cores: " in shown) == (tolerance is None)
+
+
+@pytest.mark.skipif(toolkit.nvcc() is None, reason="there is no nvcc")
 @pytest.mark.parametrize(
     ("arch", "kind", "opcode"), [("sm_80", "mma", "mma.sync.aligned"), ("sm_90a", "wgmma", "wgmma.mma_async.sync.aligned")]
 )

@@ -88,6 +88,16 @@ def test_recompiling_a_kernel() -> None:
     assert "X: f32[3, N]" in again.source()
 
 
+def test_a_tolerance_stands_for_the_annotation() -> None:
+    text = "kernel twice(X: f32[M]) -> (Y: f32[M]) {\n    Y[m] = 2 * X[m]\n}\n"
+    assert "@tolerance" not in ef.compile(text).source("cascade")
+    wide = ef.compile(text, tolerance=1e-2)
+    assert wide.source("cascade").startswith("@tolerance(0.01)\nkernel twice")
+    assert ef.compile(wide).source("cascade") == wide.source("cascade")
+    other = ef.compile(f"@tolerance(0.5)\n{text}", tolerance=np.float32(0.25))
+    assert other.source("cascade").startswith("@tolerance(0.25)\n")
+
+
 def test_lets_and_requires() -> None:
     kernel = ef.compile(BLOCKED)
     np.testing.assert_array_equal(kernel(np.arange(8, dtype=np.float32)), np.arange(8).reshape(2, 4))
@@ -168,6 +178,9 @@ kernel f(X: f32[M, K], W: w4[N, K]) -> (Y: f32[M, N]) { Y[m, n] = X[m, k] * W[n,
 """
 
 WRONG: list[tuple[str, str, Callable[[], object]]] = [
+    ("E0705", "positive relative error, not 0", lambda: ef.compile(AFFINE, tolerance=0)),
+    ("E0705", "not nan", lambda: ef.compile(AFFINE, tolerance=float("nan"))),
+    ("E0705", "not '1e-2'", lambda: ef.compile(AFFINE, tolerance="1e-2")),  # type: ignore[arg-type]
     ("E1001", "no size `m`.*did you mean `M`", lambda: ef.compile(AFFINE, m=3)),
     ("E1001", "did you mean `cache`", lambda: ef.compile(AFFINE, cahce=False)),
     ("E1001", "`X` is a parameter.*bind", lambda: ef.compile(AFFINE, X=3)),
