@@ -31,7 +31,7 @@ def with_conflicts(rows: Sequence[Row], chosen: Sequence[Subject], console: Cons
     with Worker() as worker:
         pairs = list(zip(rows, chosen, strict=True))
         for row, subject in track(pairs, "conflicts", console=console, disable=not console.is_terminal):
-            if row.failure or not subject.cascade.checks:
+            if row.failure:
                 found.append(row)
                 continue
             try:
@@ -45,6 +45,7 @@ def with_conflicts(rows: Sequence[Row], chosen: Sequence[Subject], console: Cons
 def excess(subject: Subject) -> float:
     """Cycles of shared memory over those without conflicts, in a run of the largest check for sm_80; 1 where none is used."""
     import einfall as ef
+    from einfall.compiler.program import read_program
     from einfall.compiler.samples import sample_arguments
     from einfall.compiler.testing import passed_to
     from tests.cuda.kernels import emulate
@@ -52,8 +53,8 @@ def excess(subject: Subject) -> float:
     from tests.cuda_emulation.traffic import counted
 
     emulate()
-    check = largest_check(subject.cascade)
-    assert check is not None
+    check = largest_check(read_program(subject.text).select(None))  # fixed sizes end checks of others
+    assert check is not None, "a program without checks"
     sizes = {name: int(value) for name, value in check.values if name in subject.cascade.sizes}
     kernel = ef.compile(subject.text, target="cuda:sm_80", cache=False, **subject.fixed)
     scalars = {name: value for name, value in check.values if name not in subject.cascade.sizes and name not in subject.fixed}

@@ -77,6 +77,11 @@ class ColumnFold:
         """Those that meet in shared memory: threads of one warp have met before."""
         return min(self._parts, self.emitter.team.warps)
 
+    @property
+    def _apart(self) -> int:
+        """From one point of a chunk to the next where they meet: so adjacent threads write to adjacent banks."""
+        return self._meeting * self.columns
+
     def emit(self, s: DeviceStatements, total: tirx.Expr, ranks: list[str], extents: list[tirx.Expr]) -> None:
         """All ``total`` chunks of results, of these ranks and extents."""
         team, width, emitter = self.emitter.team, self.chunks.width, self.emitter
@@ -86,7 +91,7 @@ class ColumnFold:
         column = s.bind("column", tirx.truncmod(team.thread, index(self.columns)))
         extent = s.bind("extent", emitter._extent(s, rank, emitter.variables))
         probe = Accumulator.start(s, compute.reduction, emitter._combined, 1)
-        room = s.allocate("room", (self._meeting * self.columns * width,), str(probe.state.dtype), scope="shared")
+        room = s.allocate("room", (self._apart * width,), str(probe.state.dtype), scope="shared")
         with team.each(s, s.bind("tasks", ceil_div(total, self.columns)), index(1), index(0)) as task:
             at = s.bind("at", task * self.columns + column)
             placed = {**emitter.variables, **s.coordinates(tirx.min(at, total - 1), ranks, extents)}
@@ -186,17 +191,17 @@ class ColumnFold:
         chosen: tirx.Expr | bool = True if self.columns >= WARP else team.lane < self.columns
         row = part if self.columns >= WARP else team.warp
         with s.when(chosen):
-            first = s.bind("first", (row * self.columns + column) * width)
+            first = s.bind("first", row * self.columns + column)
             for c in range(width):
-                s.store(room, first + c, tirx.BufferLoad(acc.state, [index(c)]))
+                s.store(room, first + c * self._apart, tirx.BufferLoad(acc.state, [index(c)]))
         s.barrier()
 
     def _gather(self, s: Statements, acc: Accumulator, room: tirx.Buffer, column: tirx.Expr) -> None:
         width = self.chunks.width
         with s.loop("w", index(self._meeting - 1)) as w:
-            first = s.bind("first", ((w + 1) * self.columns + column) * width)
+            first = s.bind("first", (w + 1) * self.columns + column)
             for c in range(width):
-                other = s.share(tirx.BufferLoad(room, [first + c]))
+                other = s.share(tirx.BufferLoad(room, [first + c * self._apart]))
                 s.store(acc.state, c, acc.combine(s.share(tirx.BufferLoad(acc.state, [index(c)])), other))
 
     def _store(self, s: Statements, variables: Variables, acc: Accumulator) -> None:
