@@ -25,7 +25,7 @@ from .chunks import Chunks, chunks_along, moves_along
 from .columns import ColumnFold, columns_of
 from .folds import TOGETHER, RowFold, folded_rank
 from .product import few_of
-from .scattering import Scattering, is_atomic
+from .scattering import Scattering
 from .statements import WARP, DeviceStatements, Team
 
 LEAST_IN_CHUNKS = 128
@@ -42,13 +42,8 @@ class DeviceComputeEmitter(ComputeEmitter):
         """Adds the whole Compute to ``s``."""
         assert isinstance(s, DeviceStatements)
         compute = self.compute
-        if compute.scatter and is_atomic(compute, self.target):
+        if compute.scatter:
             self._spread(s, self._scattered_ranks, Scattering(emitter=self).point)
-        elif compute.scatter:
-            # Where vectors may run along a rank, its points meet nobody else's; all others are taken in order.
-            outer = self._scattered_ranks
-            rest = [r for r in (*compute.reduced, *compute.output_ranks) if r not in outer]
-            self._spread(s, outer, lambda s, v: self._loops(s, rest, v, (), self._scatter_point))
         elif (rank := self._folds) is not None:
             self._folded(s, rank)
         elif (chunks := self._chunks()) is not None:
@@ -68,11 +63,8 @@ class DeviceComputeEmitter(ComputeEmitter):
 
     @property
     def _scattered_ranks(self) -> list[str]:
-        """What threads share of a scatter: all its points, or those that nobody else's value meets."""
-        compute = self.compute
-        if is_atomic(compute, self.target):
-            return [*compute.reduced, *compute.output_ranks]
-        return [r for r in compute.output_ranks if compute.method is Method.LANES and r == compute.vector]
+        """What threads share of a scatter: all its points."""
+        return [*self.compute.reduced, *self.compute.output_ranks]
 
     @property
     def workers(self) -> int:

@@ -1,40 +1,44 @@
 """Scatters of many points into few elements: each block combines its points in shared memory, then its results into the target.
 
 All threads of a GPU that add to the same few words of its second-level cache wait for one another; those of a block that add to
-words of its shared memory do so only where they meet there. Integers only: they come out the same in any order.
+words of its shared memory do so only where they meet there.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 from tvm import tirx
 from tvm.backend.cuda.op import cuda_func_call
 
 from ...ir.operators import REDUCTIONS
-from ...ir.tile import Compute
 from ..arithmetic import literal
 from ..element import stored
-from ..microkernels.statements import ceil_div, constant, identifier, index, maximum, minimum
+from ..microkernels.statements import both, ceil_div, constant, identifier, index, maximum, minimum
 from ..views import View
+from .block import total_of
 from .compute import DeviceComputeEmitter
-from .scattering import Scattering, function_of, is_atomic
+from .scattering import Scattering, function_of
 from .statements import DeviceStatements
 
-MOST = 4096
-"""Elements of a target up to which it is combined in shared memory: 16 KB, of which a multiprocessor has room for several."""
+MOST = 16 * 1024
+"""Bytes of a target up to which it is combined in shared memory: a multiprocessor has room for several such targets."""
 
 POINTS, WAVES = 16, 8
 """Points of a thread that are worth clearing and handing over what its block has, and blocks for each multiprocessor."""
 
 
-def bins_of(compute: Compute, target: View) -> tuple[int, ...] | None:
-    """The extents of a target that blocks combine in shared memory; None for others."""
-    if not is_atomic(compute, target) or stored(target.dtype) not in ("int32", "uint32") or compute.reduction == "*":
-        return None
-    found = tuple(e for extent in target.extents if (e := constant(extent)) is not None)
-    return found if len(found) == len(target.extents) and 0 < math.prod(found) <= MOST else None
+def most_of(target: View) -> int:
+    """Elements of a target up to which it is combined in shared memory; none of truth values, which nobody waits for."""
+    return 0 if target.dtype.is_bool else MOST * 8 // target.dtype.bits
+
+
+def suits(target: View, points: tirx.Expr) -> tirx.Expr | bool:
+    """Whether so many points of a scatter are combined in shared memory first, which the sizes of a call decide."""
+    most, total = most_of(target), total_of(target.extents)
+    if (known := constant(total)) is not None:
+        return 0 < known <= most
+    return both(total <= most, total <= points) if most else False
 
 
 def blocks_of(points: tirx.Expr, threads: int, multiprocessors: int) -> tirx.Expr:
@@ -44,32 +48,36 @@ def blocks_of(points: tirx.Expr, threads: int, multiprocessors: int) -> tirx.Exp
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Histogram:
-    """A scatter into ``bins``, by ``blocks`` blocks."""
+    """A scatter whose target is small, by ``blocks`` blocks."""
 
     emitter: DeviceComputeEmitter
-    bins: tuple[int, ...]
     blocks: tirx.Expr
 
     def emit(self, s: DeviceStatements) -> None:
         """Adds all that a block does to ``s``."""
         compute, target, team = self.emitter.compute, self.emitter.target, self.emitter.team
-        held, total = stored(target.dtype), math.prod(self.bins)
-        identity = literal(REDUCTIONS[compute.reduction or "+"].identity(target.dtype), held)
-        room = s.allocate(identifier(f"{compute.target}_bins"), (total,), held, scope="shared")
-        strides = tuple(index(math.prod(self.bins[d + 1 :])) for d in range(len(self.bins)))
-        mine = View(flat=room, strides=strides, extents=tuple(map(index, self.bins)), dtype=target.dtype)
-        with team.each(s, index(total), index(team.threads), team.thread) as at:
+        held, reduction = stored(target.dtype), compute.reduction or "+"
+        identity = literal(REDUCTIONS[reduction].identity(target.dtype), held)
+        total, strides = s.bind("bins", total_of(target.extents)), []
+        for d in range(len(target.extents)):
+            strides.append(s.bind("stride", total_of(target.extents[d + 1 :])))
+        known = constant(total)
+        room = s.allocate(
+            identifier(f"{compute.target}_bins"), (most_of(target) if known is None else known,), held, scope="shared"
+        )
+        mine = View(flat=room, strides=tuple(strides), extents=target.extents, dtype=target.dtype)
+        with team.each(s, total, index(team.threads), team.thread) as at:
             s.store(room, at, identity)
         s.barrier()
         self._points(s, mine)
         s.barrier()
-        with team.each(s, index(total), index(team.threads), team.thread) as at:
+        with team.each(s, total, index(team.threads), team.thread) as at:
             value = s.share(tirx.BufferLoad(room, [at]))
             with s.when(tirx.NE(value, identity)):
-                names = [f"i{d}" for d in range(len(self.bins))]
-                places = s.coordinates(at, names, list(mine.extents))
+                names = [f"i{d}" for d in range(len(target.extents))]
+                places = s.coordinates(at, names, list(target.extents))
                 there = target.offset([places[name] for name in names])
-                name, text = function_of(compute.reduction or "+", target.dtype)
+                name, text = function_of(reduction, target.dtype)
                 address = tirx.address_of(tirx.BufferLoad(target.flat, [there]))
                 s.evaluate(cuda_func_call(name, address, value, source_code=text))
 

@@ -30,6 +30,8 @@ from ..microkernels.statements import (
     as_index,
     both,
     ceil_div,
+    condition,
+    constant,
     divisor,
     identifier,
     index,
@@ -264,14 +266,19 @@ class _Lowering(Frame):
         anyone = Team(thread=index(0), block=index(0), threads=THREADS, launch=True)
         asking = self.emitter(compute, variables, anyone)
         points = asking.points(self.statements)
-        bins = histograms.bins_of(compute, self.views[compute.target])
-        if bins is not None:
-            blocks = self.statements.bind("blocks", histograms.blocks_of(points, THREADS, self.gpu.multiprocessors))
-            with self._kernel(blocks, variables) as (d, team):
-                histograms.Histogram(emitter=self.emitter(compute, variables, team), bins=bins, blocks=blocks).emit(d)
-            return
-        with self._kernel(blocks_for(points, asking.workers), variables, spread=True) as (d, team):
-            self.emitter(compute, variables, team).emit(d)
+        few = condition(histograms.suits(self.views[compute.target], points) if compute.scatter else False)
+        s = self.statements
+        if constant(few) != 0:
+            with s.when(few):
+                blocks = s.bind("blocks", histograms.blocks_of(points, THREADS, self.gpu.multiprocessors))
+                with self._kernel(blocks, variables) as (d, team):
+                    histograms.Histogram(emitter=self.emitter(compute, variables, team), blocks=blocks).emit(d)
+        if constant(few) != 1:
+            with (
+                s.when(negation(few)),
+                self._kernel(blocks_for(points, asking.workers), variables, spread=True) as (d, team),
+            ):
+                self.emitter(compute, variables, team).emit(d)
 
     def _fill(self, view: View, value: int | float | bool) -> None:
         total = total_of(view.extents)

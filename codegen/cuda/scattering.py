@@ -2,6 +2,7 @@
 
 Integers, extremes and truth values come out the same in any order. Sums and products of floats are rounded in the order in
 which threads happen to come: the last bits of a scattered sum differ from run to run, as those of ``index_add_`` of PyTorch do.
+Targets have elements of 32 or 64 bits, or truth values: a GPU's tile program combines narrower numbers in wider ones.
 (CUDA C++ Programming Guide, section Atomic Functions.)
 """
 
@@ -13,14 +14,11 @@ from typing import TYPE_CHECKING
 from tvm import tirx
 from tvm.backend.cuda.op import cuda_func_call
 
-from ...ir.operators import REDUCTIONS
-from ...ir.tile import Compute
 from ...ir.types import DType
 from ..arithmetic import convert
 from ..context import Variables
 from ..element import computed, stored
 from ..microkernels.statements import Statements
-from ..views import View
 
 if TYPE_CHECKING:
     from .compute import DeviceComputeEmitter
@@ -41,20 +39,38 @@ _NATIVE = {
 }
 """The function of an operator, and the types that have it; a 64-bit sum is that of unsigned numbers."""
 
-_COMBINED = {"+": "a + b", "*": "a * b", "max": "a != a || a >= b ? a : b", "min": "a != a || a <= b ? a : b"}
+_KINDS = {"+": "add", "*": "multiply"}
 
 _DIRECT = """
 __device__ __forceinline__ void einfall_NAME(void* p, TYPE v) { FUNCTION(reinterpret_cast<HELD*>(p), static_cast<HELD>(v)); }
 """
 
-_BY_EXCHANGE = """
+_EXTREME = """
+__device__ __forceinline__ void einfall_NAME(void* p, TYPE v) {
+  SIGNED bits = NAN_BITS;
+  if (v == v) __builtin_memcpy(&bits, &v, sizeof(bits));
+  if (bits >= 0) FUNCTION(reinterpret_cast<SIGNED*>(p), bits);
+  else OPPOSITE(reinterpret_cast<WORD*>(p), static_cast<WORD>(bits));
+}
+"""
+"""The bits of floats above zero are ordered as integers, those of floats below it as unsigned ones the other way round. Of a
+NaN the bits are chosen that win either way: above the infinity for a maximum, with the sign for a minimum."""
+
+_NAN_BITS = {
+    ("float32", "max"): "0x7fc00000",
+    ("float32", "min"): "-0x400000",
+    ("float64", "max"): "0x7ff8000000000000",
+    ("float64", "min"): "-0x8000000000000",
+}
+
+_PRODUCT = """
 __device__ __forceinline__ void einfall_NAME(void* p, TYPE b) {
   WORD* word = reinterpret_cast<WORD*>(p);
   WORD old = atomicCAS(word, static_cast<WORD>(0), static_cast<WORD>(0));
   while (true) {
-    TYPE a;
+    HELD a;
     __builtin_memcpy(&a, &old, sizeof(a));
-    TYPE c = COMBINED;
+    const HELD c = a * static_cast<HELD>(b);
     WORD made;
     __builtin_memcpy(&made, &c, sizeof(c));
     if (made == old) return;
@@ -64,16 +80,6 @@ __device__ __forceinline__ void einfall_NAME(void* p, TYPE b) {
   }
 }
 """
-
-
-def is_atomic(compute: Compute, target: View) -> bool:
-    """Whether all threads may scatter at once."""
-    reduction = compute.reduction or ""
-    if not compute.scatter or REDUCTIONS[reduction].coordinate:
-        return False
-    if target.dtype.is_bool:
-        return reduction in ("or", "and", "max", "min")
-    return reduction in _COMBINED and stored(target.dtype) == computed(target.dtype) and stored(target.dtype) in _C
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +98,7 @@ class Scattering:
             value = convert(at.value(compute.value), computed(target.dtype))
             if target.dtype.is_bool:
                 # Whoever comes stores the same.
+                assert compute.reduction in ("or", "max", "and", "min")
                 decided = compute.reduction in ("or", "max")
                 with s.when(value if decided else tirx.Not(value)):
                     s.store(target.flat, position, tirx.IntImm("uint8", int(decided)))
@@ -104,13 +111,19 @@ class Scattering:
 def function_of(reduction: str, dtype: DType) -> tuple[str, str]:
     """The name and the text of the function that combines a value into memory."""
     held = stored(dtype)
-    kind = {"+": "add", "*": "multiply"}.get(reduction, reduction)
-    name = f"scatter_{kind}_{held}"
+    wide, floating = held.endswith("64"), held.startswith("float")
+    word = _C["uint64" if wide else "uint32"]
+    name = f"scatter_{_KINDS.get(reduction, reduction)}_{held}"
     function, types = _NATIVE.get(reduction, ("", set()))
     if held in types:
-        unsigned = held == "int64" and reduction == "+"
-        text = _DIRECT.replace("FUNCTION", function).replace("HELD", _C["uint64"] if unsigned else _C[held])
+        text = _DIRECT.replace("FUNCTION", function)
+        cell = word if held == "int64" and reduction == "+" else _C[held]
+    elif reduction == "*":
+        text, cell = _PRODUCT, _C[held] if floating else word
     else:
-        word = "unsigned long long" if held.endswith("64") else "unsigned int"
-        text = _BY_EXCHANGE.replace("WORD", word).replace("COMBINED", _COMBINED[reduction])
-    return f"einfall_{name}", text.replace("NAME", name).replace("TYPE", _C[held])
+        opposite = "atomicMin" if reduction == "max" else "atomicMax"
+        text = _EXTREME.replace("FUNCTION", function).replace("OPPOSITE", opposite)
+        text = text.replace("NAN_BITS", _NAN_BITS[held, reduction]).replace("SIGNED", _C["int64" if wide else "int32"])
+        cell = _C[held]
+    text = text.replace("HELD", cell).replace("WORD", word).replace("NAME", name).replace("TYPE", _C[held])
+    return f"einfall_{name}", text

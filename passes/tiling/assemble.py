@@ -388,7 +388,7 @@ class _Assembly:
         if explicit.mask is not None:
             nodes.append(choose(self._placed(index, mask_of(explicit, self.workspace.buffers[explicit.mask]), placement)))
         if einsum.scatter:
-            return [*nodes, *scatter(self.workspace, compute)]
+            return [*nodes, *scatter(self.workspace, compute, self.tiling.target)]
         around = Surroundings(
             target=self.tiling.target,
             tolerance=self.cascade.tolerance,

@@ -11,7 +11,7 @@ from ...ir.microkernels import FMA
 from ...ir.operators import REDUCTIONS
 from ...ir.target import Target
 from ...ir.tile import SUM, Buffer, Compute, MatrixProduct, Method, Node, Scope, When
-from ...ir.types import BOOL, I32, DType
+from ...ir.types import BOOL, F32, I32, DType
 from ..analysis.presence import TRUE, Explicit, conjunction, disjunction, zero_of
 from . import contraction
 from .methods import choose
@@ -130,22 +130,21 @@ class Workspace:
         return made
 
 
-def scatter(workspace: Workspace, compute: Compute) -> list[Node]:
+def scatter(workspace: Workspace, compute: Compute, target: Target) -> list[Node]:
     """What fills the part of the target that a scatter defines with the identity, combines, and clears absent points.
 
-    Sums of small floats go through a wider buffer.
+    What is not combined in the target's own type goes through a buffer of the other one.
     """
     assert compute.reduction is not None
     held = workspace.buffers[compute.target]
     if REDUCTIONS[compute.reduction].coordinate:
-        return _scatter_coordinates(workspace, compute, held)
+        return _scatter_coordinates(workspace, compute, held, target)
     identity = REDUCTIONS[compute.reduction].identity(compute.accumulator)
     combine = replace(compute, condition=None, within=None)
     region = _region(compute, held)
-    if held.dtype == compute.accumulator or not held.dtype.is_float:
-        dtype, total = held.dtype, compute.target
-    else:
-        dtype, total = compute.accumulator, workspace.add(f"{compute.target}.sum", compute.accumulator, held.shape)
+    dtype, total = _combined_in(compute, held.dtype, target), compute.target
+    if dtype != held.dtype:
+        total = workspace.add(f"{compute.target}.{_KINDS[compute.reduction]}", dtype, held.shape)
     start = Const(value=_representable(identity, dtype), dtype=dtype)
     nodes: list[Node] = [replace(region, target=total, value=start), replace(combine, target=total)]
     if total != compute.target or compute.condition is not None:
@@ -154,15 +153,32 @@ def scatter(workspace: Workspace, compute: Compute) -> list[Node]:
     return [choose(node) for node in nodes if isinstance(node, Compute)]
 
 
-def _scatter_coordinates(workspace: Workspace, compute: Compute, held: Buffer) -> list[Node]:
+_KINDS = {"+": "sum", "*": "product", "max": "most", "min": "least", "and": "all", "or": "any"}
+
+
+def _combined_in(compute: Compute, held: DType, target: Target) -> DType:
+    """The type in which memory holds what a scatter has combined so far.
+
+    GPUs combine words of 32 and 64 bits: extremes of narrower numbers are exact in those. Truth values they only store.
+    """
+    dtype = compute.accumulator
+    if dtype.is_integer and held.is_integer and compute.reduction in ("max", "min"):
+        dtype = held
+    if target.gpu is None or dtype.bits >= 32 or dtype.is_bool:
+        return dtype
+    return F32 if dtype.is_float else I32
+
+
+def _scatter_coordinates(workspace: Workspace, compute: Compute, held: Buffer, target: Target) -> list[Node]:
     """argmax and argmin: the best values first, then the least of the coordinates whose value is the best one."""
     assert compute.reduction is not None
     (reduced,) = compute.reduced
     dtype = compute.value.dtype
     best = workspace.add(f"{compute.target}.best", dtype, held.shape)
+    places = held.name if held.dtype == I32 else workspace.add(f"{compute.target}.places", I32, held.shape)
     combine = "max" if compute.reduction == "argmax" else "min"
     unconditional = replace(compute, condition=None)
-    found = scatter(workspace, replace(unconditional, target=best, reduction=combine, accumulator=dtype))
+    found = scatter(workspace, replace(unconditional, target=best, reduction=combine, accumulator=dtype), target)
     filtered = TRUE if compute.filter is None else compute.filter
     there: Expr = Read(tensor=best, indices=compute.indices, dtype=dtype)
     if filtered != TRUE:
@@ -170,13 +186,11 @@ def _scatter_coordinates(workspace: Workspace, compute: Compute, held: Buffer) -
     same: Expr = op("eq", compute.value, there)
     if dtype.is_float:
         same = disjunction(same, op("and", op("ne", compute.value, compute.value), op("ne", there, there)))
-    place = Cast(value=rank(reduced), dtype=I32)
-    nodes = scatter(
-        workspace,
-        replace(unconditional, value=place, reduction="min", filter=conjunction([filtered, same]), accumulator=I32),
-    )
+    place, filtered = Cast(value=rank(reduced), dtype=I32), conjunction([filtered, same])
+    first = replace(unconditional, target=places, value=place, reduction="min", filter=filtered, accumulator=I32)
+    nodes = scatter(workspace, first, target)
     region = _region(compute, held)
-    value = Read(tensor=held.name, indices=region.indices, dtype=I32)
+    value = Read(tensor=places, indices=region.indices, dtype=I32)
     none = op("eq", value, integer(int(I32.maximum), I32))
     value_or_none = Select(condition=none, then=integer(-1, I32), otherwise=value, dtype=I32)
     return [*found, *nodes, choose(replace(region, value=value_or_none, condition=compute.condition))]

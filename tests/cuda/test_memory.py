@@ -142,46 +142,6 @@ def test_few_rows_times_a_matrix(gpu: Worker, rows: int) -> None:
     check(gpu, FEW_ROWS.format(t="bf16", r="f32"), {"X": (rows, 128), "W": (37, 128)}, B=rows, K=128)
 
 
-SCATTER = """\
-kernel scatter(X: {t}[E], d: i32[E]) -> (Y: {t}[S]) {{
-    Y[d[e]] = X[e] :: {operator}(e)
-}}
-"""
-
-
-def scattered(gpu: Worker, dtype: str, operator: str, *, hole: bool = False) -> None:
-    """Whole numbers, whose sums and products are the same in every order; some go to no element at all."""
-    text, rng = SCATTER.format(t=dtype, operator=operator), np.random.default_rng(4)
-    cascade = read_program(text).select(None)
-    values = rng.integers(-3, 4, 300).astype(cascade.by_name["X"].value.storage)
-    if hole:
-        values[5::40] = np.nan
-    given = {"X": values, "d": (np.arange(300) * 7 % 6 - 1).astype(np.int32)}
-    found = gpu.run(kernels.run, text, given, {"S": 5}, "cuda:sm_90", every_order=True)
-    comparison = compare(cascade, given, found, sizes={"S": 5})
-    assert comparison.passed, comparison
-
-
-def test_a_scatter_by_all_threads(gpu: Worker) -> None:
-    scattered(gpu, "f32", "max", hole=True)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("operator", ["+", "*", "max", "min"])
-@pytest.mark.parametrize("dtype", ["i32", "i64", "u32", "f32", "f64", "bf16"])
-def test_scatters(gpu: Worker, dtype: str, operator: str) -> None:
-    scattered(gpu, dtype, operator)
-
-
-def test_a_scattered_sum_says_that_its_order_is_open() -> None:
-    from einfall.ir.target import Target
-    from einfall.passes.pipeline import lower
-
-    cascade = read_program(SCATTER.format(t="f32", operator="+")).select(None)
-    decisions = lower(cascade, target=Target.parse("cuda:sm_90")).program.decisions
-    assert [d.subject for d in decisions if d.made_by == "scatter"] == ["Y"]
-
-
 PATHS = """\
 kernel paths(X: f32[B, T], s: f32[B]) -> (Y: f32[B, T], Z: f32[B]) {
     U[b, 0]   = s[b]
