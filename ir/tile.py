@@ -57,6 +57,16 @@ SUM = "Σ"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Joined:
+    """Ranks that the roles of an implicit product run through together, the last one of each fastest: its ``rows``, its
+    ``columns``, and ``taps``, at each of which it is added up along its depth (a convolution's window)."""
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    taps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MatrixProduct:
     """The roles of an Einsum's ranks in the matrix product C[m, n] += A[m, k] · B[k, n].
 
@@ -66,7 +76,9 @@ class MatrixProduct:
     ``epilogue``: what is stored in the place of the finished sum, a scalar read of :data:`SUM`. It is evaluated on the
     registers that hold the sums; of its Compute's target it may read the element that it is about to write. ``kernel`` is the
     name of the micro-kernel (:mod:`.microkernels`), ``packed`` that of the :class:`Prepacked` form of the right operand.
-    Knobs: ``plan`` has the sizes of blocks and register tiles on multiply-adds, ``dot_plan`` those on the micro-kernel.
+    ``joined`` tells of an implicit product, on a GPU, all ranks of its roles; its operands are reads, perhaps 0 where a
+    condition does not hold. Knobs: ``plan`` has the sizes of blocks and register tiles on multiply-adds, ``dot_plan`` those on
+    the micro-kernel.
     """
 
     rows: str | None
@@ -78,8 +90,23 @@ class MatrixProduct:
     epilogue: Expr | None = None
     kernel: str = FMA
     packed: str | None = None
+    joined: Joined | None = None
     plan: GemmPlan | None = None
     dot_plan: DotPlan | None = None
+
+    @property
+    def row_ranks(self) -> tuple[str, ...]:
+        """All ranks of its rows."""
+        return _given(self.rows) if self.joined is None else self.joined.rows
+
+    @property
+    def column_ranks(self) -> tuple[str, ...]:
+        """All ranks of its columns."""
+        return _given(self.columns) if self.joined is None else self.joined.columns
+
+
+def _given(name: str | None) -> tuple[str, ...]:
+    return () if name is None else (name,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -119,7 +119,9 @@ def _how(compute: Compute) -> Iterator[str]:
 
 def _product(product: MatrixProduct) -> Iterator[str]:
     packed = "" if product.packed is None else f", columns from {product.packed}"
-    yield f"by {product.kernel}: rows {product.rows or 1}, columns {product.columns or 1}, depth {product.inner}{packed}"
+    rows, columns = (", ".join(ranks) or 1 for ranks in (product.row_ranks, product.column_ranks))
+    taps = "" if product.joined is None else f" at each of {', '.join(product.joined.taps)}"
+    yield f"by {product.kernel}: rows {rows}, columns {columns}, depth {product.inner}{taps}{packed}"
     if product.epilogue is not None:
         yield f"then {expr_to_source(product.epilogue)}"
     if product.dot_plan is not None:

@@ -20,7 +20,7 @@ from ...ir.expr import Expr, reads_of
 from ...ir.fragments import Held
 from ...ir.index import upper_bound
 from ...ir.target import Target
-from ...ir.tile import Buffer, Compute, Fill, Loop, Node, Scope, TileProgram, When, walk
+from ...ir.tile import Buffer, Compute, Fill, Joined, Loop, MatrixProduct, Node, Scope, TileProgram, When, walk
 from ..context import Context, Variables
 from ..element import stored
 from ..frame import Frame
@@ -47,6 +47,7 @@ from .channel_ranks import MOST, Channels, channels_of
 from .channels import ChannelThread
 from .compute import DeviceComputeEmitter, blocks_for, is_ragged
 from .fragments import Registers
+from .implicit import ImplicitProduct
 from .operands import matrix_of
 from .product import BlockProduct, Shape, on_blocks, scratch_of, shape_of, tile_of
 from .statements import WARP, DeviceStatements, Team, launched
@@ -100,6 +101,8 @@ class _Lowering(Frame):
     def _node(self, node: Node, variables: Variables) -> None:
         s = self.statements
         match node:
+            case Compute(product=MatrixProduct(joined=Joined())):
+                self._product(node, variables)
             case Compute() if on_blocks(node) and not any(is_ragged(node, r) for r in node.output_ranks):
                 self._product(node, variables)
             case Compute():
@@ -164,15 +167,29 @@ class _Lowering(Frame):
         """The tile in which a block computes a product; ``bulk``: its operands can be copied in bulk."""
         product = compute.product
         assert product is not None
-        rows, columns = (upper_bound(compute.extent(r or ""), self.lets) for r in (product.rows, product.columns))
+        rows, columns = (self._most(compute, ranks) for ranks in (product.row_ranks, product.column_ranks))
         sides = ((product.left, product.rows), (product.right, product.columns))
-        along = threads is None and all(matrix_of(self.context, e, r or "", product.inner)[1] for e, r in sides)
+        along = (
+            threads is None
+            and product.joined is None
+            and all(matrix_of(self.context, e, r or "", product.inner)[1] for e, r in sides)
+        )
         bits = compute.accumulator.bits
         return shape_of(product.kernel, bits, rows, columns, self.target, threads, along=along, bulk=bulk)
 
+    def _most(self, compute: Compute, ranks: tuple[str, ...]) -> int | None:
+        """A number that the points of some ranks together never exceed; None where there is none."""
+        total = 1
+        for name in ranks:
+            bound = upper_bound(compute.extent(name), self.lets)
+            if bound is None:
+                return None
+            total *= bound
+        return total
+
     def block_product(self, compute: Compute, team: Team, shape: Shape, scratch: tirx.Buffer) -> BlockProduct:
         emitter = self.emitter(compute, {}, team)
-        return BlockProduct(
+        product = BlockProduct(
             context=self.context,
             compute=compute,
             team=team,
@@ -181,12 +198,15 @@ class _Lowering(Frame):
             finish=emitter.finish,
             scratch=scratch,
         )
+        joined = compute.product is not None and compute.product.joined is not None
+        return ImplicitProduct.of(product, emitter.at_point) if joined else product
 
     def _product(self, compute: Compute, variables: Variables) -> None:
         """A launch with a block for each tile of the results of a product."""
         s, product = self.statements, compute.product
         assert product is not None
-        ranks = [r for r in compute.ranks if r.name in compute.output_ranks and r.name not in (product.rows, product.columns)]
+        sides = (*product.row_ranks, *product.column_ranks)
+        ranks = [r for r in compute.ranks if r.name in compute.output_ranks and r.name not in sides]
         batch = {r.name: self._number(r.extent, variables) for r in ranks}
         maps = self._maps(compute, batch, variables)
         if maps is None:
@@ -228,8 +248,9 @@ class _Lowering(Frame):
         time where they may be."""
         s, product, shape = self.statements, compute.product, self.shape(compute, bulk=maps is not None)
         assert product is not None
-        sides = ((product.rows, shape.rows), (product.columns, shape.columns))
-        down, across = (s.bind("tiles", ceil_div(self._number(compute.extent(r or ""), variables), side)) for r, side in sides)
+        sides = ((product.row_ranks, shape.rows), (product.column_ranks, shape.columns))
+        points = (total_of([self._number(compute.extent(r), variables) for r in ranks]) for ranks, _ in sides)
+        down, across = (s.bind("tiles", ceil_div(n, side)) for n, (_, side) in zip(points, sides, strict=True))
         total = s.bind("total", total_of([*batch.values(), down, across]))
         blocks = total if maps is None else s.bind("blocks", minimum(total, self._multiprocessors()))
         with self._kernel(blocks, variables, shape.threads if maps is None else bulk.threads_of(shape)) as (d, everyone):

@@ -7,6 +7,7 @@ an edge are 0, as is what they are multiplied by.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from tvm import tirx
 from tvm.tirx.stmt import ForKind
@@ -26,6 +27,23 @@ RAW = {1: "uint8", 2: "uint16", 4: "float32"}
 
 BATCH = 8
 """Elements that a thread loads before it stores the first."""
+
+
+class Staging(Protocol):
+    """How an operand lies in shared memory: in a ``panel`` of elements of type ``raw``, whose lines are of k where it is
+    ``along``; ``interleaved`` as of :class:`Operand`."""
+
+    @property
+    def panel(self) -> Panel: ...
+
+    @property
+    def along(self) -> bool: ...
+
+    @property
+    def raw(self) -> str: ...
+
+    @property
+    def interleaved(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,9 +24,9 @@ from . import mma, simt, wgmma
 from .chunks import moves_along
 from .mma import Exchange
 from .operand_loads import Staged
-from .operands import Operand, Side
+from .operands import Operand, Side, Staging
 from .simt import Scalars
-from .staging import SLAB, Source, address, aligned, beyond, copy, i32, pipeline
+from .staging import SLAB, Bring, Slot, Source, address, aligned, beyond, copy, i32, pipeline
 from .statements import WARP, DeviceStatements, Team
 from .writing import Finish, Rows, Value
 
@@ -114,7 +114,7 @@ def _side(extent: int | None, most: int) -> int:
 def on_blocks(compute: Compute) -> bool:
     """Whether a block computes the product in tiles: a matrix by a matrix, all of whose points count."""
     product = compute.product
-    if product is None or product.rows is None or product.columns is None or compute.filter is not None:
+    if product is None or product.rows is None or product.columns is None or compute.filter is not None or product.joined:
         return False
     if few_of(compute) is not None or any(compute.extent(r) == integer(1) for r in (product.rows, product.columns)):
         return False  # a matrix by a vector, or by few
@@ -285,6 +285,21 @@ class BlockProduct:
         depth: tirx.Expr,
         variables: Variables,
     ) -> None:
+        def bring(s: DeviceStatements, number: int, step: tirx.Expr, slot: Slot) -> None:
+            operand, source = operands[number], sources[number]
+            first = s.bind("first", step * self.shape.depth)
+            if source is not None:
+                copy(s, self.team, operand.panel, slot.address, source, *operand.corner(first))
+            else:
+                start = s.share(tirx.truncdiv(slot.start, i32(operand.panel.size)))
+                operand.elements(s, self.team, slot.raw, start, variables, first, depth)
+
+        self.pipelined(s, work, operands, ceil_div(depth, self.shape.depth), bring)
+
+    def pipelined(
+        self, s: DeviceStatements, work: mma.Fragments, operands: Sequence[Staging], steps: tirx.Expr, bring: Bring
+    ) -> None:
+        """All steps of a product on tensor cores, the panels of whose operands ``bring`` brings."""
         slot_bytes = sum(operand.panel.bytes for operand in operands)
         starts = (0, operands[0].panel.bytes)
         base, before = address(s, self.scratch), i32(0)
@@ -295,14 +310,9 @@ class BlockProduct:
         s.add(tirx.DeclBuffer(raw, data=self.scratch.data))
 
         def stage(s: DeviceStatements, step: tirx.Expr, slot: tirx.Expr) -> None:
-            first = s.bind("first", step * self.shape.depth)
-            for operand, source, start in zip(operands, sources, starts, strict=True):
+            for number, start in enumerate(starts):
                 byte = slot * slot_bytes + start
-                if source is not None:
-                    copy(s, self.team, operand.panel, beyond(base, byte), source, *operand.corner(first))
-                else:
-                    number = s.share(tirx.truncdiv(before + byte, i32(operand.panel.size)))
-                    operand.elements(s, self.team, raw, number, variables, first, depth)
+                bring(s, number, step, Slot(address=beyond(base, byte), raw=raw, start=before + byte))
 
         def multiply(s: DeviceStatements, slot: tirx.Expr) -> None:
             at = s.share(beyond(base, slot * slot_bytes))
@@ -312,7 +322,6 @@ class BlockProduct:
             )
             work.multiply(s, a, b)
 
-        steps = ceil_div(depth, self.shape.depth)
         if isinstance(work, wgmma.Groups):
             wgmma.pipeline(s, steps, self.shape.stages, stage, multiply)
             work.wait(s, 0)

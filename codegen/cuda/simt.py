@@ -21,8 +21,8 @@ from ..context import Variables
 from ..functions.lanes import pure
 from ..microkernels.statements import Statements, as_index, ceil_div, index
 from .operand_loads import register
-from .operands import Operand
-from .staging import Lines, Source, address, beyond, i32, narrow, pipeline
+from .operands import Operand, Staging
+from .staging import Bring, Lines, Slot, Source, address, beyond, i32, narrow, pipeline
 from .statements import WARP, DeviceStatements, Team
 from .writing import TOGETHER
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 DEPTH = 16
 """Of a step."""
 
-_COPY = """
+COPY = """
 __device__ __forceinline__ void einfall_copyBYTES(unsigned to, const void* from, int bytes) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], BYTES, %2;" :: "r"(to), "l"(from), "r"(bytes));
 }
@@ -111,28 +111,40 @@ class Scalars:
         self, scratch: tirx.Buffer, operands: Sequence[Operand], depth: tirx.Expr, s: DeviceStatements, variables: Variables
     ) -> None:
         """All steps of the depth."""
+        sources = [operand.source(s, variables, depth) for operand in operands]
+
+        def bring(s: DeviceStatements, number: int, step: tirx.Expr, slot: Slot) -> None:
+            operand, source = operands[number], sources[number]
+            first = s.bind("first", step * DEPTH)
+            if source is not None:
+                self._copy(s, operand, source, slot.address, first)
+            else:
+                start = s.share(tirx.truncdiv(slot.start, i32(operand.panel.size)))
+                operand.elements(s, self.team, slot.raw, start, variables, first, depth)
+
+        self.pipelined(s, scratch, operands, ceil_div(depth, DEPTH), bring)
+
+    def pipelined(
+        self, s: DeviceStatements, scratch: tirx.Buffer, operands: Sequence[Staging], steps: tirx.Expr, bring: Bring
+    ) -> None:
+        """All steps of a product, the panels of whose operands ``bring`` brings."""
         panels = [lines for operand in operands if isinstance(lines := operand.panel, Lines)]
         starts, slot_bytes = (0, panels[0].bytes), sum(panel.bytes for panel in panels)
-        sources = [operand.source(s, variables, depth) for operand in operands]
         base = address(s, scratch)
         raw = tirx.decl_buffer((index(1 << 20),), self.element, name="staged", data=scratch.data)
         s.add(tirx.DeclBuffer(raw, data=scratch.data))
         size = panels[0].size
 
         def stage(s: DeviceStatements, step: tirx.Expr, slot: tirx.Expr) -> None:
-            first = s.bind("first", step * DEPTH)
-            for operand, source, start in zip(operands, sources, starts, strict=True):
+            for number, start in enumerate(starts):
                 byte = s.share(slot * slot_bytes + start)
-                if source is not None:
-                    self._copy(s, operand, source, beyond(base, byte), first)
-                else:
-                    operand.elements(s, self.team, raw, s.share(tirx.truncdiv(byte, i32(size))), variables, first, depth)
+                bring(s, number, step, Slot(address=beyond(base, byte), raw=raw, start=byte))
 
         def multiply(s: DeviceStatements, slot: tirx.Expr) -> None:
             first = s.share(tirx.truncdiv(slot * slot_bytes, i32(size)))
             self._multiply(s, raw, [first + start // size for start in starts], [panel.pitch for panel in panels])
 
-        pipeline(s, ceil_div(depth, DEPTH), self.shape.stages, stage, multiply)
+        pipeline(s, steps, self.shape.stages, stage, multiply)
 
     def _copy(self, s: DeviceStatements, operand: Operand, source: Source, to: tirx.Expr, first: tirx.Expr) -> None:
         """Begins to copy a panel element by element; what lies beyond the matrix is 0."""
@@ -142,7 +154,7 @@ class Scalars:
         depth_left = narrow(s, tirx.min(depth - first, index(DEPTH)))
         row_step, step = (source.stride, index(1)) if operand.lies_along else (index(1), source.stride)
         start = s.bind("start", source.origin + operand.side.top * row_step + first * step)
-        source_code = _COPY.replace("BYTES", str(panel.size))
+        source_code = COPY.replace("BYTES", str(panel.size))
         with s.loop("turn", -(-DEPTH * panel.width // self.team.threads), kind=ForKind.UNROLLED) as turn:
             number = s.share(tirx.Cast("int32", turn) * self.team.threads + thread)
             if operand.lies_along:  # a warp reads 32 bytes of four rows
@@ -200,11 +212,12 @@ class Scalars:
         scratch: tirx.Buffer,
         done: Callable[[DeviceStatements, tirx.Expr, tirx.Expr, tirx.Buffer], None],
     ) -> None:
-        """Gives four sums of a row at a time, with their row and first column in the tile, to ``done`` (:attr:`fours`)."""
+        """Gives four sums of a row at a time, with their row and first column in the tile, to ``done`` (:attr:`fours`): all
+        rows of the same columns, then others, so that registers hold the coordinates of some only."""
         top, left = (as_index(place) for place in self._place(s))
         four = s.allocate("four", (TOGETHER,), self.element, scope="local")
         unrolled = partial(s.loop, kind=ForKind.UNROLLED)
-        with unrolled("i", self.down.count) as i, unrolled("j", self.across.groups) as j:
+        with unrolled("j", self.across.groups) as j, unrolled("i", self.down.count) as i:
             with unrolled("e", TOGETHER) as e:
                 s.store(four, e, tirx.BufferLoad(self.sums, [i * self.across.count + j * TOGETHER + e]))
             done(s, top + _at(self.down, i), left + j * self.across.apart, four)

@@ -146,6 +146,19 @@ class Lines(Panel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """Where a panel is staged: its ``address`` (uint32), which is byte ``start`` (int32) of the elements ``raw``."""
+
+    address: tirx.Expr
+    raw: tirx.Buffer
+    start: tirx.Expr
+
+
+Bring = Callable[[DeviceStatements, int, tirx.Expr, Slot], None]
+"""Begins to bring an operand's panel of a step to a slot: (statements, 0 for the left operand, the step, the slot)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """A matrix in global memory: element (line, column) is number ``origin + line · stride + column`` of ``flat``; there are
     ``lines`` of ``width`` elements. All are int64."""

@@ -65,6 +65,18 @@ def move(s: Statements, numbers: str, count: int, to: tirx.Expr, from_: tirx.Exp
     s.evaluate(cuda_func_call(f"einfall_move_{kind}{count}", to, from_, source_code=source))
 
 
+def can_store(size: int) -> bool:
+    """Whether there is a store of so many bytes."""
+    return size in _WORDS
+
+
+def store_together(s: Statements, flat: tirx.Buffer, place: tirx.Expr, made: tirx.Buffer, size: int) -> None:
+    """All of ``made``, ``size`` bytes in registers (:func:`can_store`), to ``flat`` from element ``place`` on, aligned."""
+    source = _STORE.replace("BYTES", str(size)).replace("TYPE", _WORDS[size])
+    to, from_ = (tirx.address_of(tirx.BufferLoad(b, [at])) for b, at in ((flat, place), (made, index(0))))
+    s.evaluate(cuda_func_call(f"einfall_store_{size}", to, from_, source_code=source))
+
+
 Value = Callable[[Statements, Variables, tirx.Expr], tirx.Expr]
 """What becomes of a finished sum at a point, as its target holds it."""
 
@@ -97,7 +109,7 @@ class Rows:
         target = Read(tensor=compute.target, indices=compute.indices, dtype=context.views[compute.target].dtype)
         size = target.dtype.bits // 8
         together = None
-        plain = compute.condition is None and compute.within is None and TOGETHER * size in _WORDS
+        plain = compute.condition is None and compute.within is None and can_store(TOGETHER * size)
         if plain and lies_along(context, target, product.rows, product.columns):
             source = source_of(s, context, target, product.rows, product.columns, variables, *extents)
             together = s.share(aligned(source, TOGETHER * size))
@@ -126,10 +138,7 @@ class Rows:
             place = s.bind("place", first.offset(self.compute.target, self.compute.indices))
             whole = s.share(tirx.Select(j + TOGETHER <= self.columns, self.together, i32(0)))
             with s.when(tirx.NE(whole, i32(0))):
-                size = TOGETHER * view.dtype.bits // 8
-                source = _STORE.replace("BYTES", str(size)).replace("TYPE", _WORDS[size])
-                to, from_ = (tirx.address_of(tirx.BufferLoad(b, [at])) for b, at in ((view.flat, place), (made, index(0))))
-                s.evaluate(cuda_func_call(f"einfall_store_{size}", to, from_, source_code=source))
+                store_together(s, view.flat, place, made, TOGETHER * view.dtype.bits // 8)
             alone = tirx.EQ(whole, i32(0))
             with s.loop("e", TOGETHER, kind=ForKind.UNROLLED) as e, s.when(tirx.And(alone, j + e < self.columns)):
                 s.store(view.flat, place + e, tirx.BufferLoad(made, [e]))

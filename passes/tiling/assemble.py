@@ -367,8 +367,7 @@ class _Assembly:
             f"every step deals tiles of {cut.variables[members[0]]} out to threads",
             "each reads its own part of the weights in every step, and no dependence within a step crosses it",
         )
-        extent = op("ceildiv", cut.extent, width)
-        return [Loop(variable=tile, extent=extent, body=tuple(body), parallel=True, buffers=kept)]
+        return [Loop(variable=tile, extent=op("ceildiv", cut.extent, width), body=tuple(body), parallel=True, buffers=kept)]
 
     def _within(self, members: Sequence[int]) -> list[str]:
         """The tensors that only these Einsums touch."""
@@ -396,6 +395,7 @@ class _Assembly:
             zeros=self._zeros(index, placement),
             few=self.few,
             finite=self._finite,
+            launched=not serial,
         )
         made, extra = nodes_of(compute, around, own_tile=own_tile)
         for buffer in extra:

@@ -8,13 +8,13 @@ same values in the same order of rounding.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from ...ir.cascade import RankExtent
 from ...ir.expr import Cast, Expr, Rank, Read, Select, rank, ranks_of, reads_of, substitute, transform
 from ...ir.index import affine
-from ...ir.tile import SUM, Buffer, Compute, Fill, Loop, Node, When, walk
+from ...ir.tile import SUM, Buffer, Compute, Fill, Joined, Loop, Node, When, walk
 from ...ir.types import DType
 from ..analysis.presence import zero_of
 
@@ -89,7 +89,9 @@ def _writes(node: Node, name: str) -> bool:
 def _fused(product: Compute, reader: Compute, buffers: dict[str, Buffer]) -> Compute | None:
     """``product`` with ``reader`` as its epilogue; None where it is no product, or the reader no element-wise step of it."""
     matrix = product.product
-    if matrix is None or len(product.reduced) > 1 or product.condition is not None or product.within is not None:
+    if matrix is None or product.condition is not None or product.within is not None:
+        return None
+    if matrix.joined is None and len(product.reduced) > 1:
         return None
     if reader.reduction is not None or reader.filter is not None or reader.within is not None or reader.product is not None:
         return None
@@ -98,8 +100,8 @@ def _fused(product: Compute, reader: Compute, buffers: dict[str, Buffer]) -> Com
     renamed = _renaming(product, reader)
     if renamed is None or any(affine(i) is None or reads_of(i) for i in reader.indices):
         return None
-    if any(r.tensor == reader.target and r.indices != reader.indices for r in reader.reads()):
-        return None
+    if any(r.tensor == reader.target and (matrix.joined or r.indices != reader.indices) for r in reader.reads()):
+        return None  # what an implicit product has made may be made again
     names = {a: rank(b) for a, b in renamed.items()}
     held = buffers[product.target].dtype
     value = _value(product, held, names)
@@ -121,6 +123,7 @@ def _fused(product: Compute, reader: Compute, buffers: dict[str, Buffer]) -> Com
         target=reader.target,
         indices=reader.indices,
         value=substitute(product.value, ranks=names),
+        filter=None if product.filter is None else substitute(product.filter, ranks=names),
         ranks=ranks,
         parallel=tuple(renamed.get(r, r) for r in product.parallel),
         product=replace(
@@ -129,9 +132,15 @@ def _fused(product: Compute, reader: Compute, buffers: dict[str, Buffer]) -> Com
             columns=None if matrix.columns is None else renamed[matrix.columns],
             left=substitute(matrix.left, ranks=names),
             right=substitute(matrix.right, ranks=names),
+            joined=None if matrix.joined is None else _renamed(matrix.joined, renamed),
             epilogue=result,
         ),
     )
+
+
+def _renamed(joined: Joined, names: Mapping[str, str]) -> Joined:
+    rows, columns = (tuple(names[r] for r in ranks) for ranks in (joined.rows, joined.columns))
+    return replace(joined, rows=rows, columns=columns)
 
 
 def _value(product: Compute, held: DType, names: dict[str, Rank]) -> Expr:

@@ -14,6 +14,7 @@ from ...ir.tile import SUM, Buffer, Compute, MatrixProduct, Method, Node, Scope,
 from ...ir.types import BOOL, F32, I32, DType
 from ..analysis.presence import TRUE, Explicit, conjunction, disjunction, zero_of
 from . import contraction
+from .implicit import implicit
 from .methods import choose
 from .placement import Local, local_shape
 from .tighten import conjuncts, is_bound
@@ -220,7 +221,8 @@ def _region(compute: Compute, held: Buffer) -> Compute:
 class Surroundings:
     """What a Compute may rely on: the ``target``; the relative error that is tolerated; ``buffers`` by name; ``zeros``, the
     conditions under whose negation a tensor holds 0; ``few``, the sizes too small for the depth of a product; ``finite``, which
-    names the flag that tells whether all elements of a tensor are finite (None: it has none)."""
+    names the flag that tells whether all elements of a tensor are finite (None: it has none); ``launched``: no parallel loop is
+    around it."""
 
     target: Target
     tolerance: float | None
@@ -228,6 +230,7 @@ class Surroundings:
     zeros: Mapping[str, frozenset[Expr]]
     few: frozenset[Expr]
     finite: Callable[[str], str | None]
+    launched: bool
 
 
 def nodes_of(compute: Compute, around: Surroundings, *, own_tile: bool) -> tuple[list[Node], list[Buffer]]:
@@ -239,7 +242,9 @@ def nodes_of(compute: Compute, around: Surroundings, *, own_tile: bool) -> tuple
     """
     buffers = around.buffers
     generic = choose(compute)
-    window = as_window(generic, buffers, around.target)
+    window = as_window(generic, buffers, around.target) if around.target.gpu is None else None
+    if around.launched and around.target.gpu is not None:
+        window = implicit(generic, buffers, around.target, around.tolerance)
     if window is not None:
         return [window], []
     product = _product(compute, around)
