@@ -81,6 +81,7 @@ class Evaluator:
         self.lanes = lanes
         self.scalars = scalars or {}
         self.fused = fused  # the target has fused multiply-add
+        self.inverses: Mapping[Expr, functions.Inverse] = {}  # of divisors that many points have in common
         self._known: dict[Expr, tirx.Expr] = {}
         self._rounded: dict[Expr, tirx.Expr] = {}
 
@@ -212,6 +213,8 @@ class Evaluator:
                 if lanes_of(chosen) == 1 < width:
                     chosen = splat(chosen, width)
                 return tirx.Select(chosen, *(broadcast(x, width, lanes_of(x)) for x in (a, b)))
+            case Op(op="div", args=(a, b)) if (inverse := self.inverses.get(b)) is not None:
+                return functions.divide_with(self.value(a), inverse, self.bind)
             case Op(op="div", args=(a, b)) if self.fused and a.dtype.is_float and self._divides(a, b):
                 known = _known(b)
                 quotient = None if known is None else functions.divide_by(self.value(a), known)

@@ -98,12 +98,14 @@ class Chunks:
         for read in self.reads:
             if read in loaded:
                 continue
-            view = at.views[read.tensor]
-            dtype = str(view.flat.dtype)
-            raw = s.allocate("chunk", (self.width,), dtype, scope="local")
-            self._move(s, "load", raw, index(0), view.flat, at.offset(read.tensor, read.indices))
-            loaded[read] = raw
+            loaded[read] = s.allocate("chunk", (self.width,), str(at.views[read.tensor].flat.dtype), scope="local")
+            self.fetch(s, at, {read: loaded[read]})
         return loaded
+
+    def fetch(self, s: Statements, at: Evaluator, to: Mapping[Read, tirx.Buffer]) -> None:
+        """Loads chunks from the point of ``at`` on, all of which lie inside the tensors, to registers."""
+        for read, raw in to.items():
+            self._move(s, "load", raw, index(0), at.views[read.tensor].flat, at.offset(read.tensor, read.indices))
 
     def store(self, s: Statements, at: Evaluator, name: str, indices: tuple[Expr, ...], held: tirx.Buffer) -> None:
         """Stores a chunk that is ``held`` in registers, from the point of ``at`` on."""

@@ -105,7 +105,7 @@ class RowFold:
         """Shared memory for what each warp of a block has."""
         acc = Accumulator.start(s, self.compute.reduction or "+", self.emitter._combined, 1)
         return tuple(
-            s.allocate("partial", (self.emitter.team.warps,), str(state.dtype), scope="shared") for state in _states(acc)
+            s.allocate("partial", (self.emitter.team.warps,), str(state.dtype), scope="shared") for state in states_of(acc)
         )
 
     def rows(self, s: Statements, points: Sequence[Variables], insides: Sequence[tirx.Expr | None]) -> None:
@@ -294,7 +294,7 @@ class RowFold:
         """The results of a block's warps as one, in the order of the warps, in the block's first thread."""
         team = self.emitter.team
         with s.when(tirx.EQ(team.lane, index(0))):
-            for room, state in zip(self.rooms, _states(acc), strict=True):
+            for room, state in zip(self.rooms, states_of(acc), strict=True):
                 s.store(room, team.warp, tirx.BufferLoad(state, [index(0)]))
         s.barrier()
         with s.when(tirx.EQ(team.thread, index(0))), s.loop("w", index(team.warps - 1)) as w:
@@ -313,12 +313,13 @@ def combine_lanes(s: Statements, accs: Sequence[Accumulator], count: int) -> Non
         distance //= 2
 
 
-def _states(acc: Accumulator) -> list[tirx.Buffer]:
+def states_of(acc: Accumulator) -> list[tirx.Buffer]:
+    """The registers that hold a reduction."""
     return [acc.state] if acc.best is None else [acc.state, acc.best]
 
 
 def _held(s: Statements, acc: Accumulator) -> list[tirx.Expr]:
-    return [s.share(tirx.BufferLoad(state, [index(0)])) for state in _states(acc)]
+    return [s.share(tirx.BufferLoad(state, [index(0)])) for state in states_of(acc)]
 
 
 def _join(s: Statements, acc: Accumulator, mine: list[tirx.Expr], other: list[tirx.Expr]) -> None:

@@ -41,7 +41,7 @@ from ..microkernels.statements import (
     positive,
 )
 from ..views import View
-from . import bulk, channels, histograms, stepwise, tensor_maps
+from . import bulk, channels, histograms, row_threads, stepwise, tensor_maps
 from .block import Block, coordinates, fill, total_of
 from .channel_ranks import MOST, Channels, channels_of
 from .channels import ChannelThread
@@ -50,6 +50,7 @@ from .fragments import Registers
 from .implicit import ImplicitProduct
 from .operands import matrix_of
 from .product import BlockProduct, Shape, on_blocks, scratch_of, shape_of, tile_of
+from .rows import rows_of
 from .statements import WARP, DeviceStatements, Team, launched
 from .stepwise import points_of_steps, take_steps
 
@@ -326,7 +327,7 @@ class _Lowering(Frame):
         s = self.statements
         found = channels_of(loop, self.lets)
         if found is None:
-            self._turns(loop, variables)
+            self._passes(loop, variables)
             return
         fits = [self._number(e, variables) <= MOST for e in found.short]
         short = functools.reduce(both, fits, tirx.IntImm("bool", 1))
@@ -335,6 +336,23 @@ class _Lowering(Frame):
         if fits:
             with s.when(negation(short)):
                 self._turns(loop, variables)
+
+    def _passes(self, loop: Loop, variables: Variables) -> None:
+        """A launch with some threads for each row of a parallel loop that goes through it several times, else with blocks."""
+        s, found = self.statements, rows_of(loop, self.views, self.lets)
+        left: tirx.Expr = tirx.IntImm("bool", 1)
+        for form in () if found is None else found.forms:
+            assert found is not None
+            fits = [row_threads.fits(self._number(extent, variables), form, (r, extent)) for r, extent in form.short]
+            short = functools.reduce(both, fits, tirx.IntImm("bool", 1))
+            with s.when(both(left, short)):
+                extents = [self._number(e, variables) for e in loop.extents]
+                total = s.bind("rows", total_of(extents) * found.most)
+                with self._kernel(ceil_div(total, form.beside), variables, form.beside * form.threads) as (d, team):
+                    row_threads.take_row(self.context, d, team, loop, found, form, total, extents, variables)
+            left = both(left, negation(short))
+        with s.when(left):
+            self._turns(loop, variables)
 
     def _channels(self, loop: Loop, found: Channels, variables: Variables) -> None:
         """A launch with some lanes for each channel of a parallel loop."""

@@ -17,10 +17,12 @@ from .hyperbolic import tanh
 from .lanes import Bind, fraction, on_device, pure
 from .logarithm import log, log2
 from .rounding import (
+    Inverse,
     absolute,
     ceil,
     divide_all,
     divide_by,
+    divide_with,
     floor,
     negate,
     round_half_even,
@@ -70,10 +72,12 @@ def exp_rounded(x: tirx.Expr, bind: Bind) -> tirx.Expr | None:
 __all__ = [
     "REAL",
     "Bind",
+    "Inverse",
     "absolute",
     "ceil",
     "divide_all",
     "divide_by",
+    "divide_with",
     "erf",
     "exp",
     "exp2",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from fractions import Fraction
 
 from tvm import tirx
@@ -21,23 +22,46 @@ def rsqrt(x: tirx.Expr, bind: Bind) -> tirx.Expr:
     return number(1.0, x) / pure("llvm.sqrt", x)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inverse:
+    """What divides many numbers by one: the inverse of ``scalar``, which is the divisor times ``factor``, a power of two."""
+
+    scalar: tirx.Expr
+    factor: tirx.Expr
+    inverse: tirx.Expr
+    exact: bool = True  # quotients are rounded correctly, else within 2 ulp
+
+    @staticmethod
+    def of(divisor: tirx.Expr, bind: Bind, *, exact: bool = True) -> Inverse:
+        """That of a scalar."""
+        binary = format_of(divisor)
+        tiny = magnitude(divisor) < number(2.0 ** (2 * binary.mantissa - binary.bias), divisor)
+        factor = bind(tirx.Select(tiny, number(2.0 ** (2 * binary.mantissa), divisor), number(1.0, divisor)))
+        scalar = bind(divisor * factor)
+        return Inverse(scalar=scalar, factor=factor, inverse=bind(number(1.0, divisor) / scalar), exact=exact)
+
+
 def divide_all(x: tirx.Expr, divisor: tirx.Expr, bind: Bind) -> tirx.Expr:
-    """The vector x over one scalar: correctly rounded like a division, to 1 ulp where x or the quotient is near the smallest
-    numbers. Needs a fused multiply-add.
+    """The vector x over one scalar: :func:`divide_with` its inverse."""
+    return divide_with(x, Inverse.of(divisor, bind), bind)
+
+
+def divide_with(x: tirx.Expr, divisor: Inverse, bind: Bind) -> tirx.Expr:
+    """x over a scalar: correctly rounded like a division, to 1 ulp where x or the quotient is near the smallest numbers.
+
+    Needs a fused multiply-add, but where the inverse is not exact.
 
     With r = 1 / s correctly rounded and q = x * r, q + (x - q * s) * r is x / s (Markstein, *Computation of elementary
     functions on the IBM RISC System/6000 processor*, 1990, theorem 7) unless r overflows: a tiny s, and x with it, is scaled
     first. Where an operand or the quotient is infinite or zero the correction is NaN, and q is right by itself.
     """
-    binary = format_of(x)
     lanes = lanes_of(x)
-    tiny = magnitude(divisor) < number(2.0 ** (2 * binary.mantissa - binary.bias), divisor)
-    factor = bind(tirx.Select(tiny, number(2.0 ** (2 * binary.mantissa), divisor), number(1.0, divisor)))
-    scalar = bind(divisor * factor)
-    inverse = splat(bind(number(1.0, divisor) / scalar), lanes)
-    value = bind(x * splat(factor, lanes))
+    inverse = splat(divisor.inverse, lanes)
+    value = bind(x * splat(divisor.factor, lanes))
     first = bind(value * inverse)
-    rest = pure("llvm.fma", negate(first), splat(scalar, lanes), value)
+    if not divisor.exact:
+        return first
+    rest = pure("llvm.fma", negate(first), splat(divisor.scalar, lanes), value)
     corrected = bind(pure("llvm.fma", rest, inverse, first))
     return tirx.Select(tirx.isnan(corrected), first, corrected)
 

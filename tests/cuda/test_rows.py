@@ -1,0 +1,115 @@
+"""Rows that are read once and stay in registers: softmax, norms and losses, by few threads of a warp up to a whole block."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import einfall as ef
+from einfall.compiler.checking import compare
+from einfall.compiler.program import read_program
+from tests.cuda import kernels
+from tests.cuda_emulation.device import Worker
+
+EXAMPLES = Path(ef.__file__).parent / "examples"
+TWO = """\
+kernel two(X: f32[M, N], W: f32[M, N]) -> (Y: f32[M, N], Z: f32[M], A: i32[M]) {
+    S[m]    = X[m, n] * W[m, n]
+    B[m]    = W[m, n] :: max(n)
+    Z[m]    = exp(X[m, n] - S[m])
+    A[m]    = X[m, n] :: argmax(n)
+    Y[m, n] = exp(X[m, n] - S[m]) * W[m, n] + B[m]   where X[m, n] > -1.0
+}
+"""
+
+
+def check(
+    gpu: Worker,
+    source: Path | str,
+    rows: int,
+    length: int,
+    dtype: str = "f32",
+    *,
+    holes: tuple[float, ...] = (),
+    fixed: bool = True,
+) -> None:
+    """A kernel over rows of so many elements, beside the interpreter; ``fixed``: of which the compiler knows."""
+    text = (source.read_text() if isinstance(source, Path) else source).replace("f32", dtype)
+    cascade, rng = read_program(text).select(None), np.random.default_rng(length)
+    sizes = {name: rows if name in ("M", "B", "T") else length for name in ("M", "B", "T", "N", "K", "V")}
+    given = {}
+    for tensor in cascade.parameters:
+        shape = [sizes[str(getattr(e, "name", ""))] for e in tensor.shape]
+        made = rng.standard_normal(shape) if tensor.value.is_float else rng.integers(0, max(length, 1), shape)
+        given[tensor.name] = np.asarray(made).astype(tensor.value.storage)
+    first = given[cascade.parameters[0].name].reshape(-1)
+    for n, hole in enumerate(holes):
+        first[3 + n :: 41] = hole
+    named = {str(getattr(e, "name", "")) for t in cascade.parameters for e in t.shape}
+    known = {n: s for n, s in sizes.items() if n in named and n in ("N", "K", "V")} if fixed else {}
+    found = gpu.run(kernels.run, text, given, {}, "cuda:sm_90", fixed=known, every_order=True)
+    comparison = compare(cascade, given, found)
+    assert comparison.passed, comparison
+
+
+def test_a_warp_for_each_row(gpu: Worker) -> None:
+    check(gpu, EXAMPLES / "norms/softmax.ecs", 9, 129)
+
+
+def test_a_block_for_each_row(gpu: Worker) -> None:
+    check(gpu, EXAMPLES / "norms/layernorm.ecs", 2, 1100)
+
+
+def test_what_a_pass_has_stored(gpu: Worker) -> None:
+    check(gpu, EXAMPLES / "norms/add_rmsnorm.ecs", 3, 45, "bf16")
+
+
+def test_rows_of_free_length(gpu: Worker) -> None:
+    check(gpu, TWO, 5, 67, fixed=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
+@pytest.mark.parametrize("path", ["norms/softmax", "norms/layernorm", "norms/add_rmsnorm", "losses/cross_entropy"])
+def test_lengths(gpu: Worker, path: str, dtype: str) -> None:
+    for rows, length in [(1, 1), (9, 2), (0, 8), (3, 7), (33, 64), (7, 513), (5, 1024), (2, 4096), (2, 4099)]:
+        check(gpu, EXAMPLES / f"{path}.ecs", rows, length, dtype)
+    for rows, length in [(1, 1), (3, 0), (9, 512), (5, 67), (2, 1025), (2, 3001), (1, 9001)]:
+        check(gpu, EXAMPLES / f"{path}.ecs", rows, length, dtype, fixed=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_holes(gpu: Worker, dtype: str) -> None:
+    for path in ("norms/softmax", "norms/rmsnorm", "norms/log_softmax"):
+        for holes in ((np.nan,), (np.inf,), (-np.inf,), (np.nan, np.inf)):
+            check(gpu, EXAMPLES / f"{path}.ecs", 6, 130, dtype, holes=holes)
+    check(gpu, TWO, 4, 203, dtype, holes=(np.nan,))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fixed", [True, False])
+def test_two_tensors(gpu: Worker, fixed: bool) -> None:
+    for rows, length in [(3, 1), (9, 30), (2, 1000), (1, 5000)]:
+        check(gpu, TWO, rows, length, fixed=fixed)
+
+
+@pytest.mark.slow
+def test_long_rows(gpu: Worker) -> None:
+    """32768 elements by 1024 threads, and more than registers hold: chunks of a row, one after the other."""
+    for path in ("norms/softmax", "losses/cross_entropy"):
+        check(gpu, EXAMPLES / f"{path}.ecs", 200, 32768)
+        check(gpu, EXAMPLES / f"{path}.ecs", 199, 40000, fixed=False)
+
+
+@pytest.mark.slow
+def test_a_row_of_minus_infinity(gpu: Worker) -> None:
+    """Of which the maximum is no number to subtract: NaN, as the interpreter says."""
+    text = (EXAMPLES / "norms/softmax.ecs").read_text()
+    cascade = read_program(text).select(None)
+    given = {"X": np.full((3, 100), -np.inf, np.float32)}
+    given["X"][1, 7] = 0.0
+    found = gpu.run(kernels.run, text, given, {}, "cuda:sm_90", fixed={"N": 100})
+    assert compare(cascade, given, found).passed
