@@ -1,4 +1,5 @@
-"""What the report is about: every example as it is written, and the forms in 16 bits of those that tensor cores speed up."""
+"""What the report is about: every example as it is written, and the forms in 16 bits, or with a tolerance that permits tf32, of
+those that tensor cores speed up."""
 
 from __future__ import annotations
 
@@ -24,18 +25,20 @@ EXAMPLES = Path(ef.__file__).parent / "examples"
 ENOUGH, LARGE = 64 << 20, 4096
 """Bytes that a call moves at the sizes that its limits are told for, and the size up to which all of its sizes grow."""
 
+TF32 = "tf32"
+
 _NARROW = {
-    "attention/attention.ecs": ("bf16", "f16"),
+    "attention/attention.ecs": ("bf16", "f16", TF32),
     "attention/causal_attention.ecs": ("bf16",),
     "attention/decode_attention.ecs": ("bf16",),
     "attention/grouped_query_attention.ecs": ("bf16",),
-    "gemm/gemm.ecs": ("bf16", "f16"),
+    "gemm/gemm.ecs": ("bf16", "f16", TF32),
     "gemm/gemm_bias.ecs": ("bf16",),
     "gemm/gemm_gelu.ecs": ("bf16",),
     "gemm/mlp.ecs": ("bf16",),
 }
 _WIDTHS = {"E": 64, "F": 64}
-"""Of attention: fixed where it is compiled for 16 bits, as it would be in use."""
+"""Of attention: fixed where it is compiled for tensor cores, as it would be in use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +62,7 @@ def subjects() -> Iterator[Subject]:
         text = path.read_text("utf-8")
         yield Subject(name=name.removesuffix(".ecs"), text=text, path=path)
         for dtype in _NARROW.get(name, ()):
-            narrow = text.replace("f32", dtype)
+            narrow = text.replace("\nkernel ", "\n@tolerance(1e-2)\nkernel ") if dtype == TF32 else text.replace("f32", dtype)
             fixed = _WIDTHS if path.parent.name == "attention" else {}
             yield Subject(name=f"{name.removesuffix('.ecs')} {dtype}", text=narrow, path=path, fixed=fixed)
 

@@ -62,6 +62,8 @@ def test_every_subject_has_its_own_name_and_parses(report: ModuleType) -> None:
     narrow = [each for each in found if each.name.endswith("bf16") and "/" in each.name and each.text.count("bf16[") > 2]
     assert all(each.cascade.results for each in narrow)
     assert any(each.fixed for each in narrow)
+    rounded = [each for each in found if each.name.endswith("tf32")]
+    assert rounded and all(each.cascade.tolerance == 1e-2 for each in rounded)
 
 
 def test_what_does_not_compile_is_told(report: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
