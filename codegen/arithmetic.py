@@ -16,6 +16,8 @@ from tvm import tirx
 from ..ir.types import INDEX, DType, Kind
 from . import functions
 from .element import computed
+from .functions.lanes import on_device
+from .microkernels.statements import constant
 from .microkernels.vector import lane_type, shuffle, splat
 
 Bind = Callable[[tirx.Expr], tirx.Expr]
@@ -58,8 +60,18 @@ def not_equal(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
 
 
 def wrap(value: tirx.Expr, dtype: DType) -> tirx.Expr:
-    """Wraps an integer held in a byte to the width of its type."""
-    if not dtype.is_integer or dtype.bits >= 8 or dtype.kind in (Kind.BIPOLAR, Kind.TERNARY):
+    """Wraps an integer held in a byte to the width of its type; on a GPU any below 32 bits, which C++ computes as ``int``."""
+    if not dtype.is_integer or dtype.kind in (Kind.BIPOLAR, Kind.TERNARY):
+        return value
+    if on_device() and dtype.bits < 32 and not isinstance(value, tirx.IntImm):
+        wide = convert(value, "int32")
+        if dtype.bits < 8 and dtype.is_signed:
+            cut = literal(32 - dtype.bits, "int32")
+            wide = (wide << cut) >> cut
+        elif dtype.bits < 8:
+            wide = wide & literal((1 << dtype.bits) - 1, "int32")
+        return convert(wide, computed(dtype))
+    if dtype.bits >= 8:
         return value
     lanes, held = lanes_of(value), computed(dtype)
     if dtype.kind is Kind.UNSIGNED:
@@ -96,8 +108,12 @@ def _modular(
             return convert(operation(convert(a, "uint64"), convert(b, "uint64")), "uint32")
         case "int32" | "uint32" as held:
             return convert(operation(convert(a, "int64"), convert(b, "int64")), held)
-        case _:
-            return operation(a, b)
+        case held:
+            x, y = constant(a), constant(b)
+            if x is None or y is None:
+                return operation(a, b)
+            # TVM folds constants, and refuses those that leave their type.
+            return literal({"add": x + y, "sub": x - y, "mul": x * y}[name], held)
 
 
 def add(a: tirx.Expr, b: tirx.Expr, dtype: DType) -> tirx.Expr:

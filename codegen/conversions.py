@@ -28,6 +28,7 @@ from .functions.lanes import (
     magnitude,
     number,
     on_device,
+    reinterpreted,
     with_sign,
 )
 from .functions.lanes import (
@@ -90,7 +91,7 @@ def decode(value: tirx.Expr, name: str, bind: Bind = _same) -> tirx.Expr:
     wide = _cast(value, "uint32")
     if name == "bf16":
         wide = wide << _constant(16, wide)
-        return tirx.reinterpret(lane_type("float32", lanes_of(value)), wide)
+        return reinterpreted(wide, lane_type("float32", lanes_of(value)))
     return _decode_small(tirx.Cast(lane_type("int32", lanes_of(value)), wide), SMALL_FLOATS[name])
 
 
@@ -131,13 +132,13 @@ def encode(value: tirx.Expr, name: str, bind: Bind = _same) -> tirx.Expr:
 
 def upper_half(value: tirx.Expr) -> tirx.Expr:
     """float32 that is a bf16 number, to uint16."""
-    pattern = tirx.reinterpret(lane_type("uint32", lanes_of(value)), value)
+    pattern = reinterpreted(value, lane_type("uint32", lanes_of(value)))
     return _cast(pattern >> _constant(16, pattern), "uint16")
 
 
 def _bf16_pattern(x: tirx.Expr) -> tirx.Expr:
     """The bits of x rounded to bf16, as uint32 whose lower half is to be dropped. NaN becomes a quiet NaN."""
-    pattern = tirx.reinterpret(lane_type("uint32", lanes_of(x)), x)
+    pattern = reinterpreted(x, lane_type("uint32", lanes_of(x)))
     odd = (pattern >> _constant(16, pattern)) & _constant(1, pattern)
     rounded = pattern + (odd + _constant(0x7FFF, pattern))
     return tirx.Select(tirx.isnan(x), pattern | _constant(0x400000, pattern), rounded)
@@ -190,7 +191,7 @@ def round_to(value: tirx.Expr, name: str, bind: Bind = _same) -> tirx.Expr:
         if on_device():
             return decode(device.to_bf16(value), name)
         pattern = _bf16_pattern(value)
-        return tirx.reinterpret(str(value.ty.dtype), pattern & _constant(0xFFFF0000, pattern))
+        return reinterpreted(pattern & _constant(0xFFFF0000, pattern), str(value.ty.dtype))
     form = SMALL_FLOATS[name]
     rounded = with_sign(_round_small(value, form, bind), value)
     if form.infinity is not None:
@@ -235,8 +236,8 @@ def to_bits(value: tirx.Expr, dtype: DType, bind: Bind = _same) -> tirx.Expr:
     if dtype.is_float:
         if dtype.bits < 32:
             stored = encode(value, dtype.name, bind)
-            return tirx.reinterpret(lane_type("uint16", lanes_of(value)), stored) if dtype.name == "f16" else stored
-        return tirx.reinterpret(lane_type(f"uint{dtype.bits}", lanes_of(value)), value)
+            return reinterpreted(stored, lane_type("uint16", lanes_of(value))) if dtype.name == "f16" else stored
+        return reinterpreted(value, lane_type(f"uint{dtype.bits}", lanes_of(value)))
     if dtype.is_bool:
         return _cast(value, "uint8")
     if dtype.kind is Kind.BIPOLAR:
@@ -250,9 +251,9 @@ def from_bits(pattern: tirx.Expr, dtype: DType, bind: Bind = _same) -> tirx.Expr
     if dtype.is_float:
         if dtype.bits < 32:
             if dtype.name == "f16":
-                pattern = tirx.reinterpret(lane_type("float16", lanes_of(pattern)), pattern)
+                pattern = reinterpreted(pattern, lane_type("float16", lanes_of(pattern)))
             return decode(pattern, dtype.name, bind)
-        return tirx.reinterpret(lane_type(f"float{dtype.bits}", lanes_of(pattern)), pattern)
+        return reinterpreted(pattern, lane_type(f"float{dtype.bits}", lanes_of(pattern)))
     zero = _constant(0, pattern)
     if dtype.is_bool:
         return tirx.NE(pattern, zero)

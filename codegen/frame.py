@@ -45,7 +45,12 @@ class Frame:
         for tensor, number in zip(scalars, numbers, strict=True):
             held = computed(tensor.value)
             value = number if str(number.ty.dtype) == held else tirx.Cast(held, number)
-            self.scalars[tensor.name] = s.bind(tensor.name, value) if held != "bool" else value
+            # A kernel of a GPU is given signed numbers of 32 and 64 bits: others it makes of them itself.
+            if tensor.value.is_bool:
+                value = tirx.NE(s.bind(tensor.name, tirx.Cast("int32", number)), tirx.IntImm("int32", 0))
+            elif held in ("int32", "int64", "float32", "float64"):
+                value = s.bind(tensor.name, value)
+            self.scalars[tensor.name] = value
         return arguments, [*numbers, *sizes]
 
     def size(self, expr: Expr, variables: Variables) -> tirx.Expr:

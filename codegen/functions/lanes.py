@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+import numpy as np
 import tvm_ffi
 from tvm import tirx
 
@@ -103,14 +104,24 @@ def integer(value: int, like: tirx.Expr) -> tirx.Expr:
     return splat(tirx.IntImm(format_of(like).integer, value), lanes_of(like))
 
 
+def reinterpreted(value: tirx.Expr, dtype: str) -> tirx.Expr:
+    """The bits of a value as another type of the same width; of a literal a literal, whose address CUDA C++ would not take."""
+    if not isinstance(value, tirx.FloatImm | tirx.IntImm):
+        return tirx.reinterpret(dtype, value)
+    held = np.array(value.value, str(value.ty.dtype)).view(dtype)
+    if dtype == "uint64" and held >> np.uint64(63):
+        return tirx.reinterpret(dtype, tirx.IntImm("int64", int(held.view("int64"))))  # TVM holds no greater ones
+    return tirx.FloatImm(dtype, float(held)) if dtype.startswith("float") else tirx.IntImm(dtype, int(held))
+
+
 def bits(x: tirx.Expr) -> tirx.Expr:
     """The bit pattern of a float as a signed integer."""
-    return tirx.reinterpret(lane_type(format_of(x).integer, lanes_of(x)), x)
+    return reinterpreted(x, lane_type(format_of(x).integer, lanes_of(x)))
 
 
 def from_bits(pattern: tirx.Expr, like: tirx.Expr) -> tirx.Expr:
     """The float of the type of `like` with this bit pattern."""
-    return tirx.reinterpret(str(like.ty.dtype), pattern)
+    return reinterpreted(pattern, str(like.ty.dtype))
 
 
 def pure(name: str, *args: tirx.Expr) -> tirx.Expr:

@@ -97,6 +97,14 @@ KERNELS: dict[str, tuple[str, Mapping[str, object], float]] = {
         {"X": normal(11), "I": whole(-3, 15, 40, np.int32)},
         1e-6,
     ),
+    "a scattered place as a float, unsigned constants": (
+        (
+            "kernel k(X: f32[N], I: i32[N]) -> (A: f32[N], U: u8[N], V: u4[N]) {\n"
+            " A[I[n]] = X[n] :: argmax(n)\n U[n] = if X[n] > 0 then -cast(u8, 1) else 2\n V[n] = -cast(u4, 1)\n}"
+        ),
+        {"X": normal(40), "I": whole(-3, 15, 40, np.int32)},
+        1e-6,
+    ),
     "four dimensions transposed": (
         (
             "kernel k(X: f32[A, B, C, D]) -> (Y: f32[D, C, B, A], S: f32[B, D]) {\n"
