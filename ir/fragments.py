@@ -26,6 +26,10 @@ WIDTH = 16
 REGISTERS = 224
 """32-bit registers of a thread for all its tiles together, of 255; the others are for operands and addresses."""
 
+FEWER_REGISTERS = 192
+"""The same where operands of 32 bits all come from memory: with 220, causal attention of width 128 spilled 880 bytes of a
+thread (nvcc 13.0, sm_90)."""
+
 DEEPEST = 256
 """The depth to which the operands of such a product are staged in one piece."""
 
@@ -76,16 +80,12 @@ def held_in_registers(loop: Loop, lets: Mapping[str, Expr], shared: int) -> Held
     # A fragment of 16 rows gives each of a warp's threads half a number for each column, and two for a vector. Shorter numbers
     # take the place of those that they are rounded from.
     numbers = sum(columns or 4 for name, columns in tiles.items() if buffers[name].dtype.bits > 16) // 2
+    products = [n for n in inside if isinstance(n, Compute) and n.product is not None and n.target in tiles]
+    lefts = frozenset(n for p in products if (n := left_in_registers(p, tiles)) is not None)
+    most = REGISTERS if lefts or all(_operand_bits(p) < 32 for p in products) else FEWER_REGISTERS
     for each in (2, 1):
         warps = 1 << (fragments // each - 1).bit_length()  # as other products of the block deal their tiles
-        if (
-            numbers * each <= REGISTERS
-            and fragments % each == 0
-            and (each == 1 or warps >= FEWEST_WARPS)
-            and warps <= MOST_WARPS
-        ):
-            products = [n for n in inside if isinstance(n, Compute) and n.product is not None and n.target in tiles]
-            lefts = frozenset(n for p in products if (n := left_in_registers(p, tiles)) is not None)
+        if numbers * each <= most and fragments % each == 0 and (each == 1 or warps >= FEWEST_WARPS) and warps <= MOST_WARPS:
             held = Held(tiles=tiles, rows=height, warps=warps, fragments=each, multiplied=lefts)
             staged = sum(staged_bytes(n, held, lets) for n in products)
             return replace(held, staged=staged) if staged <= shared else None
