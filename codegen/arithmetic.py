@@ -33,7 +33,7 @@ def literal(value: int | float | bool, dtype: str, lanes: int = 1) -> tirx.Expr:
     if dtype == "bool":
         return splat(tirx.IntImm("bool", int(value)), lanes)
     if "float" in dtype:
-        return splat(tirx.FloatImm(dtype, float(value)), lanes)
+        return splat(functions.float_constant(dtype, float(value)), lanes)
     bits = int("".join(filter(str.isdigit, dtype)))
     whole = int(value) & ((1 << bits) - 1)
     if not dtype.startswith("u") and whole >> (bits - 1):

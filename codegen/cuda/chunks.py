@@ -137,10 +137,11 @@ class Chunks:
         more = tirx.Select(even, index(0), index(2 * width - 2))
         return s.bind("chunks", tirx.truncdiv(extent + more, index(width)))
 
-    def shift(self, s: Statements, view: View, first: tirx.Expr, extent: tirx.Expr) -> tirx.Expr:
+    def shift(self, s: Statements, view: View, first: tirx.Expr, extent: tirx.Expr, *, always: bool = False) -> tirx.Expr:
         """How many points before the element ``first`` of a tensor the chunks begin, so that they are aligned in it.
 
-        Rows of whole chunks begin with one: their number is then the same in every row.
+        Rows of whole chunks begin with one: their number is then the same in every row. ``always``: but where their number is
+        free they are aligned all the same.
         """
         size = tvm_ffi.dtype(str(view.flat.dtype)).itemsize
         known = constant(extent)
@@ -149,7 +150,7 @@ class Chunks:
         address = tirx.address_of(tirx.BufferLoad(view.flat, [first]))
         source = _PLACE.replace("WIDTH", str(self.width)).replace("SIZE", str(size))
         place = cuda_func_call(f"einfall_place_{self.width}x{size}", address, source_code=source, return_type="int64")
-        if known is not None:
+        if known is not None or always:
             return s.bind("shift", place)
         ragged = tirx.NE(tirx.truncmod(extent, index(self.width)), index(0))
         return s.bind("shift", tirx.Select(ragged, place, index(0)))

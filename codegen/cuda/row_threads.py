@@ -51,12 +51,20 @@ class _Chunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Place:
-    """Where a thread is in a row: how long it is, and its chunks, or how they are found where they are not held."""
+    """Where a thread is in a row: how long it is, and its chunks, or how they are found where they are not held.
+
+    Chunks from number ``first`` up to ``end`` are whole, those up to ``last`` have some points. Where a row begins within a
+    chunk, ``more`` has the points that the held chunks lack at its end.
+    """
 
     row: Row
     extent: tirx.Expr
     shift: tirx.Expr
-    chunks: tuple[_Chunk, ...]
+    first: tirx.Expr
+    end: tirx.Expr
+    last: tirx.Expr
+    chunks: tuple[_Chunk, ...] = ()
+    more: _Chunk | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +129,7 @@ class RowThreads:
         active: tirx.Expr,
     ) -> None:
         self.s, self.team, self.found, self.form, self.own, self.active = s, team, found, form, own, active
+        self.small = s.share(tirx.Cast("int32", own))
         self.context, self.views, self.private = context, dict(context.views), frozenset[str]()
 
     def begin(self, buffers: Sequence[Buffer]) -> None:
@@ -185,13 +194,17 @@ class RowThreads:
         start = self.context.evaluator(s, {**variables, row.rank: index(0)})
         extent = s.bind("extent", as_index(start.value(row.extent)))
         chunks, points = chunks_of(first, row, self.context.views), self.form.points.get(row.key)
-        shift = index(0)
-        if points is None or row.key in self.form.short:
-            name, indices = (
-                (first.target, first.indices) if not chunks.reads else (chunks.reads[0].tensor, chunks.reads[0].indices)
-            )
-            shift = chunks.shift(s, self.context.views[name], start.offset(name, indices), extent)
-        place = _Place(row=row, extent=extent, shift=shift, chunks=())
+        read = chunks.reads[0] if chunks.reads else stored_read(first, self.context.views)
+        begins, within = start.offset(read.tensor, read.indices), points is not None and row.key not in self.form.short
+        shift = chunks.shift(s, self.context.views[read.tensor], begins, extent, always=within)
+
+        def number(points: tirx.Expr) -> tirx.Expr:
+            known = constant(points)
+            made = tirx.truncdiv(points, index(width))
+            return s.share(tirx.Cast("int32", made)) if known is None else tirx.IntImm("int32", known // width)
+
+        first_, end, last = (number(points) for points in (shift + (width - 1), extent + shift, extent + shift + (width - 1)))
+        place = _Place(row=row, extent=extent, shift=shift, first=first_, end=end, last=last)
         if points is None:
             return place
         made = tuple(self._chunk(place, n) for n in range(points // width))
@@ -204,23 +217,27 @@ class RowThreads:
                 for read, raw in given.items():
                     flat = self.context.views[read.tensor].flat
                     s.store(raw, point, tirx.BufferLoad(flat, [here_at.offset(read.tensor, read.indices)]))
-        return replace(place, chunks=made)
+        place = replace(place, chunks=made)
+        most = constant(extent)
+        if within and constant(shift) is None and (most is None or most + width > points * self.form.threads):
+            return replace(place, more=replace(self._chunk(place, len(made), keeps=False), full=tirx.IntImm("bool", 0)))
+        return place
 
     def _chunk(self, place: _Place, number: tirx.Expr | int, *, keeps: bool = True) -> _Chunk:
         s, row, known = self.s, place.row, constant(place.extent)
         count = self.form.threads
         base = s.bind("base", (as_index(number) * count + self.own) * row.width - place.shift)
-        end = base + row.width
         aligned = constant(place.shift) == 0
         if aligned and known is not None and isinstance(number, int) and (number + 1) * count * row.width <= known:
             full, some = self.active, None
         else:
-            inside = end <= place.extent if aligned else tirx.And(base >= 0, end <= place.extent)
-            full = _flag(s, both(self.active, inside))
+            step = tirx.IntImm("int32", number * count) if isinstance(number, int) else tirx.Cast("int32", number * count)
+            own = self.small + step
+            full = both(self.active, own < place.end if aligned else tirx.And(own >= place.first, own < place.end))
             some = None
             if known is None or known % row.width:
-                touching = tirx.And(end > 0, base < place.extent)
-                some = _flag(s, both(self.active, tirx.And(touching, tirx.Not(full))))
+                edge = own >= place.end if aligned else tirx.Or(own < place.first, own >= place.end)
+                some = both(self.active, tirx.And(edge, own < place.last))
         views = self.context.views
         held = {r: s.allocate("held", (row.width,), str(views[r.tensor].flat.dtype), scope="local") for r in row.held if keeps}
         parts = {e: s.allocate("kept", (row.width,), computed(e.dtype), scope="local") for e in row.parts if keeps}
@@ -258,6 +275,8 @@ class RowThreads:
             work = replace(work, inverses=self._inverses(work, start.given(shared)))
             if place.chunks:
                 self._batches(work, place.chunks, acc, shared)
+                if place.more is not None:
+                    self._batches(work, [place.more], acc, shared)
             else:
                 count = self.form.threads * TOGETHER * row.width
                 with s.loop("turn", ceil_div(place.extent + place.shift, count)) as turn:

@@ -14,7 +14,7 @@ from . import device
 from .error_function import erf
 from .exponential import exp, exp2, exp_bf16, sigmoid
 from .hyperbolic import tanh
-from .lanes import Bind, fraction, on_device, pure
+from .lanes import Bind, float_constant, fraction, on_device, pure
 from .logarithm import log, log2
 from .rounding import (
     Inverse,
@@ -83,6 +83,7 @@ __all__ = [
     "exp2",
     "exp_bf16",
     "exp_rounded",
+    "float_constant",
     "floor",
     "fraction",
     "log",

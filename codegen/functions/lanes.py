@@ -7,6 +7,8 @@ TVM's simplifier must not run over the result: it takes x - x for 0 and (x + c) 
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -94,9 +96,17 @@ def format_of(x: tirx.Expr) -> Binary:
     return _FORMATS[name]
 
 
+def float_constant(dtype: str, value: float) -> tirx.Expr:
+    """A scalar constant. TVM writes doubles to CUDA with 15 places behind the point: those that need more go by their bits."""
+    if dtype == "float64" and on_device() and math.isfinite(value) and float(f"{value:.15f}") != value:
+        (bits,) = struct.unpack("<q", struct.pack("<d", value))
+        return tirx.reinterpret(dtype, tirx.IntImm("int64", bits))
+    return tirx.FloatImm(dtype, value)
+
+
 def number(value: float, like: tirx.Expr) -> tirx.Expr:
     """A float constant in every lane of the type of `like`."""
-    return splat(tirx.FloatImm(format_of(like).name, value), lanes_of(like))
+    return splat(float_constant(format_of(like).name, value), lanes_of(like))
 
 
 def integer(value: int, like: tirx.Expr) -> tirx.Expr:

@@ -61,6 +61,11 @@ def test_rows_of_odd_length(gpu: Worker) -> None:
     check(gpu, ROWS, matrix(5, 203))
 
 
+def test_doubles_keep_all_digits(gpu: Worker) -> None:
+    """Of constants too, the smallest and those with no short decimal."""
+    check(gpu, "kernel scaled(X: f64[N]) -> (Y: f64[N]) { Y[n] = X[n] * 1e-20 + X[n] / 513 * 7e-21 }", {"X": (3,)}, N=3)
+
+
 def test_columns(gpu: Worker) -> None:
     check(gpu, COLUMNS, matrix(70, 37))
 
