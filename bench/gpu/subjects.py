@@ -32,6 +32,8 @@ _NARROW = {
     "attention/causal_attention.ecs": ("bf16",),
     "attention/decode_attention.ecs": ("bf16",),
     "attention/grouped_query_attention.ecs": ("bf16",),
+    "convolution/conv2d.ecs": ("bf16", "f16", TF32),
+    "convolution/conv2d_bias_relu.ecs": ("bf16",),
     "gemm/gemm.ecs": ("bf16", "f16", TF32),
     "gemm/gemm_bias.ecs": ("bf16",),
     "gemm/gemm_gelu.ecs": ("bf16",),

@@ -68,6 +68,9 @@ def workloads() -> Iterator[Workload]:
             for causal in (False, True):
                 yield _attention(width, length, causal=causal)
     yield _decode(32768)
+    for t in ("f32", "bf16"):
+        for channels, side in ((64, 56), (256, 14)):
+            yield _convolution(t, channels, side)
     for rows, columns in ((32768, 4096), (8192, 16384)):
         yield _rows("softmax", rows, columns)
         yield _rows("rmsnorm", rows, columns)
@@ -147,6 +150,30 @@ def _decode(length: int) -> Workload:
         )  # fmt: skip
 
     return Workload(name=f"decode bf16 {length}", program=text, fixed={"E": 128, "F": 128}, make=make)
+
+
+def _convolution(t: str, channels: int, side: int) -> Workload:
+    """3 × 3, padded, of 32 images, as in ResNet."""
+    text = (EXAMPLES / "convolution/conv2d.ecs").read_text("utf-8").replace("f32", t)
+
+    def make(machine: Machine, kernel: ef.Kernel) -> Work:
+        torch, c = machine.torch, machine.size(channels)
+        dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[t]
+        x = machine.randn(machine.size(32), c, side, side, dtype=dtype)
+        w = machine.randn(c, c, 3, 3, dtype=dtype) / 8
+        out = torch.empty_like(x)
+
+        def library() -> object:
+            with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
+                return torch.nn.functional.conv2d(x, w, padding=1)
+
+        return Work(
+            own=lambda: kernel(x, w, out=out), peers={"cuDNN": library}, flops=18.0 * c * x.numel(), dtype=t,
+            traffic=sum(each.numel() * each.element_size() for each in (x, w, out)), tolerance=1e-4 if t == "f32" else 2e-2,
+            goal=0.6,
+        )  # fmt: skip
+
+    return Workload(name=f"convolution {t} {channels} × {side}²", program=text, fixed={}, make=make)
 
 
 def _rows(name: str, rows: int, columns: int) -> Workload:

@@ -17,19 +17,34 @@ from tvm import tirx
 from tvm.backend.cuda.op import cuda_func_call
 from tvm.tirx.stmt import ForKind
 
-from ...ir.expr import Expr, Read, Select, ranks_of
+from ...ir.expr import Expr, Rank, Read, Select, ranks_of
 from ...ir.index import affine_in
 from ...ir.types import DType
 from ..arithmetic import convert
 from ..context import Context, Variables
 from ..element import computed
 from ..expressions import Evaluator
-from ..microkernels.statements import Statements, as_index, index
+from ..microkernels.statements import Statements, as_index, constant, index
 from ..views import decode
 from .operand_loads import order_of, register
 from .operands import BATCH, RAW
 from .simt import COPY
-from .staging import Lines, Panel, Slot, beyond, i32, narrow, stride_along
+from .staging import (
+    CHUNK,
+    Lines,
+    Panel,
+    Slot,
+    Source,
+    aligned,
+    beyond,
+    copy,
+    copy_chunk,
+    i32,
+    lies_along,
+    narrow,
+    source_of,
+    stride_along,
+)
 from .statements import DeviceStatements, Team
 
 _FURTHER = """
@@ -105,31 +120,86 @@ class Gathered:
         """As of :class:`.operands.Operand`."""
         return not self.along and self.panel.size == 1
 
-    def own(self, s: DeviceStatements, team: Team) -> Own:
-        """The points that are the calling thread's for all of the tile; none where their neighbours are not."""
-        if self.beside:
-            return Own(places=(), there=())
+    @property
+    def in_chunks(self) -> bool:
+        """Whether 16 bytes of neighbours may be copied at once, where they are aligned (:meth:`aligned`)."""
+        view = self.context.views[self.read.tensor]
+        if self.number is not None or view.dtype.bits // 8 != self.panel.size or constant(view.strides[-1]) != 1:
+            return False
+        last = self.read.indices[-1]
+        if self.along:
+            return isinstance(last, Rank) and last.name == self.inner
+        return self._straight and lies_along(self.context, self.read, self.inner, self.points.ranks[0])
+
+    def aligned(self, s: Statements) -> tirx.Expr:
+        """Whether all that is copied at once is aligned: an int32."""
+        view, steps = self.context.views[self.read.tensor], index(0)
+        for stride in view.strides[:-1]:
+            steps = s.bind("steps", steps | stride)
+        one = index(1)
+        return aligned(Source(flat=view.flat, origin=index(0), stride=steps, lines=one, width=one, size=self.panel.size))
+
+    def own(self, s: DeviceStatements, team: Team, *, chunks: bool) -> Own:
+        """The points that are the calling thread's for all of the tile; none where neighbours are not. ``chunks``: it will
+        copy 16 bytes at a time."""
         points, thread = self.points, narrow(s, team.thread)
+        if chunks and self.along and not self._straight:
+            per = self.panel.across
+            rows = [(thread + i32(n * team.threads)) >> i32(per.bit_length() - 1) for n in range(self._turns(team))]
+        elif self.beside or chunks:
+            return Own(places=(), there=())
+        else:
+            turns = range(max(1, points.height // team.threads))
+            rows = [(thread & i32(points.height - 1)) + i32(turn * team.threads) for turn in turns]
         places, there = [], []
-        for turn in range(max(1, points.height // team.threads)):
-            own = (thread & i32(points.height - 1)) + i32(turn * team.threads)
-            number = s.bind("number", points.top + as_index(own))
-            places.append(points.at(s, number))
+        for row in rows:
+            number = s.bind("number", points.top + as_index(row))
+            # In 32 bits: extents are no larger, and these registers are held for long.
+            places.append({name: as_index(narrow(s, at)) for name, at in points.at(s, number).items()})
             there.append(s.share(tirx.Cast("int32", number < points.most)))
         return Own(places=tuple(places), there=tuple(there))
 
+    def _turns(self, team: Team) -> int:
+        """Chunks that each thread copies."""
+        return max(1, self.panel.bytes // CHUNK // team.threads)
+
     def bring(
-        self, s: DeviceStatements, team: Team, own: Own, slot: Slot, variables: Variables, first: tirx.Expr, depth: tirx.Expr
-    ) -> None:
-        """The panel of the steps of the depth from ``first`` on, of which there are ``depth``, at one point of all other
-        ranks."""
+        self, s: DeviceStatements, team: Team, own: Own, slot: Slot, variables: Variables, first: tirx.Expr, depth: tirx.Expr,
+        *, chunks: bool,
+    ) -> None:  # fmt: skip
+        """The panel of the steps of the depth from ``first`` on, of which there are ``depth``, at one point of all other ranks;
+        ``chunks``: 16 bytes at a time."""
+        points = self.points
+        if chunks and self._straight:
+            sides = (points.ranks[0], self.inner) if self.along else (self.inner, points.ranks[0])
+            extents = (points.most, depth) if self.along else (depth, points.most)
+            source = source_of(s, self.context, self.read, *sides, variables, *extents)
+            copy(s, team, self.panel, slot.address, source, *((points.top, first) if self.along else (first, points.top)))
+            return
         deep = self.panel.lines * self.panel.width // self.points.height
         left = narrow(s, tirx.min(depth - first, index(deep)))
         start = {**variables, self.inner: first}
-        if self.beside:
+        if chunks:
+            self._chunks(s, team, own, slot, start, left)
+        elif self.beside:
             self._across_depth(s, team, slot, start, left, deep)
         else:
             self._down_depth(s, team, own, slot, start, left, deep)
+
+    def _chunks(self, s: DeviceStatements, team: Team, own: Own, slot: Slot, start: Variables, left: tirx.Expr) -> None:
+        """16 bytes of the channels of each of the thread's own points."""
+        panel, thread, total = self.panel, narrow(s, team.thread), self.panel.bytes // CHUNK
+        per = panel.across
+        chunk = s.share(thread & i32(per - 1))
+        bytes_ = s.share(tirx.max(tirx.min(left - chunk * panel.elements, i32(panel.elements)), i32(0)) * panel.size)
+        flat = self.context.views[self.read.tensor].flat
+        with s.when(True if total % team.threads == 0 else thread < i32(total)):
+            for turn, (place, there) in enumerate(zip(own.places, own.there, strict=True)):
+                row = (thread + i32(turn * team.threads)) >> i32(per.bit_length() - 1)
+                at = self.context.evaluator(s, {**start, **place})
+                origin = s.bind("origin", at.offset(self.read.tensor, self.read.indices) + as_index(chunk * panel.elements))
+                here = tirx.Select(self._holds(at, there), bytes_, i32(0))
+                copy_chunk(s, beyond(slot.address, panel.place(row, chunk)), register(flat, origin), here)
 
     def _down_depth(
         self, s: DeviceStatements, team: Team, own: Own, slot: Slot, start: Variables, left: tirx.Expr, deep: int
@@ -157,7 +227,7 @@ class Gathered:
         """Neighbouring threads neighbouring elements of the depth."""
         points, thread, total = self.points, narrow(s, team.thread), deep * self.points.height
         ranks, rows = points.ranks, narrow(s, tirx.min(points.most - points.top, index(points.height)))
-        straight = self.guard is None and len(ranks) == 1 and None not in (affine_in(i, ranks) for i in self.read.indices)
+        straight = self._straight
         at = self.context.evaluator(s, {**start, **points.at(s, points.top)})
         step = self._step(s, at)
         origin = s.bind("origin", at.offset(self.read.tensor, self.read.indices))
@@ -247,6 +317,12 @@ class Gathered:
         if self.number is not None:
             return convert(decode(held, self.context.views[self.read.tensor].dtype, 1), computed(self.number))
         return held if str(held.ty.dtype) == self.raw else tirx.reinterpret(self.raw, held)
+
+    @property
+    def _straight(self) -> bool:
+        """Whether neighbouring points are at one distance, and all exist."""
+        ranks = self.points.ranks
+        return self.guard is None and len(ranks) == 1 and None not in (affine_in(i, ranks) for i in self.read.indices)
 
     @property
     def _asynchronous(self) -> bool:

@@ -9,7 +9,7 @@ where the weight is not finite, and 0 · w is NaN then. So a tile in which any s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 from tvm import tirx
@@ -18,7 +18,7 @@ from tvm.backend.cuda.op import cuda_func_call
 from ...ir.expr import Expr, Rank
 from ...ir.microkernels import BY_NAME
 from ...ir.tile import Joined
-from ...ir.types import F32
+from ...ir.types import F64
 from ..context import Variables
 from ..element import computed, stored
 from ..microkernels.statements import Statements, both, ceil_div, condition, index
@@ -26,12 +26,12 @@ from . import mma, simt, wgmma
 from .gathered import Gathered, Points
 from .product import BlockProduct
 from .simt import Scalars
-from .staging import Slot, Source, aligned, i32
+from .staging import Bring, Slot, Source, aligned, i32
 from .statements import DeviceStatements
 from .writing import TOGETHER, can_store, store_together
 
 _IS_NAN = """
-__device__ __forceinline__ int einfall_is_nan(float x) {
+__device__ __forceinline__ int einfall_is_nan_TYPE(TYPE x) {
   return x != x;
 }
 """
@@ -65,7 +65,6 @@ class ImplicitProduct(BlockProduct):
         down = self._side(s, self.joined.rows, top, shape.rows, variables)
         across = self._side(s, self.joined.columns, left, shape.columns, variables)
         operands = [self._operand(product.left, down), self._operand(product.right, across)]
-        owns = [operand.own(s, self.team) for operand in operands]
         depth = self._extent(s, product.inner, variables)
         pieces = s.bind("pieces", ceil_div(depth, shape.depth if kernel else simt.DEPTH))
         taps = [self._extent(s, tap, variables) for tap in self.joined.taps]
@@ -73,19 +72,31 @@ class ImplicitProduct(BlockProduct):
         for extent in taps:
             steps = s.bind("steps", steps * extent)
 
-        def bring(s: DeviceStatements, number: int, step: tirx.Expr, slot: Slot) -> None:
-            at = s.coordinates(step, ["piece", *self.joined.taps], [pieces, *taps])
-            first = s.bind("first", at.pop("piece") * (shape.depth if kernel else simt.DEPTH))
-            operands[number].bring(s, self.team, owns[number], slot, {**variables, **at}, first, depth)
+        def bringing(chunks: Sequence[bool]) -> Bring:
+            owns = [operand.own(s, self.team, chunks=each) for operand, each in zip(operands, chunks, strict=True)]
+
+            def bring(s: DeviceStatements, number: int, step: tirx.Expr, slot: Slot) -> None:
+                at = s.coordinates(step, ["piece", *self.joined.taps], [pieces, *taps])
+                first, point = s.bind("first", at.pop("piece") * (shape.depth if kernel else simt.DEPTH)), {**variables, **at}
+                operands[number].bring(s, self.team, owns[number], slot, point, first, depth, chunks=chunks[number])
+
+            return bring
 
         work: mma.Fragments | Scalars
         if kernel is None:
             work = Scalars.start(s, self.team, shape, computed(self.compute.accumulator))
-            work.pipelined(s, self.scratch, operands, steps, bring)
+            work.pipelined(s, self.scratch, operands, steps, bringing([False, False]))
         else:
             turned = (operands[0].interleaved, operands[1].interleaved)
             work = (wgmma.Groups if shape.grouped else mma.Fragments)(s, self.team, shape, kernel, turned)
-            self.pipelined(s, work, operands, steps, bring)
+            chunks = [operand.in_chunks for operand in operands]
+            tests = [operand.aligned(s) for operand in operands if operand.in_chunks]
+            whole = s.share(i32(0) if not tests else tests[0] if len(tests) == 1 else tests[0] * tests[1])
+            if tests:
+                with s.when(tirx.NE(whole, i32(0))):
+                    self.pipelined(s, work, operands, steps, bringing(chunks))
+            with s.when(tirx.EQ(whole, i32(0)) if tests else True):
+                self.pipelined(s, work, operands, steps, bringing([False, False]))
         self._write(s, work, variables, down, across)
 
     def _side(self, s: Statements, ranks: tuple[str, ...], top: tirx.Expr, height: int, variables: Variables) -> Points:
@@ -108,14 +119,16 @@ class ImplicitProduct(BlockProduct):
         """Stores the finished sums, four neighbours of a row at once where these may lie side by side."""
         undone = s.allocate("undone", (1,), "int32", scope="local")
         s.store(undone, 0, i32(0))
-        looks = self.compute.filter is not None and self.compute.accumulator == F32
+        looks = self.compute.filter is not None and self.compute.accumulator.is_float
         view = self.context.views[self.compute.target]
         four = self._four(s, across) if work.fours else None
         nowhere: Variables = dict.fromkeys(self.compute.output_ranks, index(0))
 
         def look(s: Statements, total: tirx.Expr) -> None:
             if looks:
-                bad = cuda_func_call("einfall_is_nan", total, source_code=_IS_NAN, return_type="int32")
+                kind = "double" if self.compute.accumulator == F64 else "float"
+                code = _IS_NAN.replace("TYPE", kind)
+                bad = cuda_func_call(f"einfall_is_nan_{kind}", total, source_code=code, return_type="int32")
                 s.store(undone, 0, tirx.BufferLoad(undone, [index(0)]) | bad)
 
         def together(s: DeviceStatements, row: tirx.Expr, column: tirx.Expr, sums: tirx.Buffer) -> None:

@@ -253,7 +253,13 @@ def copy(
             bytes_ = tirx.Select(own < lines, left * panel.size, i32(0))
             from_ = as_index(own) * source.stride + as_index(chunk * panel.elements)
             pointer = tirx.address_of(tirx.BufferLoad(source.flat, [start + from_]))
-            s.evaluate(cuda_func_call("einfall_copy16", beyond(to, place), pointer, bytes_, source_code=_COPY))
+            copy_chunk(s, beyond(to, place), pointer, bytes_)
+
+
+def copy_chunk(s: Statements, to: tirx.Expr, from_: tirx.Expr, bytes_: tirx.Expr) -> None:
+    """Begins to copy 16 bytes from one address to another, both aligned; only the first ``bytes_`` (int32) are read, the others
+    are 0."""
+    s.evaluate(cuda_func_call("einfall_copy16", to, from_, bytes_, source_code=_COPY))
 
 
 def ordered(s: Statements, name: str, instruction: str) -> None:
