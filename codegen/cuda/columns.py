@@ -32,19 +32,24 @@ if TYPE_CHECKING:
 WORTH = 32
 """Values of one result below which one thread combines them."""
 
+LINE, DEEP = 8, 512
+"""Chunks that fill a line of memory: as many results as a block has in hand where each has so many values that its threads, all
+at different rows, are busy. Of 4096 columns of f32 that makes 128 blocks, where a warp's width of chunks made 32."""
+
 
 def columns_of(compute: Compute, chunks: Chunks, team: Team, lets: Mapping[str, Expr]) -> int | None:
     """How many chunks of results a block has in hand; None where each thread does best with a chunk of its own."""
     if compute.reduction is None or REDUCTIONS[compute.reduction].coordinate or compute.along:
         return None
-    values = 1
+    values, deep = 1, False
     for rank in compute.reduced:
         extent = upper_bound(compute.extent(rank), lets)
         values *= WORTH if extent is None else extent
+        deep = deep or extent is None
     if values < WORTH:
         return None
     if team.launch:
-        return WARP
+        return LINE if deep or values >= DEEP else WARP
     points = 1
     for rank in compute.output_ranks:
         extent = upper_bound(compute.extent(rank), lets)

@@ -19,6 +19,7 @@ from ...ir.expr import Const, Expr, Op, Rank, Size, integer, ranks_of, size, siz
 from ...ir.index import affine, equal
 from ..analysis.ranks import RankClass, rank_classes, split_index
 from . import contraction
+from .columns import go_down_columns
 from .independent import Independent, independent_classes
 from .siblings import is_linked, loop_variables, may_share, passed_ranks
 
@@ -88,6 +89,8 @@ def form_groups(cascade: Cascade, steps: tuple[Step, ...], alone: frozenset[int]
             apart = [*classes, *_joint(cascade, unit, ranks)]
             joined = joined if may_share(cascade, [*current, *unit], apart, joined, passed) else []
         if joined and on_gpu and _spreads(cascade, current, unit, joined):
+            joined = []
+        if joined and on_gpu and go_down_columns(cascade, [*current, *unit], joined, few(cascade)):
             joined = []
         if on_gpu and current and any(numbers_chunks(cascade, c) for c in (*classes, *_joint(cascade, unit, ranks))):
             joined = _of_a_chunk(cascade, [*current, *unit], ranks)

@@ -147,6 +147,32 @@ def test_few_rows_times_a_matrix(gpu: Worker, rows: int) -> None:
     check(gpu, FEW_ROWS.format(t="bf16", r="f32"), {"X": (rows, 128), "W": (37, 128)}, B=rows, K=128)
 
 
+STATISTICS = """\
+kernel statistics(X: f32[N, C]) -> (Y: f32[N, C], MU: f32[C], VAR: f32[C], TOP: f32[C]) {
+    MU[c]   = X[n, c] / N
+    VAR[c]  = (X[n, c] - MU[c]) ** 2 / N
+    TOP[c]  = X[n, c] :: max(n)
+    Y[n, c] = (X[n, c] - MU[c]) * rsqrt(VAR[c] + 0.001)
+}
+"""
+
+
+def test_columns_are_not_left_to_a_block_each() -> None:
+    from einfall.ir.target import Target
+    from einfall.ir.tile_printer import tile_to_source
+    from einfall.passes.pipeline import lower
+
+    text = STATISTICS.replace("N, C]", "4096, C]").replace("/ N", "/ 4096")
+    program = lower(read_program(text).select(None), target=Target.parse("cuda:sm_90")).program
+    assert "in parallel over c" in tile_to_source(program) and "ceildiv(C, 1)" not in tile_to_source(program)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(1, 1), (300, 37), (5, 200), (70, 128)])
+def test_statistics_of_columns(gpu: Worker, shape: tuple[int, int]) -> None:
+    check(gpu, STATISTICS, {"X": shape})
+
+
 PATHS = """\
 kernel paths(X: f32[B, T], s: f32[B]) -> (Y: f32[B, T], Z: f32[B]) {
     U[b, 0]   = s[b]
