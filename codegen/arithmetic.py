@@ -7,6 +7,7 @@ mark. Operations on floats are built as nodes: TVM's Python operators fold ``0 *
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 
@@ -128,6 +129,15 @@ def multiply(a: tirx.Expr, b: tirx.Expr, dtype: DType) -> tirx.Expr:
     return tirx.Mul(a, b) if dtype.is_float else wrap(_modular("mul", operator.mul, a, b, dtype), dtype)
 
 
+def divide(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    """a / b of floats. TVM refuses to divide by a literal zero; x · ±∞ is x / ±0 for every x."""
+    divisor = b.value if isinstance(b, tirx.Broadcast) else b
+    if not isinstance(divisor, tirx.FloatImm) or float(divisor.value) != 0.0:
+        return tirx.Div(a, b)
+    infinity = tirx.FloatImm(str(divisor.ty.dtype), math.copysign(math.inf, float(divisor.value)))
+    return tirx.Mul(a, tirx.Broadcast(infinity, b.lanes) if isinstance(b, tirx.Broadcast) else infinity)
+
+
 def on_coordinates(name: str, args: list[tirx.Expr], bind: Bind) -> tirx.Expr:
     """The operator ``name`` on rank variables and sizes, whose results fit 64 bits: the machine's plain instructions."""
     match name:
@@ -143,7 +153,7 @@ def on_coordinates(name: str, args: list[tirx.Expr], bind: Bind) -> tirx.Expr:
 
 def _floor_divide(a: tirx.Expr, b: tirx.Expr, dtype: DType, bind: Bind) -> tirx.Expr:
     if dtype.is_float:
-        return functions.floor(tirx.Div(a, b))
+        return functions.floor(divide(a, b))
     safe = bind(_safe_divisor(b, dtype))
     quotient = bind(tirx.truncdiv(a, safe))
     if dtype.kind is Kind.UNSIGNED:
@@ -161,7 +171,7 @@ def _floor_divide(a: tirx.Expr, b: tirx.Expr, dtype: DType, bind: Bind) -> tirx.
 
 def _modulo(a: tirx.Expr, b: tirx.Expr, dtype: DType, bind: Bind) -> tirx.Expr:
     if dtype.is_float:
-        return tirx.Sub(a, tirx.Mul(functions.floor(tirx.Div(a, b)), b))
+        return tirx.Sub(a, tirx.Mul(functions.floor(divide(a, b)), b))
     safe = bind(_safe_divisor(b, dtype))
     rest = bind(tirx.truncmod(a, safe))
     if dtype.kind is Kind.UNSIGNED:
@@ -208,7 +218,7 @@ def _power(a: tirx.Expr, b: tirx.Expr, dtype: DType, bind: Bind) -> tirx.Expr:
                 if rest:
                     square = bind(multiply(square, square, dtype))
             powered = one if result is None else result
-            return powered if n >= 0 else tirx.Div(one, powered)
+            return powered if n >= 0 else divide(one, powered)
     if dtype.is_float:
         return tirx.pow(a, b)
     return convert(tirx.pow(convert(a, "float64"), convert(b, "float64")), computed(dtype))
@@ -267,7 +277,7 @@ _BINARY: dict[str, Callable[[tirx.Expr, tirx.Expr, DType], tirx.Expr]] = {
     "add": add,
     "sub": subtract,
     "mul": multiply,
-    "div": lambda a, b, _: tirx.Div(a, b),
+    "div": lambda a, b, _: divide(a, b),
     "and": lambda a, b, _: tirx.And(a, b),
     "or": lambda a, b, _: tirx.Or(a, b),
     "bitor": lambda a, b, _: a | b,

@@ -247,8 +247,9 @@ class Evaluator:
 
     def _divides(self, a: Expr, b: Expr) -> bool:
         """Whether the inverse of b may serve for many divisions: all lanes, or the elements of a thread."""
-        if functions.on_device():
-            return _known(b) is not None
+        known = _known(b)
+        if functions.on_device() or known == 0:
+            return bool(known)
         return self.varies(a) and not self.varies(b)
 
     def _compared(self, name: str, a: Expr, b: Expr) -> tirx.Expr | None:

@@ -90,8 +90,9 @@ def as_index(value: tirx.Expr | int) -> tirx.Expr:
 
 
 def identifier(name: str) -> str:
-    """A name of the language (``k'``, ``tile.1``) as one that C knows too."""
-    return name.replace(".", "_").replace("'", "_prime")
+    """A name of the language (``k'``, ``tile.1``), or the number of a dimension, as one that C knows too."""
+    spelled = name.replace(".", "_").replace("'", "_prime")
+    return f"rank_{spelled}" if spelled[:1].isdigit() else spelled
 
 
 class Statements:

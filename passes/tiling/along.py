@@ -13,10 +13,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ...ir.expr import Const, Expr, Op, Rank, Read, Select, rank, ranks_of, reads_of, substitute, transform
+from ...ir.expr import Const, Expr, Op, Rank, Read, Select, rank, ranks_of, reads_of, real, substitute, transform
 from ...ir.tile import Buffer, Compute, Fill, Node
+from ..analysis.presence import TRUE, conjunction
 from . import contraction
 from .methods import choose
+from .tighten import at_least_one
 
 
 def along(nodes: list[Node], reader: Compute, buffers: Mapping[str, Buffer]) -> list[Node] | None:
@@ -31,12 +33,16 @@ def along(nodes: list[Node], reader: Compute, buffers: Mapping[str, Buffer]) -> 
             made = _together(update, reader, buffers)
             if made is None or _touched(nodes[at + 1 :], update):
                 return None
-            return [*nodes[:at], *nodes[at + 1 :], *_scaled_last(made, buffers)]
+            last = [made] if reader.filter is not None else _scaled_last(made, buffers)
+            return [*nodes[:at], *nodes[at + 1 :], *last]
     return None
 
 
 def _scaled_last(reader: Compute, buffers: Mapping[str, Buffer]) -> list[Node]:
-    """A sum whose factors that no reduced rank indexes are applied to it when it is finished: Σ x / c = (Σ x) / c."""
+    """A sum whose factors that no reduced rank indexes are applied to it when it is finished: Σ x / c = (Σ x) / c.
+
+    Not where the sum has no point: it is 0 then, and 0 / c need not be.
+    """
     dtype = reader.accumulator
     parts = contraction.factors(reader.value, dtype) if reader.reduction == "+" and dtype.is_float else []
     outside = [(kind, f) for kind, f in parts if set(reader.reduced).isdisjoint(ranks_of(f))]
@@ -48,8 +54,10 @@ def _scaled_last(reader: Compute, buffers: Mapping[str, Buffer]) -> list[Node]:
     for kind, factor in inside[1:]:
         value = Op(op=kind, args=(value, factor), dtype=dtype)
     result: Expr = scaled
+    some = conjunction([at_least_one(reader.extent(r)) for r in reader.reduced])
     for kind, factor in outside:
-        result = Op(op=kind, args=(result, factor), dtype=dtype)
+        held = factor if some == TRUE else Select(condition=some, then=factor, otherwise=real(1.0, dtype), dtype=dtype)
+        result = Op(op=kind, args=(result, held), dtype=dtype)
     finish = Compute(
         target=reader.target,
         indices=reader.indices,

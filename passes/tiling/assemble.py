@@ -400,13 +400,10 @@ class _Assembly:
         made, extra = nodes_of(compute, around, own_tile=own_tile)
         for buffer in extra:
             if buffers is not None and serial:
-                whole = replace(buffer, shape=self.workspace.buffers[compute.target].shape) if own_tile else buffer
-                buffers.append(placement.tile_sum(whole, index))
+                buffers.append(placement.tile_sum(buffer, index))
                 self.workspace.buffers[buffers[-1].name] = buffers[-1]
             else:
-                self.workspace.buffers[buffer.name] = replace(
-                    buffer, shape=self.workspace.buffers[compute.target].shape, scope=Scope.WORKSPACE
-                )
+                self.workspace.buffers[buffer.name] = replace(buffer, scope=Scope.WORKSPACE)
         return [*nodes, *made]
 
     def _zeros(self, index: int, placement: Placement) -> dict[str, frozenset[Expr]]:

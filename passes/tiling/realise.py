@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import isfinite
 
 from ...ir.cascade import Einsum, RankExtent
 from ...ir.expr import Cast, Const, Expr, Op, Rank, Read, Select, integer, op, rank, ranks_of, real, transform
@@ -17,7 +18,7 @@ from . import contraction
 from .implicit import implicit
 from .methods import choose
 from .placement import Local, local_shape
-from .tighten import conjuncts, is_bound
+from .tighten import at_least_one, conjuncts, is_bound
 from .window import as_window
 
 
@@ -259,8 +260,11 @@ def nodes_of(compute: Compute, around: Surroundings, *, own_tile: bool) -> tuple
     condition = None if own_tile else compute.condition
     finishing = condition is not None or bool(product.scale)
     value: Expr = Read(tensor=SUM, indices=(), dtype=compute.accumulator)
+    some, counting, counted = _has_points(compute, target) if product.scale else (TRUE, [], [])
     for kind, factor in product.scale:
         typed = factor if factor.dtype == compute.accumulator else Cast(value=factor, dtype=compute.accumulator)
+        if some != TRUE and not (isinstance(factor, Const) and factor.value and isfinite(factor.value)):
+            typed = Select(condition=some, then=typed, otherwise=real(1.0, compute.accumulator), dtype=compute.accumulator)
         value = Op(op=kind, args=(value, typed), dtype=compute.accumulator)
     if condition is not None:
         value = Select(condition=condition, then=value, otherwise=zero_of(compute.accumulator), dtype=compute.accumulator)
@@ -274,16 +278,15 @@ def nodes_of(compute: Compute, around: Surroundings, *, own_tile: bool) -> tuple
         parallel=tuple(r for r in outputs if r not in (product.rows, product.columns)),
         product=replace(product, scale=(), epilogue=value if finishing else None),
     )
-    extra: list[Buffer] = []
+    extra = counted
     after: list[Node] = []
     slow = replace(compute, condition=condition)
     if len(compute.reduced) > 1 and (finishing or target.dtype != compute.accumulator):
         # Sums over several ranks are added up in their place: what becomes of them is a step of its own.
         if not all(isinstance(i, Rank) for i in compute.indices):
             return [generic], []
-        shape = tuple(compute.extent(i.name) for i in compute.indices if isinstance(i, Rank))
-        extra.append(Buffer(name=f"{target.name}.sum", dtype=compute.accumulator, shape=shape, scope=Scope.TILE))
-        name = extra[0].name
+        name = f"{target.name}.sum"
+        extra.append(Buffer(name=name, dtype=compute.accumulator, shape=target.shape, scope=Scope.TILE))
         main = replace(main, target=name, product=replace(product, scale=(), epilogue=None))
         slow = replace(compute, target=name, condition=None, value=_unscaled(product, compute.accumulator))
         held = Read(tensor=name, indices=compute.indices, dtype=compute.accumulator)
@@ -297,13 +300,41 @@ def nodes_of(compute: Compute, around: Surroundings, *, own_tile: bool) -> tuple
         )
         after.append(choose(finish))
     if flag is None:
-        return [main, *after], extra
+        return [*counting, main, *after], extra
     finite = Read(tensor=flag, indices=(), dtype=BOOL)
     either: list[Node] = [
         When(condition=finite, body=(main,)),
         When(condition=op("not", finite), body=(choose(slow),)),
     ]
-    return [*either, *after], extra
+    return [*counting, *either, *after], extra
+
+
+def _has_points(compute: Compute, target: Buffer) -> tuple[Expr, list[Node], list[Buffer]]:
+    """(the condition that a sum has a point, what computes it, the buffers for that).
+
+    A factor that is applied to the finished sum must not be applied to one of no points: that is 0, and 0 / 0 is not.
+    """
+    named = set(ranks_of(compute.filter)) if compute.filter is not None else set()
+    conditions = [at_least_one(compute.extent(r)) for r in compute.reduced if r not in named]
+    if compute.filter is None:
+        return conjunction(conditions), [], []
+    outputs = [r for r in compute.output_ranks if r in named]
+    whole = {i.name: extent for i, extent in zip(compute.indices, target.shape, strict=True) if isinstance(i, Rank)}
+    shape = tuple(whole.get(r) or compute.extent(r) for r in outputs)
+    buffer = Buffer(name=f"{compute.target}.some", dtype=BOOL, shape=shape, scope=Scope.TILE)
+    indices = tuple(rank(r) for r in outputs)
+    counting = Compute(
+        target=buffer.name,
+        indices=indices,
+        value=compute.filter,
+        ranks=tuple(r for r in compute.ranks if r.name in named),
+        reduction="or",
+        reduced=tuple(r for r in compute.reduced if r in named),
+        accumulator=BOOL,
+        origin=compute.origin,
+    )
+    some = Read(tensor=buffer.name, indices=indices, dtype=BOOL)
+    return conjunction([*conditions, some]), [choose(counting)], [buffer]
 
 
 def _is_sum(node: Expr) -> bool:

@@ -13,7 +13,7 @@ from ...ir.cascade import RankExtent
 from ...ir.expr import Cast, Const, Expr, Op, Select, integer, op, rank, ranks_of, reads_of, size, substitute, transform
 from ...ir.index import affine_in, simplify
 from ...ir.tile import Compute
-from ...ir.types import INDEX
+from ...ir.types import BOOL, INDEX
 from ..analysis.presence import TRUE, conjunction
 
 
@@ -70,6 +70,11 @@ def conjuncts(condition: Expr | None) -> list[Expr]:
             return [*conjuncts(a), *conjuncts(b)]
         case _:
             return [condition]
+
+
+def at_least_one(extent: Expr) -> Expr:
+    """The condition that a rank of this extent has a point, literally true or false where that is known."""
+    return Const(value=extent.value > 0, dtype=BOOL) if isinstance(extent, Const) else op("gt", extent, integer(0))
 
 
 def is_bound(condition: Expr, ranks: set[str]) -> bool:

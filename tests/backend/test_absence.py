@@ -39,6 +39,24 @@ def test_fully_masked_rows_are_exactly_zero(extents: tuple[int, int, int, int], 
     assert (found[shift:] != 0).any()
 
 
+@pytest.mark.parametrize("m", [37, 300])
+def test_masked_rows_are_zero_where_the_sizes_are_known(m: int) -> None:
+    """Rows whose scores are all at hand are divided by their sum once the product is done: not by that of no points."""
+    text = CAUSAL.replace("[M, ", f"[{m}, ").replace("m + SHIFT <= p", "m + 5 <= p and m > 2")
+    (found,) = agrees(text, Q=normal(37, 16), K=normal(m, 16, seed=1), V=normal(m, 8, seed=2))
+    assert (found[:8] == 0).all()
+    assert (found[8:] != 0).all()
+
+
+@pytest.mark.parametrize("factor", ["/ d[m]", "/ sqrt(K)", "* d[m] / 0"])
+def test_a_sum_of_no_points_is_zero_whatever_it_is_divided_by(factor: str) -> None:
+    text = "kernel scaled(X: f32[M, K], W: f32[N, K], d: f32[M]) -> (Y: f32[M, N]) {\n    Y[m, n] = X[m, k] * W[n, k] FACTOR\n}"
+    for fixed in (text.replace("FACTOR", factor), text.replace("FACTOR", factor.replace("K", "0")).replace(", K]", ", 0]")):
+        x, w, d = np.zeros((30, 0), np.float32), np.zeros((40, 0), np.float32), np.zeros(30, np.float32)
+        (found,) = agrees(fixed, X=x, W=w, d=d)
+        assert (found == 0).all()
+
+
 @pytest.mark.parametrize("text", [CAUSAL, DEFERRED], ids=["divided scores", "deferred division"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("size", [6, 40, 200])

@@ -223,3 +223,20 @@ def test_casts_saturate_and_truncate() -> None:
     found = agrees(text, X=x)
     assert found[0][14] == 0 and found[0][12] == 127 and found[1][13] == 0
     assert found[6][17] == 448 and found[6][15] == 448 and found[7][15] == np.inf and found[7][18] == 57344
+
+
+def test_division_by_a_literal_zero() -> None:
+    """TVM divides literals when it makes the node, and refuses zero."""
+    text = """
+    kernel k(X: f32[M], I: i32[M]) -> (a: f32[M], b: f32[M], c: f32[M], d: f32[M], e: f32[M], f: i32[M]) {
+        a[m] = X[m] / 0
+        b[m] = X[m] // -0.0
+        c[m] = X[m] % 0
+        d[m] = I[m] / 0
+        e[m] = X[m] * 0.0 ** -2
+        f[m] = (I[m] // 0) ?? 5
+    }
+    """
+    found = agrees(text, X=np.array([1, -1, 0, np.nan, np.inf, 3], np.float32), I=np.arange(-3, 3, dtype=np.int32))
+    assert found[0][0] == np.inf and found[0][1] == -np.inf and np.isnan(found[0][2])
+    assert (found[5] == 5).all()

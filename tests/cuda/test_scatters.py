@@ -63,6 +63,16 @@ def test_a_scatter_by_all_threads(gpu: Worker) -> None:
     check(gpu, program("bf16"), 6, hole=True)
 
 
+def test_a_scatter_into_a_matrix(gpu: Worker) -> None:
+    """The dimensions of the identity that fills it have numbers in the place of names."""
+    text = "kernel pairs(X: i32[E], d: i32[E]) -> (Y: i32[S, T]) {\n    Y[d[e], d[e] // 2] = X[e] :: +(e)\n}\n"
+    cascade, sizes = read_program(text).select(None), {"S": 5, "T": 3}
+    given = {"X": np.arange(40, dtype=np.int32), "d": (np.arange(40) * 7 % 6 - 1).astype(np.int32)}
+    found = gpu.run(kernels.run, text, given, sizes, "cuda:sm_90", every_order=True)
+    comparison = compare(cascade, given, found, sizes=sizes)
+    assert comparison.passed, comparison
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("few", [7, 400])
 @pytest.mark.parametrize("dtype", [*FLOATS, *WHOLE, *NARROW])
