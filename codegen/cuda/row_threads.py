@@ -73,8 +73,11 @@ class _RowEmitter(DeviceComputeEmitter):
 
     alone: tirx.Expr
     private: frozenset[str]
+    numbers: Mapping[str, tirx.Buffer]
 
     def _store_within(self, s: Statements, at: Evaluator, value: tirx.Expr, within: tirx.Expr | None) -> None:
+        if (kept := self.numbers.get(self.compute.target)) is not None:
+            s.store(kept, 0, value)
         with s.when(True if self.compute.target in self.private else self.alone):
             DeviceComputeEmitter._store_within(self, s, at, value, within)
 
@@ -130,6 +133,9 @@ class RowThreads:
     ) -> None:
         self.s, self.team, self.found, self.form, self.own, self.active = s, team, found, form, own, active
         self.small = s.share(tirx.Cast("int32", own))
+        self.numbers = {r: s.allocate("number", (1,), computed(r.dtype), scope="local") for r in found.numbers}
+        known = [(read, tirx.BufferLoad(kept, [index(0)])) for read, kept in self.numbers.items()]
+        context = replace(context, held=lambda _: known)
         self.context, self.views, self.private = context, dict(context.views), frozenset[str]()
 
     def begin(self, buffers: Sequence[Buffer]) -> None:
@@ -184,6 +190,7 @@ class RowThreads:
             team=self.team,
             alone=alone,
             private=self.private,
+            numbers={read.tensor: kept for read, kept in self.numbers.items()},
         )
 
     # -- the chunks of a thread ----------------------------------------------------------------------------------------------

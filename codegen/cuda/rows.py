@@ -8,7 +8,7 @@ them (the exponentials), up to the registers that it has.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...ir.expr import Expr, Op, Rank, Read, Select, Size, children, ranks_of, reads_of
 from ...ir.index import upper_bound
@@ -99,7 +99,7 @@ class Rows:
     """A parallel loop as rows.
 
     ``points`` are the ranks that number the rows of a turn, of these ``extents``, which ``bounds`` limit; ``units`` are ranks
-    with one point.
+    with one point. ``numbers`` are elements of results, one for each row, that later passes read.
     """
 
     points: tuple[str, ...]
@@ -107,6 +107,7 @@ class Rows:
     bounds: tuple[int, ...]
     units: frozenset[str]
     forms: tuple[Form, ...]
+    numbers: tuple[Read, ...] = ()
 
     @property
     def most(self) -> int:
@@ -139,6 +140,7 @@ def rows_of(loop: Loop, views: Mapping[str, View], lets: Mapping[str, Expr]) -> 
         forms=(),
     )
     tiles = {b.name: b for n in (loop, *nodes) if isinstance(n, Loop) for b in n.buffers}
+    found = replace(found, numbers=tuple(_numbers(loop, views)))
     if not _is_local(loop, found, tiles, lets):
         return None
     if any(stored(b.dtype) != computed(b.dtype) or b.dtype.is_bool for b in tiles.values()):
@@ -149,7 +151,7 @@ def rows_of(loop: Loop, views: Mapping[str, View], lets: Mapping[str, Expr]) -> 
     nested = any(isinstance(n, Loop) for n in loop.body)
     rows = [row for level in _levels(loop.body) for row in rows_in(level, found, views).values() if row.held or row.parts]
     forms = _forms(rows, nested, lets)
-    return None if not forms else Rows(points=points, extents=found.extents, bounds=found.bounds, units=units, forms=forms)
+    return replace(found, forms=forms) if forms else None
 
 
 def rows_in(nodes: Sequence[Node], found: Rows, views: Mapping[str, View]) -> dict[Key, Row]:
@@ -241,7 +243,8 @@ def _is_local(loop: Loop, found: Rows, tiles: Mapping[str, Buffer], lets: Mappin
     nodes = list(walk(loop.body))
     computes = [n for n in nodes if isinstance(n, Compute)]
     written = {name for node in nodes for name in accesses(node)[1]}
-    own = {name for name in written - set(tiles) if all(_is_own(name, level) for level in _levels(loop.body))}
+    own = {r.tensor for r in found.numbers}
+    own |= {name for name in written - set(tiles) if all(_is_own(name, level) for level in _levels(loop.body))}
     if any(isinstance(node, Fill) and node.target not in tiles for node in nodes):
         return False
     for compute in computes:
@@ -258,6 +261,23 @@ def _is_local(loop: Loop, found: Rows, tiles: Mapping[str, Buffer], lets: Mappin
             if any(e not in numbers and upper_bound(d, lets) != 1 for e, d in zip(indices, tiles[name].shape, strict=True)):
                 return False
     return True
+
+
+def _numbers(loop: Loop, views: Mapping[str, View]) -> Iterator[Read]:
+    """What a Compute directly in the loop stores at its row's point, and others after it read there, as it was stored."""
+    tiles = {b.name for b in loop.buffers}
+    for n, node in enumerate(loop.body):
+        if not isinstance(node, Compute) or node.target in tiles or node.along or node.within is not None:
+            continue
+        if node.reduction is None and node.vector is not None and any(node.vector in ranks_of(e) for e in node.indices):
+            continue
+        dtype, read = views[node.target].dtype, stored_read(node, views)
+        reads = [(m, r) for m, each in enumerate(loop.body) for c in walk((each,)) if isinstance(c, Compute) for r in c.reads()]
+        mine = [(m, r) for m, r in reads if r.tensor == node.target]
+        writers = [c for c in walk(loop.body) if node.target in accesses(c)[1]]
+        plain = len(writers) == 1 and stored(dtype) == computed(dtype) and not dtype.is_bool
+        if plain and mine and all(m > n and r == read for m, r in mine):
+            yield read
 
 
 def _is_own(name: str, level: Sequence[Node]) -> bool:

@@ -23,6 +23,12 @@ kernel two(X: f32[M, N], W: f32[M, N]) -> (Y: f32[M, N], Z: f32[M], A: i32[M]) {
     Y[m, n] = exp(X[m, n] - S[m]) * W[m, n] + B[m]   where X[m, n] > -1.0
 }
 """
+SCALED = """\
+kernel scaled(X: f32[M, N]) -> (Q: i8[M, N], S: f32[M]) {
+    S[m]    = abs(X[m, n]) :: max(n)
+    Q[m, n] = cast(i8, round(X[m, n] / S[m] * 127))
+}
+"""
 
 
 def check(
@@ -65,6 +71,10 @@ def test_a_block_for_each_row(gpu: Worker) -> None:
 
 def test_what_a_pass_has_stored(gpu: Worker) -> None:
     check(gpu, EXAMPLES / "norms/add_rmsnorm.ecs", 3, 45, "bf16")
+
+
+def test_numbers_that_are_results(gpu: Worker) -> None:
+    check(gpu, SCALED, 6, 75)
 
 
 def test_rows_of_free_length(gpu: Worker) -> None:
