@@ -247,11 +247,12 @@ def _check_listed(einsum: ast.Einsum, variables: set[str], occurrences: Occurren
                 span=node.span,
                 help=f"write `{node.name.lower()}`",
             )
+        known = variables & used
         raise error(
             "E0502",
             f"`{node.name}` is no rank variable of this Einsum",
             span=node.span,
-            help=did_you_mean(node.name, variables & used),
+            help=did_you_mean(node.name, known) or (f"it has {', '.join(sorted(known))}" if known else None),
         )
 
 

@@ -252,12 +252,15 @@ class Extents:
         if waits:
             return
         node = _first_use(info, name)
+        written = any(index.variable == name for index in info.coords) and not info.target.declared
+        dtype = info.target.dtype.name if isinstance(info.target.dtype, DType) else "f32"
+        declared = f"; a declaration with its shape, `{info.target.name}: {dtype}[…]`, gives it too" if written else ""
         self.diagnostics.add(
             "E0303",
             f"nothing bounds the rank variable `{name}`",
             span=node,
             help="a variable takes its extent from a dimension that it indexes directly, as in "
-            f"`X[{name}]`; shifted, scaled and data-dependent indices give none",
+            f"`X[{name}]`; shifted, scaled and data-dependent indices give none{declared}",
         )
 
     def _check_constants(self, info: EinsumInfo) -> None:

@@ -153,3 +153,16 @@ def test_sizes_of_results_alone_are_free() -> None:
 
 def test_circular_shapes() -> None:
     assert codes("X: f32[M]) -> (Z: f32[M]", "A[m] = B[m]", "B[m] = A[m]", "Z[m] = A[m] + X[m]") == ["E0304"]
+
+
+def test_an_extent_that_a_declaration_would_give() -> None:
+    steps = ("p[0, b] = 1", "p[t+1, b] = p[t, b] * r", "P[b, t] = p[t+1, b]")
+    problem = refused("r: f32) -> (P: f32[B, T]", *steps)
+    assert problem.code == "E0303" and problem.help is not None and "`p: f32[…]`" in problem.help
+    problem = refused("X: f32[N]) -> (Y: f32[N]", "Y[n] = X[n + r]")
+    assert problem.code == "E0303" and problem.help is not None and "declaration" not in problem.help
+
+
+def test_what_may_be_reduced_is_named() -> None:
+    problem = refused("X: f32[N]) -> (Y: f32", "Y = X[n] :: max(z)")
+    assert (problem.code, problem.help) == ("E0502", "it has n")
