@@ -156,7 +156,7 @@ def test_circular_shapes() -> None:
 
 
 def test_an_extent_that_a_declaration_would_give() -> None:
-    steps = ("p[0, b] = 1", "p[t+1, b] = p[t, b] * r", "P[b, t] = p[t+1, b]")
+    steps = ("p[0, b] = 1", "pp[b, t] = p[t, b] + r", "p[t+1, b] = pp[b, t] * r", "P[b, t] = p[t+1, b]")
     problem = refused("r: f32) -> (P: f32[B, T]", *steps)
     assert problem.code == "E0303" and problem.help is not None and "`p: f32[…]`" in problem.help
     problem = refused("X: f32[N]) -> (Y: f32[N]", "Y[n] = X[n + r]")
