@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
-from ..ir.expr import Expr, Read
+from ..ir.expr import Expr
 from .expressions import Evaluator, Lanes
 from .microkernels.statements import Statements
 from .views import View
@@ -26,9 +26,7 @@ class Context:
     vector_bits: int
     fused: bool  # the target has fused multiply-add
     threads: int
-    held: Callable[[Variables], Iterable[tuple[Read, tirx.Expr]]] | None = (
-        None  # reads whose values are in registers, at a point
-    )
+    held: Callable[[Variables], Iterable[tuple[Expr, tirx.Expr]]] | None = None  # expressions whose values are known at a point
 
     def evaluator(
         self,
@@ -40,6 +38,6 @@ class Context:
         """An evaluator at a point or a vector of points; ``values`` are known values beside the scalar parameters."""
         known = {**self.scalars, **(values or {})}
         made = Evaluator(s, self.views, self.sizes, variables, lanes, known, fused=self.fused)
-        for read, value in () if self.held is None else self.held(variables):
-            made.knows(read, value)
+        for expr, value in () if self.held is None else self.held(variables):
+            made.knows(expr, value)
         return made

@@ -39,8 +39,8 @@ _NARROW = {
     "gemm/gemm_gelu.ecs": ("bf16",),
     "gemm/mlp.ecs": ("bf16",),
 }
-_WIDTHS = {"E": 64, "F": 64}
-"""Of attention: fixed where it is compiled for tensor cores, as it would be in use."""
+_WIDTHS = (64, 128)
+"""Of attention: fixed where it is compiled for tensor cores, as it would be in use; other types than bf16 have the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +65,12 @@ def subjects() -> Iterator[Subject]:
         yield Subject(name=name.removesuffix(".ecs"), text=text, path=path)
         for dtype in _NARROW.get(name, ()):
             narrow = text.replace("\nkernel ", "\n@tolerance(1e-2)\nkernel ") if dtype == TF32 else text.replace("f32", dtype)
-            fixed = _WIDTHS if path.parent.name == "attention" else {}
-            yield Subject(name=f"{name.removesuffix('.ecs')} {dtype}", text=narrow, path=path, fixed=fixed)
+            label = f"{name.removesuffix('.ecs')} {dtype}"
+            if path.parent.name != "attention":
+                yield Subject(name=label, text=narrow, path=path)
+                continue
+            for width in _WIDTHS if dtype == "bf16" else _WIDTHS[:1]:
+                yield Subject(name=f"{label} {width}", text=narrow, path=path, fixed={"E": width, "F": width})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

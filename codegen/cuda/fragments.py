@@ -27,8 +27,11 @@ from ..reduction import Accumulator
 from ..views import View, encode, load_scalar, store_scalar
 from . import mma
 from .compute import DeviceComputeEmitter
-from .staging import narrow
+from .staging import i32, narrow
 from .statements import DeviceStatements, Team, exchanged
+
+STEEPEST, FARTHEST = 1 << 10, 1 << 30
+"""Steps of a condition from row to row, and distances from where it changes, with which 32 bits hold it at every point."""
 
 QUAD = (1, 2)
 """The distances of the lanes that share a row, for :func:`exchanged`."""
@@ -40,6 +43,18 @@ class Point:
 
     element: tirx.Expr | None
     line: tirx.Expr
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Border:
+    """A comparison of affine forms of the row and the column, in 32 bits: ``start + rows · row + columns · (column - left)`` is
+    not negative where it holds, ``left`` being the thread's first column. So a thread compares one number for each of its rows
+    with constants, where it would hold a number of 64 bits for each of its columns."""
+
+    condition: Expr
+    start: tirx.Expr
+    rows: int
+    columns: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -122,6 +137,7 @@ class FragmentEmitter(DeviceComputeEmitter):
     roles: Roles
     point: Point | None = None
     mask: tirx.Expr | None = None  # where it is false, what is stored in registers is 0
+    borders: tuple[Border, ...] = ()
 
     @staticmethod
     def of(registers: Registers, compute: Compute, variables: Variables) -> FragmentEmitter:
@@ -232,24 +248,52 @@ class FragmentEmitter(DeviceComputeEmitter):
 
     def inside(self, s: Statements, row: tirx.Expr, column: tirx.Expr | None) -> tirx.Expr | bool:
         """Whether a point counts; in 32 bits, which hold the numbers inside a tile."""
-        inside: tirx.Expr | bool = self._below(s, row, self.roles.row) if self._rows_count else True
+        first, left = self.registers.top, self.registers.left
+        inside: tirx.Expr | bool = self._below(s, row, self.roles.row, first) if self._rows_count else True
         if column is not None:
-            inside = both(inside, self._below(s, column, self.roles.column or ""))
+            inside = both(inside, self._below(s, column, self.roles.column or "", left))
         return inside
 
-    def _below(self, s: Statements, at: tirx.Expr, rank: str) -> tirx.Expr:
-        return tirx.LT(tirx.Cast("int32", at), narrow(s, self._bound(s, rank)))
+    def _below(self, s: Statements, at: tirx.Expr, rank: str, own: tirx.Expr) -> tirx.Expr:
+        """Counted from the first that is this thread's ``own``, so that numbers are compared with constants."""
+        first = tirx.Cast("int32", own)
+        return tirx.LT(tirx.Cast("int32", at) - first, s.share(narrow(s, self._bound(s, rank)) - first))
 
     # -- points ----------------------------------------------------------------------------------------------------------
 
     def _rows(self, s: Statements, *, tested: bool) -> None:
+        own = replace(self, borders=tuple(self._borders(s)))
         with self.registers.lines(s) as (line, row):
             if self.compute.reduction is not None:
-                self._row_folded(s, line, row, tested=tested)
+                own._row_folded(s, line, row, tested=tested)
                 return
             with self.registers.along(s, line, self._width) as (point, column):
                 inside = self.inside(s, row, column) if tested else True
-                self._element(s, point, row, column, inside)
+                own._element(s, point, row, column, inside)
+
+    def _borders(self, s: Statements) -> Iterator[Border]:
+        """The conditions that move by whole numbers from row to row and from column to column."""
+        row, column = self.roles.row, self.roles.column or ""
+        at = self.context.evaluator(s, {**self.variables, row: index(0), column: index(0)})
+        for condition in self._conditions():
+            assert isinstance(condition, Op)
+            forms = [affine_in(e, (row, column)) for e in condition.args]
+            steps = [form.coefficient(r) for r in (row, column) for form in forms if form is not None]
+            moves = [int(e.value) for e in steps if isinstance(e, Const) and abs(int(e.value)) <= STEEPEST]
+            if len(moves) < 4:
+                continue
+            sign = 1 if condition.op in ("lt", "le") else -1
+            rows, columns = sign * (moves[1] - moves[0]), sign * (moves[3] - moves[2])
+            low, high = (as_index(at.value(e)) for e in condition.args[::sign])
+            room = high - low - (1 if condition.op in ("lt", "gt") else 0)
+            near = tirx.Cast("int32", tirx.max(tirx.min(room, index(FARTHEST)), index(-FARTHEST)))
+            start = s.share(near + tirx.Cast("int32", self.registers.left) * columns)
+            yield Border(condition=condition, start=start, rows=rows, columns=columns)
+
+    def _across(self, border: Border, row: tirx.Expr, column: tirx.Expr | None) -> tirx.Expr:
+        """Whether a condition holds at a point."""
+        beside = i32(0) if column is None else tirx.Cast("int32", column) - tirx.Cast("int32", self.registers.left)
+        return border.start + tirx.Cast("int32", row) * border.rows >= beside * -border.columns
 
     def at(self, point: Point, row: tirx.Expr, column: tirx.Expr | None) -> FragmentEmitter:
         """The emitter at a point: what it reads of the tiles is what they hold there."""
@@ -260,7 +304,8 @@ class FragmentEmitter(DeviceComputeEmitter):
         variables = {**self.variables, self.roles.row: row}
         if column is not None and self.roles.column is not None:
             variables[self.roles.column] = column
-        context = replace(self.context, scalars={**self.context.scalars, **held})
+        known = [(b.condition, self._across(b, row, column)) for b in self.borders if column is not None or not b.columns]
+        context = replace(self.context, scalars={**self.context.scalars, **held}, held=lambda _: known)
         return replace(self, context=context, variables=variables, point=point)
 
     def _element(self, s: Statements, point: Point, row: tirx.Expr, column: tirx.Expr | None, inside: tirx.Expr | bool) -> None:

@@ -13,11 +13,12 @@ import einfall as ef
 from einfall.codegen.cuda import nvrtc, toolkit
 from einfall.codegen.cuda.build import build
 from einfall.compiler.program import read_program
+from einfall.compiler.specialise import specialise
 from einfall.ir.diagnostics import EinfallError
 from einfall.ir.target import Target
 from einfall.ir.usage import Usage
 from einfall.passes.pipeline import lower
-from tests.examples.cases import example_files
+from tests.examples.cases import EXAMPLES, example_files
 
 needs_nvcc = pytest.mark.skipif(toolkit.nvcc() is None, reason="there is no nvcc")
 
@@ -169,3 +170,14 @@ def test_what_is_no_nvrtc_is_passed_over(tmp_path: Path, monkeypatch: pytest.Mon
         assert nvrtc.nvrtc() is None
     finally:
         nvrtc.nvrtc.cache_clear()
+
+
+@needs_nvcc
+@pytest.mark.slow
+def test_causal_attention_of_width_128_keeps_its_tiles_in_registers() -> None:
+    """The form in which all keys are one block's: the tests of its mask take no registers for each column."""
+    text = (EXAMPLES / "attention/causal_attention.ecs").read_text("utf-8").replace("f32", "bf16")
+    cascade = specialise(read_program(text).select(None), {"E": 128, "F": 128})
+    target = Target.parse("cuda:sm_90")
+    usage = build(lower(cascade, target=target).program, target).code.usage
+    assert any(each.registers > 200 and each.spill_stores == 0 for each in usage), usage
