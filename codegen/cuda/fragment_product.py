@@ -24,7 +24,7 @@ from ..microkernels.statements import Statements, index
 from . import mma
 from .fragments import FragmentEmitter, Registers
 from .operand_loads import Lane, Staged, load_left, load_right, round_four
-from .operands import RAW, Operand, Side
+from .operands import RAW, SHORT_BATCH, Operand, Side
 from .staging import address, aligned, beyond, commit, copy, i32, wait
 from .statements import DeviceStatements
 
@@ -107,7 +107,9 @@ class FragmentProduct:
             if name not in names:
                 continue
             source = operand.source(s, variables, depth)
-            elements = partial(operand.elements, s, team, raw, i32(start // self.size), variables, index(0), depth)
+            elements = partial(
+                operand.elements, s, team, raw, i32(start // self.size), variables, index(0), depth, batch=SHORT_BATCH
+            )
             if source is None:
                 elements()
                 continue

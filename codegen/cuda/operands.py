@@ -25,8 +25,8 @@ from .statements import DeviceStatements, Team
 RAW = {1: "uint8", 2: "uint16", 4: "float32"}
 """The type in which operands of tensor cores are staged, by its bytes: bits, where the computed type is another."""
 
-BATCH = 8
-"""Elements that a thread loads before it stores the first."""
+BATCH, SHORT_BATCH = 8, 4
+"""Elements that a thread loads before it stores the first, and those where its registers are full of tiles."""
 
 
 class Staging(Protocol):
@@ -123,9 +123,11 @@ class Operand:
         variables: Variables,
         first: tirx.Expr,
         depth: tirx.Expr,
+        *,
+        batch: int = BATCH,
     ) -> None:
         """The panel of the steps from ``first`` on, element by element, to number ``start`` (int32) of ``raw`` and those after
-        it."""
+        it. A thread loads ``batch`` elements before it stores the first."""
         side, panel = self.side, self.panel
         thread = narrow(s, team.thread)
         along = sum(moves_along(r, self.inner) for r in reads_of(side.expr))
@@ -134,12 +136,12 @@ class Operand:
         swapped = (along >= across) != self.along
         fast = panel.lines if swapped else panel.width
         total = panel.lines * panel.width
-        each = min(BATCH, max(1, total // team.threads))
+        each = min(batch, max(1, total // team.threads))
         values = s.allocate("values", (each,), self.raw, scope="local")
 
         def element(turn: tirx.Expr, number: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr, tirx.Expr]:
-            batch = tirx.Cast("int32", turn) * each + tirx.Cast("int32", number)
-            at = s.share(batch * team.threads + thread)
+            mine = tirx.Cast("int32", turn) * each + tirx.Cast("int32", number)
+            at = s.share(mine * team.threads + thread)
             major, minor = s.share(at >> i32(fast.bit_length() - 1)), s.share(at & i32(fast - 1))
             return (at, minor, major) if swapped else (at, major, minor)
 
