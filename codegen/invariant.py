@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import reduce
 
-from ..ir.expr import Cast, Expr, Op, Read, Select, op, ranks_of, reads_of
+from ..ir.expr import Cast, Expr, Op, Read, Select, conjuncts, op, ranks_of, reads_of
 from ..ir.tile import Compute
 
 
@@ -40,15 +40,3 @@ def filters(compute: Compute, vector: str | None = None) -> tuple[list[Expr], Ex
     outer = [c for c in parts if not varying & set(ranks_of(c))]
     inner = [c for c in parts if c not in outer]
     return outer, reduce(lambda a, b: op("and", a, b), inner) if inner else None
-
-
-def conjuncts(condition: Expr | None) -> Iterator[Expr]:
-    """The parts that ``and`` joins."""
-    match condition:
-        case None:
-            return
-        case Op(op="and", args=args):
-            for part in args:
-                yield from conjuncts(part)
-        case _:
-            yield condition

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..ir.cascade import Einsum, Origin, RankExtent
 from ..ir.diagnostics import did_you_mean, error
-from ..ir.expr import Cast, Default, Expr, Op, Select, ranks_of, reads_of
+from ..ir.expr import Cast, Default, Expr, Op, Select, conjuncts, ranks_of, reads_of
 from ..ir.index import affine
 from ..ir.injective import is_injective
 from ..ir.operators import REDUCTIONS
@@ -51,16 +51,6 @@ def populate(info: EinsumInfo, lets: Mapping[str, Expr], source: str) -> Einsum:
         initialiser=info.initialiser,
         origin=Origin(span=info.syntax.span),
     )
-
-
-def conjuncts(condition: Expr) -> Iterator[Expr]:
-    """The parts of a condition that its top-level ``and``s join."""
-    match condition:
-        case Op(op="and", args=args):
-            for part in args:
-                yield from conjuncts(part)
-        case _:
-            yield condition
 
 
 def _right_ranks(info: EinsumInfo, value: Value) -> list[str]:

@@ -174,6 +174,18 @@ def walk(expr: Expr) -> Iterator[Expr]:
         stack.extend(reversed(children(node)))
 
 
+def conjuncts(condition: Expr | None) -> Iterator[Expr]:
+    """The parts of a condition that its top-level ``and``s join; none of None."""
+    match condition:
+        case None:
+            return
+        case Op(op="and", args=args):
+            for part in args:
+                yield from conjuncts(part)
+        case _:
+            yield condition
+
+
 def transform(expr: Expr, rule: Callable[[Expr], Expr | None]) -> Expr:
     """Rebuild bottom-up; ``rule`` gives the replacement of a node, or None to keep it."""
     old = children(expr)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from ..ir.expr import Const, Expr, Read, integer, ranks_of, reads_of, substitute, transform
+from ..ir.expr import Const, Expr, Read, conjuncts, integer, ranks_of, reads_of, substitute, transform
 from ..ir.sizes import evaluate
 from ..ir.target import Level, Target
 from ..ir.tile import Buffer, Compute, Fill, Loop, Method, Node, Scope, TileProgram, When, all_buffers, packed_before
@@ -22,7 +22,6 @@ from ..ir.tile import walk as nodes_of
 from ..ir.types import BOOL
 from .analysis.operations import operations_of, weight_of
 from .tiling.methods import lane_step
-from .tiling.tighten import conjuncts
 
 BRANCH = 4e-6
 """Seconds to start the threads on one parallel node and to wait for them."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from tvm import tirx
 from tvm.tirx.stmt import ForKind
 
-from ...ir.expr import Const, Expr, Op, Select, children, ranks_of, reads_of, transform
+from ...ir.expr import Const, Expr, Op, Select, children, conjuncts, ranks_of, reads_of, transform
 from ...ir.fragments import ROWS, Held, Roles, padded, roles
 from ...ir.index import affine_in
 from ...ir.tile import Buffer, Compute, Fill
@@ -215,8 +215,8 @@ class FragmentEmitter(DeviceComputeEmitter):
         found: list[Expr] = []
         for each in (self.compute, *self.compute.along):
             for expr in (each.filter, each.condition):
-                found += () if expr is None else _conjuncts(expr)
-            found += (c for e in _selections(each.value) for c in _conjuncts(e.condition))
+                found += conjuncts(expr)
+            found += (c for e in _selections(each.value) for c in conjuncts(e.condition))
         ranks = (self.roles.row, self.roles.column or "")
         return [c for c in dict.fromkeys(found) if _is_convex(c, ranks)]
 
@@ -228,14 +228,14 @@ class FragmentEmitter(DeviceComputeEmitter):
             if expr in known:
                 return Const(value=True, dtype=BOOL)
             match expr:
-                case Select(condition=condition, then=then) if all(map(_is_true, _conjuncts(condition))):
+                case Select(condition=condition, then=then) if all(map(_is_true, conjuncts(condition))):
                     return then
                 case _:
                     return None
 
         def mapped(compute: Compute) -> Compute:
             conditions = (None if e is None else transform(e, rule) for e in (compute.filter, compute.condition))
-            chosen = [None if e is None or all(_is_true(c) for c in _conjuncts(e)) else e for e in conditions]
+            chosen = [None if e is None or all(_is_true(c) for c in conjuncts(e)) else e for e in conditions]
             along = tuple(map(mapped, compute.along))
             value = transform(compute.value, rule)
             return replace(compute, filter=chosen[0], condition=chosen[1], value=value, along=along)
@@ -380,14 +380,6 @@ def _at_least(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr | bool:
 
 def _is_true(expr: Expr) -> bool:
     return isinstance(expr, Const) and expr.value is True
-
-
-def _conjuncts(expr: Expr) -> tuple[Expr, ...]:
-    match expr:
-        case Op(op="and", args=args):
-            return tuple(c for a in args for c in _conjuncts(a))
-        case _:
-            return (expr,)
 
 
 def _selections(expr: Expr) -> Iterator[Select]:

@@ -27,7 +27,7 @@ from ..expressions import Evaluator
 from ..microkernels.statements import Statements, as_index, constant, index
 from ..views import decode
 from .operand_loads import order_of, register
-from .operands import BATCH, RAW
+from .operands import BATCH, Staging
 from .simt import COPY
 from .staging import (
     CHUNK,
@@ -79,19 +79,16 @@ class Own:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gathered:
+class Gathered(Staging):
     """How an operand is staged: ``read`` where ``guard`` holds, else 0. ``beside``: neighbours along the depth ``inner`` are
-    closer in memory than neighbouring points. ``number``: it is converted to this type."""
+    closer in memory than neighbouring points."""
 
     context: Context
     read: Read
     guard: Expr | None
     points: Points
     inner: str
-    panel: Panel
     beside: bool
-    along: bool
-    number: DType | None = None
 
     @staticmethod
     def of(context: Context, expr: Expr, points: Points, inner: str, depth: int, number: DType | None, size: int) -> Gathered:
@@ -109,16 +106,6 @@ class Gathered:
             context=context, read=read, guard=guard, points=points, inner=inner, panel=panel, beside=beside, along=along,
             number=number,
         )  # fmt: skip
-
-    @property
-    def raw(self) -> str:
-        """The type in which it is staged."""
-        return RAW[self.panel.size] if self.number is None else computed(self.number)
-
-    @property
-    def interleaved(self) -> bool:
-        """As of :class:`.operands.Operand`."""
-        return not self.along and self.panel.size == 1
 
     @property
     def in_chunks(self) -> bool:

@@ -340,9 +340,11 @@ class _Lowering(Frame):
     def _passes(self, loop: Loop, variables: Variables) -> None:
         """A launch with some threads for each row of a parallel loop that goes through it several times, else with blocks."""
         s, found = self.statements, rows_of(loop, self.views, self.lets)
+        if found is None:
+            self._turns(loop, variables)
+            return
         left: tirx.Expr = tirx.IntImm("bool", 1)
-        for form in () if found is None else found.forms:
-            assert found is not None
+        for form in found.forms:
             fits = [row_threads.fits(self._number(extent, variables), form, (r, extent)) for r, extent in form.short]
             short = functools.reduce(both, fits, tirx.IntImm("bool", 1))
             with s.when(both(left, short)):

@@ -7,7 +7,6 @@ an edge are 0, as is what they are multiplied by.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from tvm import tirx
 from tvm.tirx.stmt import ForKind
@@ -29,21 +28,24 @@ BATCH, SHORT_BATCH = 8, 4
 """Elements that a thread loads before it stores the first, and those where its registers are full of tiles."""
 
 
-class Staging(Protocol):
-    """How an operand lies in shared memory: in a ``panel`` of elements of type ``raw``, whose lines are of k where it is
-    ``along``; ``interleaved`` as of :class:`Operand`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staging:
+    """How an operand lies in shared memory: in a ``panel``, whose lines are of k where it is ``along``, else k runs from
+    line to line. ``number``: it is converted to this type."""
+
+    panel: Panel
+    along: bool
+    number: DType | None = None
 
     @property
-    def panel(self) -> Panel: ...
+    def raw(self) -> str:
+        """The type in which it is staged."""
+        return RAW[self.panel.size] if self.number is None else computed(self.number)
 
     @property
-    def along(self) -> bool: ...
-
-    @property
-    def raw(self) -> str: ...
-
-    @property
-    def interleaved(self) -> bool: ...
+    def interleaved(self) -> bool:
+        """Whether row (column) g of the first of two fragments is number 2 g of both together, that of the second 2 g + 1."""
+        return not self.along and self.panel.size == 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,19 +60,15 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Operand:
-    """How an operand is staged. ``along``: its lines are of k (``inner``), else k runs from line to line. ``read`` is the
-    operand where it lies in memory as a matrix; ``lies_along``: with the lines of k. ``number``: it is converted to this
-    type."""
+class Operand(Staging):
+    """How an operand is staged; k is ``inner``. ``read`` is the operand where it lies in memory as a matrix; ``lies_along``:
+    with the lines of k."""
 
     context: Context
     side: Side
     inner: str
-    panel: Panel
-    along: bool
     read: Read | None
     lies_along: bool
-    number: DType | None = None
 
     @staticmethod
     def of(context: Context, side: Side, inner: str, depth: int, size: int, *, paired: bool = False) -> Operand:
@@ -99,16 +97,6 @@ class Operand:
         line, column = (self.side.rank, self.inner) if self.lies_along else (self.inner, self.side.rank)
         lines, width = (self.side.most, depth) if self.lies_along else (depth, self.side.most)
         return source_of(s, self.context, self.read, line, column, variables, lines, width)
-
-    @property
-    def raw(self) -> str:
-        """The type in which it is staged."""
-        return RAW[self.panel.size] if self.number is None else computed(self.number)
-
-    @property
-    def interleaved(self) -> bool:
-        """Whether row (column) g of the first of two fragments is number 2 g of both together, that of the second 2 g + 1."""
-        return not self.along and self.panel.size == 1
 
     def corner(self, first: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
         """The line and the column at which the panel of the steps from ``first`` on begins."""

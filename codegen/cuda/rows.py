@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
-from ...ir.expr import Expr, Op, Rank, Read, Select, Size, children, ranks_of, reads_of
+from ...ir.expr import Expr, Op, Rank, Read, Select, Size, children, ranks_of, reads_of, walk
 from ...ir.index import upper_bound
-from ...ir.tile import Buffer, Compute, Fill, Loop, Method, Node, accesses, walk
+from ...ir.tile import Buffer, Compute, Fill, Loop, Method, Node, accesses
+from ...ir.tile import walk as nodes_of
 from ..element import computed, stored
 from ..views import View
 from .chunks import Chunks, chunks_along
@@ -112,15 +114,12 @@ class Rows:
     @property
     def most(self) -> int:
         """A bound of the rows of a turn."""
-        total = 1
-        for bound in self.bounds:
-            total *= bound
-        return total
+        return prod(self.bounds)
 
 
 def rows_of(loop: Loop, views: Mapping[str, View], lets: Mapping[str, Expr]) -> Rows | None:
     """The rows of a parallel loop that reads them several times; None where it does not, or does something else besides."""
-    nodes = list(walk(loop.body))
+    nodes = list(nodes_of(loop.body))
     computes = [n for n in nodes if isinstance(n, Compute)]
     first = next((c for c in computes if c.reduction is not None), None)
     if first is None or len(computes) < 2 or not all(_is_plain(n) for n in nodes):
@@ -205,7 +204,7 @@ def divisors(value: Expr, rank: str) -> Iterator[Expr]:
             yield from divisors(condition, rank)
             return
         case Op(op="div", args=(over, by)) if computed(by.dtype) == "float32" and rank in ranks_of(over):
-            if rank not in ranks_of(by) and any(isinstance(e, Read | Rank | Size) for e in _below(by)):
+            if rank not in ranks_of(by) and any(isinstance(e, Read | Rank | Size) for e in walk(by)):
                 yield by
     for child in children(value):
         yield from divisors(child, rank)
@@ -240,7 +239,7 @@ def _is_plain(node: Node) -> bool:
 def _is_local(loop: Loop, found: Rows, tiles: Mapping[str, Buffer], lets: Mapping[str, Expr]) -> bool:
     """Whether the threads of a row need of what the loop writes nothing but numbers of its own point, and what they have stored
     themselves."""
-    nodes = list(walk(loop.body))
+    nodes = list(nodes_of(loop.body))
     computes = [n for n in nodes if isinstance(n, Compute)]
     written = {name for node in nodes for name in accesses(node)[1]}
     own = {r.tensor for r in found.numbers}
@@ -272,9 +271,11 @@ def _numbers(loop: Loop, views: Mapping[str, View]) -> Iterator[Read]:
         if node.reduction is None and node.vector is not None and any(node.vector in ranks_of(e) for e in node.indices):
             continue
         dtype, read = views[node.target].dtype, stored_read(node, views)
-        reads = [(m, r) for m, each in enumerate(loop.body) for c in walk((each,)) if isinstance(c, Compute) for r in c.reads()]
+        reads = [
+            (m, r) for m, each in enumerate(loop.body) for c in nodes_of((each,)) if isinstance(c, Compute) for r in c.reads()
+        ]
         mine = [(m, r) for m, r in reads if r.tensor == node.target]
-        writers = [c for c in walk(loop.body) if node.target in accesses(c)[1]]
+        writers = [c for c in nodes_of(loop.body) if node.target in accesses(c)[1]]
         plain = len(writers) == 1 and stored(dtype) == computed(dtype) and not dtype.is_bool
         if plain and mine and all(m > n and r == read for m, r in mine):
             yield read
@@ -283,7 +284,7 @@ def _numbers(loop: Loop, views: Mapping[str, View]) -> Iterator[Read]:
 def _is_own(name: str, level: Sequence[Node]) -> bool:
     """Whether one pass stores a tensor, and others after it, over the same points, read it where it was stored."""
     direct = [n for n in level if isinstance(n, Compute)]
-    inside = [n for node in level if isinstance(node, Loop) for n in walk(node.body)]
+    inside = [n for node in level if isinstance(node, Loop) for n in nodes_of(node.body)]
     writers = [n for n, c in enumerate(direct) if name in c.targets]
     readers = [n for n, c in enumerate(direct) if any(r.tensor == name for r in c.reads())]
     if any(name in accesses(n)[0] | accesses(n)[1] for n in inside):
@@ -323,7 +324,7 @@ def _row(rank: str, extent: Expr, mine: Sequence[tuple[int, Pass]], nodes: Seque
     makers: dict[Expr, int] = {}
     for n, (number, each) in enumerate(mine):
         for part in (e for value in each.values for e in _dear(value, rank)):
-            at = [later for later, q in mine[n + 1 :] if any(part in _below(v) for v in q.values)]
+            at = [later for later, q in mine[n + 1 :] if any(part in walk(v) for v in q.values)]
             if part not in makers and at and not _changes(part, nodes[number : at[-1]]):
                 makers[part] = n
     taken = [used(p.values, [e for e, maker in makers.items() if maker < n]) for n, (_, p) in enumerate(mine)]
@@ -358,16 +359,10 @@ def _dear(expr: Expr, rank: str) -> list[Expr]:
             return [e for child in children(expr) for e in _dear(child, rank)]
 
 
-def _below(expr: Expr) -> Iterator[Expr]:
-    yield expr
-    for child in children(expr):
-        yield from _below(child)
-
-
 def _changes(expr: Expr, nodes: Sequence[Node]) -> bool:
     """Whether one of the nodes writes what an expression reads."""
     read = {r.tensor for r in reads_of(expr)}
-    return any(read & accesses(node)[1] for node in walk(tuple(nodes)))
+    return any(read & accesses(node)[1] for node in nodes_of(tuple(nodes)))
 
 
 # -- how many threads ----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from ...ir.expr import Const, Default, Expr, Op, Rank, Read, Select, children, o
 from ...ir.operators import REDUCTIONS
 from ...ir.types import BOOL
 from .presence import FALSE, TRUE
-from .structure import Structure, conjuncts
+from .structure import Structure, uncertain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +81,7 @@ def _flag(
     stated: dict[Read, list[Expr]] = {}
     tested: list[Read] = []
     for read in reads:
-        parts = list(conjuncts(structure.presence.present(read, extents)))
+        parts = list(uncertain(structure.presence.present(read, extents)))
         if any(r.tensor not in structure.cascade.by_name for p in parts for r in reads_of(p)):
             tested.append(read)  # only a stored mask knows
         elif parts:
@@ -114,7 +114,7 @@ def _sources(structure: Structure, values: Sequence[Expr], extents: Mapping[str,
     while pending:
         for part in _parts(pending.pop(0)):
             if not isinstance(part, Read):
-                filters.update(dict.fromkeys(conjuncts(structure.presence.present(part, extents))))
+                filters.update(dict.fromkeys(uncertain(structure.presence.present(part, extents))))
                 continue
             inner = structure.inlined(part)
             if inner is None or not _is_told(structure, inner, extents):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 
 from ...ir.cascade import Cascade, Einsum
 from ...ir.dependence import Straight, schedule
-from ...ir.expr import Cast, Expr, Op, Rank, Read, ranks_of, reads_of, substitute
+from ...ir.expr import Cast, Expr, Rank, Read, conjuncts, ranks_of, reads_of, substitute
 from ...ir.types import DType
 from .presence import TRUE, Always, PresenceAnalysis, conjunction
 from .ranks import RankClass, rank_classes
@@ -117,7 +117,7 @@ class Structure:
         parts = [self.presence.present(einsum.value if value is None else value, extents)]
         for condition in (*einsum.point_filter, *einsum.output_filter):
             parts += [self.presence.present(condition, extents), self.presence.guarded(condition, extents)]
-        return frozenset(conjuncts(conjunction(parts)))
+        return frozenset(uncertain(conjunction(parts)))
 
     def always_present(self, expr: Expr, extents: Mapping[str, Expr]) -> bool:
         return self.presence.present(expr, extents) == TRUE
@@ -131,14 +131,9 @@ class Structure:
         return isinstance(self.presence.presence.get(tensor, Always()), Always)
 
 
-def conjuncts(condition: Expr) -> Iterable[Expr]:
-    """The parts that ``and`` joins, without those that are literally true."""
-    match condition:
-        case Op(op="and", args=args):
-            for part in args:
-                yield from conjuncts(part)
-        case _ if condition != TRUE:
-            yield condition
+def uncertain(condition: Expr) -> Iterator[Expr]:
+    """The conjuncts of a condition that are not literally true."""
+    return (part for part in conjuncts(condition) if part != TRUE)
 
 
 def varies(expr: Expr, ranks: Iterable[str]) -> bool:

@@ -13,7 +13,7 @@ from ...ir.cascade import Cascade, RankExtent, Role, Tensor
 from ...ir.dependence import Loop as Sequential
 from ...ir.dependence import Step, Straight, einsums_of, schedule
 from ...ir.diagnostics import error
-from ...ir.expr import Const, Expr, integer, op, rank, substitute
+from ...ir.expr import Const, Expr, conjuncts, integer, op, rank, substitute
 from ...ir.index import at_most, equal
 from ...ir.target import Target
 from ...ir.tile import Buffer, Compute, Decision, Fill, Loop, Method, Node, Scope, TileProgram, When
@@ -34,7 +34,7 @@ from .placement import Local, Placement, local_tensors, tile_extent
 from .realise import Surroundings, Workspace, compute_of, copy_of, finite_flag, mask_of, nodes_of, scatter
 from .skipping import emptied, visited
 from .stepwise import Columns, columns_of
-from .tighten import conjuncts, tighten
+from .tighten import tighten
 from .tiles import Tiling
 from .transpose import transposed
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from ...ir.expr import Const, Expr, Rank, Read, Select, ranks_of, reads_of
+from ...ir.expr import Const, Expr, Rank, Read, Select, conjuncts, ranks_of, reads_of
 from ...ir.index import constant_value
 from ...ir.microkernels import FMA, choose
 from ...ir.target import Target
@@ -20,7 +20,6 @@ from ...ir.tile import Buffer, Compute, Joined, MatrixProduct, Method, Scope
 from ...ir.types import I32
 from ..analysis.presence import TRUE, conjunction, zero_of
 from .contraction import factors
-from .tighten import conjuncts
 
 FEWEST_CHANNELS, FEWEST_LINES = 8, 16
 """Channels, and rows and columns, below which most of a tile would be multiplied in vain: each point by itself is faster."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import isfinite
 
 from ...ir.cascade import Einsum, RankExtent
-from ...ir.expr import Cast, Const, Expr, Op, Rank, Read, Select, integer, op, rank, ranks_of, real, transform
+from ...ir.expr import Cast, Const, Expr, Op, Rank, Read, Select, conjuncts, integer, op, rank, ranks_of, real, transform
 from ...ir.microkernels import FMA
 from ...ir.operators import REDUCTIONS
 from ...ir.target import Target
@@ -18,7 +18,7 @@ from . import contraction
 from .implicit import implicit
 from .methods import choose
 from .placement import Local, local_shape
-from .tighten import at_least_one, conjuncts, is_bound
+from .tighten import at_least_one, is_bound
 from .window import as_window
 
 

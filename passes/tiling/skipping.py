@@ -11,12 +11,12 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import reduce
 
 from ...ir.cascade import Cascade
-from ...ir.expr import Const, Expr, Op, Read, Select, integer, op, rank, ranks_of, reads_of, substitute, transform
+from ...ir.expr import Const, Expr, Op, Read, Select, conjuncts, integer, op, rank, ranks_of, reads_of, substitute, transform
 from ...ir.index import affine, constant_value, non_negative
 from ...ir.operators import REDUCTIONS
 from ...ir.tile import Compute
 from .grouping import MergedLoop, offset
-from .tighten import comparison, conjuncts
+from .tighten import comparison
 
 
 def leaves_states(cascade: Cascade, merged: MergedLoop, empty: Collection[int]) -> bool:

@@ -10,7 +10,22 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from ...ir.cascade import RankExtent
-from ...ir.expr import Cast, Const, Expr, Op, Select, integer, op, rank, ranks_of, reads_of, size, substitute, transform
+from ...ir.expr import (
+    Cast,
+    Const,
+    Expr,
+    Op,
+    Select,
+    conjuncts,
+    integer,
+    op,
+    rank,
+    ranks_of,
+    reads_of,
+    size,
+    substitute,
+    transform,
+)
 from ...ir.index import affine_in, simplify
 from ...ir.tile import Compute
 from ...ir.types import BOOL, INDEX
@@ -59,17 +74,6 @@ def tighten(compute: Compute, *, outputs: bool) -> Compute:
         within=without(compute.within),
         ranks=tuple(RankExtent(name=r.name, extent=extents[r.name]) for r in compute.ranks),
     )
-
-
-def conjuncts(condition: Expr | None) -> list[Expr]:
-    """The operands of a condition's top-level ``and``s."""
-    match condition:
-        case None:
-            return []
-        case Op(op="and", args=(a, b)):
-            return [*conjuncts(a), *conjuncts(b)]
-        case _:
-            return [condition]
 
 
 def at_least_one(extent: Expr) -> Expr:

@@ -12,14 +12,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 
-from ...ir.expr import Const, Expr, Op, Rank, Read, Select, ranks_of, reads_of
+from ...ir.expr import Const, Expr, Op, Rank, Read, Select, conjuncts, ranks_of, reads_of
 from ...ir.index import affine_in
 from ...ir.microkernels import FMA, choose
 from ...ir.target import Target
 from ...ir.tile import Buffer, Compute, Method, Scope, Window
 from ...ir.types import BF16, F16, F32, I32, DType
 from .contraction import factors
-from .tighten import conjuncts
 
 _MOST_TAPS = 256
 """Points of a window up to which a block of the depth holds them all for some channels."""
