@@ -7,6 +7,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from numpy.typing import DTypeLike
 
 import einfall as ef
 from einfall.compiler.checking import compare
@@ -57,14 +58,19 @@ def test_f32_is_not_on_tensor_cores() -> None:
     assert held(text_of("attention", "f32"), E=64, F=64) == [None]
 
 
-def attention(gpu: Worker, name: str, p: int, m: int, e: int, f: int, *, h: int = 1, special: float | None = None) -> None:
-    """In every order of the threads, against the interpreter."""
+def heads(p: int, m: int, e: int, f: int, h: int, special: float | None, dtype: DTypeLike) -> dict[str, np.ndarray]:
+    """Queries, keys and values, of which some are ``special``."""
     rng = np.random.default_rng(p + m)
-    q, k, v = (rng.standard_normal(shape).astype(ml_dtypes.bfloat16) for shape in ((h, p, e), (h, m, e), (h, m, f)))
+    q, k, v = (rng.standard_normal(shape).astype(dtype) for shape in ((h, p, e), (h, m, e), (h, m, f)))
     if special is not None:
         v[:, -1, 0] = special
         k[:, 0, :] = special
-    given = {"Q": q, "K": k, "V": v}
+    return {"Q": q, "K": k, "V": v}
+
+
+def attention(gpu: Worker, name: str, p: int, m: int, e: int, f: int, *, h: int = 1, special: float | None = None) -> None:
+    """In every order of the threads, against the interpreter."""
+    given = heads(p, m, e, f, h, special, ml_dtypes.bfloat16)
     (found,) = gpu.run(kernels.run, text_of(name), given, {}, "cuda:sm_80", fixed={"E": e, "F": f}, every_order=True)
     expected = ef.interpret(text_of(name), **given)
     assert np.array_equal(np.isnan(found.astype(float)), np.isnan(expected))

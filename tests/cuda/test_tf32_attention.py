@@ -14,7 +14,7 @@ from einfall.compiler.specialise import specialise
 from einfall.ir.target import Target
 from einfall.passes.pipeline import lower
 from tests.cuda import kernels
-from tests.cuda.test_fragments import held, text_of
+from tests.cuda.test_fragments import heads, held, text_of
 from tests.cuda_emulation.device import Worker, set_order
 from tests.cuda_emulation.traffic import Traffic, counted
 
@@ -49,13 +49,7 @@ def attention(
     gpu: Worker, name: str, p: int, m: int, e: int, f: int, *, h: int = 1, special: float | None = None, every: bool = False
 ) -> None:
     """Against the interpreter."""
-    rng = np.random.default_rng(p + m)
-    q, k, v = (rng.standard_normal(shape).astype(np.float32) for shape in ((h, p, e), (h, m, e), (h, m, f)))
-    if special is not None:
-        v[:, -1, 0] = special
-        k[:, 0, :] = special
-    given = {"Q": q, "K": k, "V": v}
-    text = permitted(name)
+    given, text = heads(p, m, e, f, h, special, np.float32), permitted(name)
     (found,) = gpu.run(kernels.run, text, given, {}, "cuda:sm_80", fixed={"E": e, "F": f}, every_order=every)
     expected = ef.interpret(text, **given)
     assert np.array_equal(np.isnan(found), np.isnan(expected))
