@@ -1,8 +1,9 @@
 """When a reduction has no point: the conditions that guard what is computed from it.
 
-The cheapest exact test is taken: sizes where no point is ever absent; a maximum (or minimum) over the same points that kept
-its identity; a carried flag. A maximum also keeps its identity where all its points are -inf; a program that
-divides by what it then sums is NaN there as written, and 0 under the guard.
+The cheapest test is taken: sizes where no point is ever absent; for masks that bound the reduced rank, the inequality that
+is left when it is eliminated; a maximum (or minimum) over the same points that kept its identity; a carried flag. All are
+exact but the maximum, which also keeps its identity where all its points are -inf: a program that divides by what it
+then sums is NaN there as written, and 0 under the guard.
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ from ...ir.cascade import Einsum
 from ...ir.expr import Const, Default, Expr, Op, Rank, Read, Select, children, op, ranks_of, reads_of
 from ...ir.operators import REDUCTIONS
 from ...ir.types import BOOL
+from .existence import exists
 from .presence import FALSE, TRUE
 from .structure import Structure, uncertain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Emptiness:
-    """A test that a reduction has a point: that all of ``sizes`` are positive, the condition ``extreme`` over the output
+    """A test that a reduction has a point: that all of ``sizes`` are positive, the condition ``test`` over the output
     ranks, or an ``or`` of ``flag`` over the reduced ranks, where ``conditions`` hold (it is true wherever it is present).
-    The one that is not None is exact."""
+    One of the three is not None."""
 
     sizes: tuple[Expr, ...] | None = None
-    extreme: Expr | None = None
+    test: Expr | None = None
     flag: Expr | None = None
     conditions: tuple[Expr, ...] = ()
 
@@ -42,11 +44,24 @@ def emptiness(structure: Structure, index: int, values: Sequence[Expr], where: S
         return Emptiness(sizes=tuple(einsum.extent(r) for r in einsum.reduced))
     # Conditions on output ranks alone decide the output point, not what is reduced into it.
     inner = frozenset(c for c in conditions if set(einsum.reduced) & set(ranks_of(c)))
-    extreme = _extreme(structure, index, inner, conditions)
-    if extreme is not None:
-        return Emptiness(extreme=extreme)
+    test = _eliminated(structure, einsum, conditions)
+    if test is None:
+        test = _extreme(structure, index, inner, conditions)
+    if test is not None:
+        return Emptiness(test=test)
     flag, stated = _flag(structure, einsum, values, extents)
     return Emptiness(flag=flag, conditions=stated)
+
+
+def _eliminated(structure: Structure, einsum: Einsum, conditions: frozenset[Expr]) -> Expr | None:
+    """The condition over output ranks that is left of a mask when the reduced ranks are eliminated; None where it tests
+    them other than by bounds, or rests on a tensor that only its stored mask knows."""
+    if any(r.tensor not in structure.cascade.by_name for c in conditions for r in reads_of(c)):
+        return None
+    extents = {r: einsum.extent(r) for r in einsum.reduced}
+    # Conditions come from a set: in the order of their text, what is made of them is the same each time.
+    test = exists(sorted(conditions, key=str), extents, structure.lets)
+    return test if test is not None and set(ranks_of(test)) <= set(einsum.output_ranks) else None
 
 
 def _extreme(structure: Structure, index: int, inner: frozenset[Expr], conditions: frozenset[Expr]) -> Expr | None:

@@ -268,8 +268,8 @@ class _Deferral:
                 condition = op("gt", extent, Const(value=0, dtype=extent.dtype))
                 result = condition if result is None else op("and", result, condition)
             return result
-        if found.extreme is not None:
-            return found.extreme
+        if found.test is not None:
+            return found.test
         assert found.flag is not None
         conditions = (*where, *found.conditions)
         name = names.tensor(f"HAS{self.einsum.target}")

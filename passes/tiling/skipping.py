@@ -15,8 +15,8 @@ from ...ir.expr import Const, Expr, Op, Read, Select, conjuncts, integer, op, ra
 from ...ir.index import affine, constant_value, non_negative
 from ...ir.operators import REDUCTIONS
 from ...ir.tile import Compute
+from ..analysis.comparisons import comparison
 from .grouping import MergedLoop, offset
-from .tighten import comparison
 
 
 def leaves_states(cascade: Cascade, merged: MergedLoop, empty: Collection[int]) -> bool:

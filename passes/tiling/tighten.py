@@ -6,29 +6,14 @@ points are reduced; what remains of the filter is returned.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ...ir.cascade import RankExtent
-from ...ir.expr import (
-    Cast,
-    Const,
-    Expr,
-    Op,
-    Select,
-    conjuncts,
-    integer,
-    op,
-    rank,
-    ranks_of,
-    reads_of,
-    size,
-    substitute,
-    transform,
-)
+from ...ir.expr import Const, Expr, Select, conjuncts, integer, op, rank, ranks_of, substitute, transform
 from ...ir.index import affine_in, simplify
 from ...ir.tile import Compute
-from ...ir.types import BOOL, INDEX
+from ...ir.types import BOOL
+from ..analysis.comparisons import comparison
 from ..analysis.presence import TRUE, conjunction
 
 
@@ -108,52 +93,3 @@ def _bound(condition: Expr, candidates: set[str], ranks: set[str]) -> tuple[str,
         limit = op("add", limit, integer(1))
     limit = simplify(limit)
     return None if set(ranks_of(limit)) & ranks else (mine[0], substitute(limit, sizes=compared.held))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """``difference < 0`` (``<= 0`` when ``inclusive``) of indices. ``held`` are the sizes in it that stand for data."""
-
-    difference: Expr
-    inclusive: bool
-    held: Mapping[str, Expr]
-
-
-def comparison(condition: Expr, ranks: Collection[str]) -> Comparison | None:
-    """A condition that compares two integers which are indices over ``ranks``, data that does not vary with them included;
-    None for others."""
-    match condition:
-        case Op(op="lt" | "le" as name, args=(a, b)) if a.dtype.is_integer:
-            smaller, larger = a, b
-        case Op(op="gt" | "ge" as name, args=(a, b)) if a.dtype.is_integer:
-            smaller, larger = b, a
-        case _:
-            return None
-    held: dict[str, Expr] = {}
-    smaller, larger = _indexed(smaller, ranks, held), _indexed(larger, ranks, held)
-    if smaller.dtype != INDEX or larger.dtype != INDEX or reads_of(smaller) or reads_of(larger):
-        return None
-    return Comparison(difference=op("sub", smaller, larger), inclusive=name in ("le", "ge"), held=held)
-
-
-def _indexed(side: Expr, ranks: Collection[str], held: dict[str, Expr]) -> Expr:
-    """One side of a comparison of integers as an index: what is data, the same for all points of ``ranks``, is a size of
-    ``held`` in it (``m < length[b]``). Not of type index where it is anything else.
-
-    An index that was cast to the type of the data counts as itself: no rank has as many points as it would take to wrap.
-    """
-    match side:
-        case Cast(value=value) if value.dtype == INDEX and side.dtype.bits >= 32:
-            return _indexed(value, ranks, held)
-        case Const(value=int(value)):
-            return integer(value)
-        case _ if not side.dtype.is_integer or not reads_of(side):
-            return side
-        case _ if set(ranks_of(side)).isdisjoint(ranks):
-            name = f".data{len(held)}"
-            held[name] = side if side.dtype == INDEX else Cast(value=side, dtype=INDEX)
-            return size(name)
-        case Op(op="add" | "sub" | "neg", args=args) if side.dtype == INDEX:
-            return op(side.op, *(_indexed(a, ranks, held) for a in args))
-        case _:
-            return side

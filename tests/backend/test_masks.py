@@ -40,3 +40,19 @@ def test_a_sum_beside_the_masked_values_that_it_adds_up() -> None:
     x[3, 7:9], x[10, 200] = np.nan, -np.inf
     found = agrees(text, X=x, V=normal(300, 20, seed=1))[0]
     assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("condition", ["m <= p + M - P", "m <= p + M - P and m > p + M - P - 3", "m < n[p]"])
+def test_rows_that_see_nothing_are_zero_and_rows_that_see_infinity_are_no_number(condition: str) -> None:
+    text = f"""kernel f(Q: f32[P, E], K: f32[M, E], V: f32[M, F], n: i32[P]) -> (O: f32[P, F]) {{
+        QK[p, m] = Q[p, e] * K[m, e] where {condition}
+        GM[p]    = QK[p, m] :: max(m)
+        SN[p, m] = exp(QK[p, m] - GM[p])
+        SD[p]    = SN[p, m]
+        A[p, m]  = SN[p, m] / SD[p]
+        O[p, f]  = A[p, m] * V[m, f]
+    }}"""
+    q, k = np.abs(normal(37, 8)), normal(30, 8, seed=1)
+    k[0] = -np.inf
+    found = agrees(text, Q=q, K=k, V=normal(30, 20, seed=2), n=np.arange(-6, 31, dtype=np.int32))[0]
+    assert (found[:7] == 0).all() and np.isnan(found[7]).all() and np.isfinite(found[10:]).all()

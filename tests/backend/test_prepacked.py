@@ -93,7 +93,9 @@ def checked(program: str, found: Kernel, constants: dict[str, np.ndarray], **inp
 def test_sizes(program: str, types: tuple[str, str, str]) -> None:
     text = program.format(x=types[0], w=types[1], y=types[2])
     found = kernel(text)
-    assert [form.parameter for form in found._compiled.signature.packed] == ["W"]
+    # Without matrix tiles bf16 is widened where it lies.
+    packs = types[0] != "bf16" or host_target().has("amx-bf16")
+    assert [form.parameter for form in found._compiled.signature.packed] == (["W"] if packs else [])
     for m, k, n in SIZES:
         w = drawn(types[1], (n, k) if program is PRODUCT else (k, n), 1)
         checked(text, found, {"W": w}, X=drawn(types[0], (m, k), 2))

@@ -96,6 +96,15 @@ def test_numbers_that_are_not_finite(gpu: Worker, name: str, special: float) -> 
     attention(gpu, name, 70, 70, 32, 32, special=special)
 
 
+def test_rows_of_infinite_scores_are_no_number_whatever_the_mask_hides(gpu: Worker) -> None:
+    given = heads(40, 30, 16, 16, 1, None, ml_dtypes.bfloat16)
+    given["Q"] = np.abs(given["Q"])
+    given["K"][:, 0] = -np.inf  # all that the first query with a key sees
+    (found,) = gpu.run(kernels.run, text_of("causal_attention"), given, {}, "cuda:sm_80", fixed={"E": 16, "F": 16})
+    found = found.astype(float)[0]
+    assert (found[:10] == 0).all() and np.isnan(found[10]).all() and np.isfinite(found[11:]).all()
+
+
 def matches(gpu: Worker, name: str, sizes: dict[str, int], given: dict[str, np.ndarray]) -> None:
     found = gpu.run(kernels.run, text_of(name), given, {}, "cuda:sm_80", fixed=sizes)
     comparison = compare(read_program(text_of(name)).select(None), given, found)

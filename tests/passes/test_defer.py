@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from einfall.ir.interpreter import interpret
 from einfall.ir.printer import to_source
 from einfall.passes.online.defer import defer
 
@@ -38,7 +39,21 @@ def test_a_division_is_applied_once_for_each_result() -> None:
 
 
 def test_the_guard_is_the_emptiness_of_the_row_not_the_denominator() -> None:
-    assert "if GM[p] != -inf then" in body(ATTENTION.format(where="where m <= p - 2"))
+    assert "if 0 < M and 0 < p - 1 then" in body(ATTENTION.format(where="where m <= p - 2"))
+    assert "if GM[p] != -inf then" in body(ATTENTION.format(where="where X[p, m] != 3.0"))
+
+
+def test_a_row_of_scores_that_are_all_infinite_is_nan_as_written_whatever_the_mask_hides() -> None:
+    written = only(ATTENTION.format(where="where m <= p - 2"))
+    deferred = defer(written)
+    assert deferred is not None
+    X = rng.normal(size=(5, 4))
+    X[2, 0] = -np.inf  # all that row 2 sees
+    X[3, 1] = -np.inf
+    arguments = {"X": X, "V": rng.normal(size=(4, 3))}
+    expected, found = (interpret(kernel, arguments)["O"] for kernel in (written, deferred))
+    assert np.isnan(expected[2]).all() and (expected[:2] == 0).all()
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("where", ["", "where m <= p - 2", "where m < 0"])

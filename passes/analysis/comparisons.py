@@ -1,0 +1,58 @@
+"""Conditions that compare integers, as inequalities of indices."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from ...ir.expr import Cast, Const, Expr, Op, integer, op, ranks_of, reads_of, size
+from ...ir.types import INDEX
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """``difference < 0`` (``<= 0`` when ``inclusive``) of indices. ``held`` are the sizes in it that stand for data."""
+
+    difference: Expr
+    inclusive: bool
+    held: Mapping[str, Expr]
+
+
+def comparison(condition: Expr, ranks: Collection[str]) -> Comparison | None:
+    """A condition that compares two integers which are indices over ``ranks``, data that does not vary with them included;
+    None for others."""
+    match condition:
+        case Op(op="lt" | "le" as name, args=(a, b)) if a.dtype.is_integer:
+            smaller, larger = a, b
+        case Op(op="gt" | "ge" as name, args=(a, b)) if a.dtype.is_integer:
+            smaller, larger = b, a
+        case _:
+            return None
+    held: dict[str, Expr] = {}
+    smaller, larger = _indexed(smaller, ranks, held), _indexed(larger, ranks, held)
+    if smaller.dtype != INDEX or larger.dtype != INDEX or reads_of(smaller) or reads_of(larger):
+        return None
+    return Comparison(difference=op("sub", smaller, larger), inclusive=name in ("le", "ge"), held=held)
+
+
+def _indexed(side: Expr, ranks: Collection[str], held: dict[str, Expr]) -> Expr:
+    """One side of a comparison of integers as an index: what is data, the same for all points of ``ranks``, is a size of
+    ``held`` in it (``m < length[b]``). Not of type index where it is anything else.
+
+    An index that was cast to the type of the data counts as itself: no rank has as many points as it would take to wrap.
+    """
+    match side:
+        case Cast(value=value) if value.dtype == INDEX and side.dtype.bits >= 32:
+            return _indexed(value, ranks, held)
+        case Const(value=int(value)):
+            return integer(value)
+        case _ if not side.dtype.is_integer or not reads_of(side):
+            return side
+        case _ if set(ranks_of(side)).isdisjoint(ranks):
+            name = f".data{len(held)}"
+            held[name] = side if side.dtype == INDEX else Cast(value=side, dtype=INDEX)
+            return size(name)
+        case Op(op="add" | "sub" | "neg", args=args) if side.dtype == INDEX:
+            return op(side.op, *(_indexed(a, ranks, held) for a in args))
+        case _:
+            return side
