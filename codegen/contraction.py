@@ -119,9 +119,19 @@ class ContractionEmitter:
         b = self._raw_operand(s, product.right, anywhere, product.inner, product.columns, index(0))
         how = lies(b)
         if not self.compute.accumulator.is_float:
-            how = lie(self._raw_operand(s, product.left, anywhere, product.rows, product.inner, index(0)), b)
+            along = isinstance(b, Operand) and b.columns_contiguous and self._left_along(s, anywhere)
+            how = Lies.ALONG if along else Lies.OTHERWISE
         few = self._few(how, self._extent(s, product.inner, {}), packed=self.compute.accumulator.is_float)
         return m > few if few else True
+
+    def _left_along(self, s: Statements, variables: Variables) -> bool:
+        """Whether the left operand lies along k, also where it is a buffer of ours that is made later on: those have no gaps."""
+        left, inner = self.product.left, self.product.inner
+        if isinstance(left, Read) and left.tensor not in self.context.views:
+            others = (*left.indices[:-1], *reads_of(left.indices[-1]))
+            return moves_along(left, inner) and not any(inner in ranks_of(other) for other in others)
+        a = self._raw_operand(s, left, variables, self.product.rows, inner, index(0))
+        return isinstance(a, Operand) and a.rows_contiguous
 
     def _few(self, how: Lies, k: tirx.Expr, *, packed: bool) -> int:
         """Rows up to which the right operand is read as it lies, where there is a packed form of it, and otherwise."""

@@ -326,6 +326,14 @@ FUSED = """kernel fused(X: bf16[B, M, K], const W: bf16[K, N]) -> (Z: f32[B, M, 
     S[b, n]    = A[b, m, n] * A[b, m, n]
     Z[b, m, n] = A[b, m, n] / sqrt(S[b, n] + 1)
 }"""
+QUANTISED = """kernel f(X: f32[M, K], const W: i8[N, K], S: f32[N]) -> (Y: f32[M, N], scale: f32[M]) {
+    top[m]   = abs(X[m, k])                                             :: max(k)
+    scale[m] = max(top[m], 1e-6) / 127
+    Q[m, k]  = cast(i8, round(X[m, k] / scale[m]))
+    T[m, n]  = Q[m, k] * W[n, k]
+    Y[m, n]  = cast(f32, T[m, n]) * scale[m] * S[n]
+}
+"""
 SKEWED = "kernel skewed(X: i8[M + K, K], const W: i8[N, K]) -> (Y: i32[M, N]) {\n Y[m, n] = X[m + k, k] * W[n, k]\n}"
 
 
@@ -348,3 +356,11 @@ def test_rows_that_do_not_lie_as_they_are_read(m):
     wanted = rows @ w.T.astype(np.int32)
     assert np.array_equal(kernel(X=x, W=w), wanted)
     assert np.array_equal(kernel.bind(W=w)(X=x), wanted)
+
+
+@pytest.mark.parametrize("sizes", [{}, {"K": 100}, {"M": 40}])
+def test_rows_that_the_kernel_makes(sizes: dict[str, int]) -> None:
+    """Quantised rows times a constant: the left operand has no memory yet where the packed form is asked for."""
+    found = kernel(QUANTISED, **sizes)
+    for m in [sizes.get("M", m) for m in (1, 5, 40)]:
+        checked(QUANTISED, found, {"W": drawn("i8", (33, 100), 1)}, X=drawn("f32", (m, 100), 2), S=drawn("f32", (33,), 3))
