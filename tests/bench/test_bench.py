@@ -101,14 +101,40 @@ def test_a_peer_that_fails_is_left_out_with_the_reason(modules: None) -> None:
     assert field.absent == {"torch": "RuntimeError: no such operator"}
 
 
-def test_equal_contestants_take_equal_time(modules: None) -> None:
-    from time import sleep
+class Clock:
+    """A machine whose time passes by calls alone, slower and slower, as under a neighbour's growing load."""
 
-    from interleaved import interleave
+    def __init__(self) -> None:
+        self.now = self.used = 0.0
 
-    times = interleave({"one": lambda: sleep(2e-3), "other": lambda: sleep(2e-3)}, seconds=0.1)
-    assert times["one"].median == pytest.approx(times["other"].median, rel=0.2)
-    assert times["one"].median == pytest.approx(2e-3, rel=0.5)
+    def perf_counter(self) -> float:
+        return self.now
+
+    def process_time(self) -> float:
+        return self.used
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def work(self, seconds: float) -> None:
+        self.now += seconds * (1 + self.now)
+        self.used += seconds
+
+
+def test_the_ratio_of_contestants_does_not_drift_with_the_machine(modules: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    import interleaved
+
+    clock = Clock()
+    monkeypatch.setattr(interleaved, "time", clock)
+    contestants = {"one": 2e-3, "same": 2e-3, "twice": 4e-3}
+    times = interleaved.interleave(
+        {name: lambda seconds=seconds: clock.work(seconds) for name, seconds in contestants.items()}, seconds=0.1
+    )
+    assert clock.now > 0.5  # the last calls took half as long again as the first
+    one = times["one"]
+    assert one.p10 < 0.9 * one.p90 and one.samples > 20
+    assert times["same"].median == pytest.approx(one.median, rel=0.05)
+    assert times["twice"].median == pytest.approx(2 * one.median, rel=0.05)
 
 
 def test_the_picture_has_a_label_for_each_workload(modules: None, tmp_path: Path) -> None:
