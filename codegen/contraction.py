@@ -125,7 +125,7 @@ class ContractionEmitter:
         return m > few if few else True
 
     def _left_along(self, s: Statements, variables: Variables) -> bool:
-        """Whether the left operand lies along k, also where it is a buffer of ours that is made later on: those have no gaps."""
+        """Whether the left operand lies along k; a buffer of ours that is made later on does: those have no gaps."""
         left, inner = self.product.left, self.product.inner
         if isinstance(left, Read) and left.tensor not in self.context.views:
             others = (*left.indices[:-1], *reads_of(left.indices[-1]))

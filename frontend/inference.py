@@ -13,7 +13,7 @@ from .analysis import EinsumInfo, EinsumNames
 from .expressions import Elaborator, ReportedError
 from .names import TensorInfo
 from .scope import KernelScope
-from .typing import PENDING, REAL, Value, join
+from .typing import POISON, REAL, Value, join
 
 _ROUNDS = 12
 """Joins only widen, and no chain of types is longer."""
@@ -37,12 +37,13 @@ def infer_types(scope: KernelScope, infos: list[EinsumInfo], diagnostics: Diagno
 
 def _solve(scope: KernelScope, infos: list[EinsumInfo], diagnostics: Diagnostics) -> None:
     open_tensors = {info.target.name: info.target for info in infos if info.target.dtype is None}
-    _join_rounds(scope, infos, open_tensors)
+    problems: dict[int, EinfallError] = {}
+    _join_rounds(scope, infos, open_tensors, problems)
     undecided = [target for target in open_tensors.values() if target.dtype is None]
     for target in undecided:
         target.dtype = _default(target, infos)
     if undecided:
-        _join_rounds(scope, infos, open_tensors)  # a cycle that starts with whole numbers may go on with reals
+        _join_rounds(scope, infos, open_tensors, problems)  # a cycle that starts with whole numbers may go on with reals
     for info in infos:
         if info.broken:
             continue
@@ -53,30 +54,43 @@ def _solve(scope: KernelScope, infos: list[EinsumInfo], diagnostics: Diagnostics
             info.broken = info.target.broken = True
         except ReportedError:
             info.broken = info.target.broken = True
+    if not diagnostics:
+        # A mistake that left a tensor of the cycle without a type hides behind the tensors that have none because of it.
+        for hidden in problems.values():
+            diagnostics.extend(hidden.diagnostics)
 
 
-def _join_rounds(scope: KernelScope, infos: list[EinsumInfo], open_tensors: dict[str, TensorInfo]) -> None:
+def _join_rounds(
+    scope: KernelScope, infos: list[EinsumInfo], open_tensors: dict[str, TensorInfo], problems: dict[int, EinfallError]
+) -> None:
     for _ in range(_ROUNDS if open_tensors else 0):
-        if not _round(scope, infos, open_tensors):
+        if not _round(scope, infos, open_tensors, problems):
             return
 
 
-def _round(scope: KernelScope, infos: list[EinsumInfo], open_tensors: dict[str, TensorInfo]) -> bool:
-    """Join what the writers give once; whether any type changed."""
+def _round(
+    scope: KernelScope, infos: list[EinsumInfo], open_tensors: dict[str, TensorInfo], problems: dict[int, EinfallError]
+) -> bool:
+    """Join what the writers give once; whether any type changed. ``problems`` has the mistakes of the Einsums, by number, that
+    had one when they were last looked at."""
     changed = False
-    for info in infos:
+    for number, info in enumerate(infos):
         target = open_tensors.get(info.target.name)
         if target is None or info.broken:
             continue
         try:
             info.value = _elaborate(scope, info)
-        except (EinfallError, ReportedError):
-            continue  # met again, and reported, when the types are final
+        except EinfallError as problem:
+            problems[number] = problem  # met again when the types are final, where a type is found for all
+            continue
+        except ReportedError:
+            continue
+        problems.pop(number, None)
         found = written_type(info, info.value)
         if found is None:
             continue
         wider = found if target.dtype is None else join(_element(target), found)
-        if wider != target.dtype and wider is not PENDING:
+        if wider != target.dtype:
             target.dtype = wider
             changed = True
     return changed
@@ -101,9 +115,9 @@ def written_type(info: EinsumInfo, value: Value) -> DType | None:
         return I32
     if operator in ("and", "or"):
         return BOOL
-    if value.weak or value.dtype is PENDING:
+    if value.weak or value.is_unknown:
         return None
-    if operator in ("+", "*") and not value.is_unknown and not value.dtype.is_float:
+    if operator in ("+", "*") and not value.dtype.is_float:
         return accumulator(value.dtype)
     return value.dtype
 
@@ -118,7 +132,7 @@ def reduction_name(info: EinsumInfo) -> str | None:
 def _default(target: TensorInfo, infos: list[EinsumInfo]) -> DType | None:
     """The type of a tensor that only weak values, or only itself, are written to: i32 for integers, else f32."""
     values = [info.value for info in infos if info.target is target and info.value is not None]
-    if not values:
+    if not values or any(value.dtype is POISON for value in values):
         target.broken = True
         return None
     weak = [v for v in values if v.weak]

@@ -57,8 +57,15 @@ def find_iteration(infos: list[EinsumInfo], diagnostics: Diagnostics) -> Iterati
             _forward(component, usable, iteration)
         if backward:
             _backward(component, usable, iteration)
-    _assign_writers(infos, iteration, diagnostics)
+    _assign_writers(infos, iteration, diagnostics, _in_cycles(infos))
     return iteration
+
+
+def _in_cycles(infos: Iterable[EinsumInfo]) -> set[str]:
+    """The tensors that depend on themselves, through Einsums with a mistake too."""
+    reads = nx.DiGraph((info.target.name, tensor.name) for info in infos for tensor in info.tensors_read)
+    groups = [group for group in nx.strongly_connected_components(reads) if len(group) > 1]
+    return set().union(*groups, nx.nodes_with_selfloops(reads))
 
 
 def _distances(infos: Iterable[EinsumInfo], iteration: Iteration) -> nx.DiGraph[Dim]:
@@ -125,7 +132,8 @@ def _backward(component: set[Dim], infos: list[EinsumInfo], iteration: Iteration
             iteration.offsets[name, d] = max(reach)
 
 
-def _assign_writers(infos: list[EinsumInfo], iteration: Iteration, diagnostics: Diagnostics) -> None:
+def _assign_writers(infos: list[EinsumInfo], iteration: Iteration, diagnostics: Diagnostics, circular: set[str]) -> None:
+    mistaken = any(info.broken for info in infos)
     by_target: dict[str, list[EinsumInfo]] = {}
     for info in infos:
         by_target.setdefault(info.target.name, []).append(info)
@@ -140,6 +148,8 @@ def _assign_writers(infos: list[EinsumInfo], iteration: Iteration, diagnostics: 
                 info.initialiser = True
             elif main is None:
                 main = info
+            elif mistaken and not dims and name in circular:
+                info.broken = info.target.broken = True  # iterative, but for the mistake
             else:
                 _written_twice(name, main, info, bool(dims), diagnostics)
         if main is not None:

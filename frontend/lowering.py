@@ -74,6 +74,7 @@ def _einsums(scope: KernelScope, requires: list[Require], diagnostics: Diagnosti
             diagnostics.extend(problem.diagnostics)
             info.broken = True
     check_generations(infos, iteration, diagnostics)
+    assert diagnostics or len(found) == len(infos), f"Einsums of {scope.kernel.name.name} were left out without a word"
     return found
 
 

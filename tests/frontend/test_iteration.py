@@ -182,3 +182,25 @@ def test_a_cycle_that_no_order_satisfies_is_shown() -> None:
     problem = refused(SCAN, "S[0, k] = 0", "S[t+1, k] = S[t, k] + R[t, k]", "R[t, k] = S[T, k] * X[t, k]", "Y[t, k] = S[t, k]")
     assert problem.code == "E0601"
     assert "→" in problem.message
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        # The types of a long cycle take several rounds, and one of its tensors never has one.
+        (
+            "L[t] = H[t] >> log(X[t])",
+            "H[0] = 0",
+            "M[0] = 0",
+            "M[t+1] = max(L[t] + M[t], X[t])",
+            "C[0] = 0",
+            "C[t+1] = exp(L[t] + M[t] - M[t+1]) * C[t]",
+            "H[t+1] = C[t+1] * X[t]",
+            "Y[t] = H[t+1]",
+        ),
+        ("H[0] = 0", "H[t+1] = L[t]", "L[t] = H[t] >> 0.5", "Y[t] = H[t+1]"),
+        ("H[0] = L[0]", "H[t+1] = L[t] + X[t]", "L[t] = H[t] & 0.5", "Y[t] = H[t+1]"),
+    ],
+)
+def test_a_mistake_within_a_cycle_is_the_one_that_is_reported(statements: tuple[str, ...]) -> None:
+    assert codes("X: f32[T]) -> (Y: f32[T]", *statements) == ["E0401"]
