@@ -77,8 +77,10 @@ class Corrections(Step):
         """
         assert written.reduction is not None
         starts_finite = abs(REDUCTIONS[written.reduction].identity(written.value.dtype)) != float("inf")
-        infinite = {s: self._infinite_identity(self.part.meaning(s)) for s in correction.before if s not in correction.poles}
-        if all(identity is None for identity in infinite.values()):
+        shifts = {s: self.part.meaning(s) for s in correction.before if s not in correction.poles}
+        infinite = {s: self._infinite_identity(meaning) for s, meaning in shifts.items()}
+        unseen = [found for meaning in shifts.values() if (found := self._unseen(meaning)) is not None]
+        if all(identity is None for identity in infinite.values()) and not unseen:
             return None
         condition: Expr | None = None
         for symbol in correction.before:
@@ -90,6 +92,8 @@ class Corrections(Step):
             else:
                 continue
             condition = each if condition is None else op(join, condition, each)
+        for empty in unseen:
+            condition = empty if condition is None else op("or", condition, empty)
         return condition
 
     def _named_after(self, correction: Ratio | Closure) -> str:
@@ -151,8 +155,12 @@ class Corrections(Step):
         unset: Expr | None = None
         for symbol in correction.before:
             identity = self._infinite_identity(self.part.meaning(symbol))
-            if identity is not None and symbol in delta.free_symbols:
+            if symbol not in delta.free_symbols:
+                continue
+            empty = self._unseen(self.part.meaning(symbol))
+            if identity is not None:
                 empty = op("eq", meaning[symbol], Const(value=identity, dtype=dtype))
+            if empty is not None:
                 unset = empty if unset is None else op("or", unset, empty)
         if unset is not None:
             zero = Const(value=0.0, dtype=dtype)

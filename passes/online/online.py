@@ -17,6 +17,9 @@ by (a mean) is scaled to what was seen so far; its last value is the true one (C
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial, reduce
+
+import sympy
 
 from ...ir.cascade import Cascade, Einsum, Origin, Role
 from ...ir.expr import (
@@ -27,18 +30,21 @@ from ...ir.expr import (
     Rank,
     Read,
     Select,
+    children,
     integer,
     op,
+    with_children,
 )
 from ...ir.operators import REDUCTIONS
 from ...ir.types import F32, DType
-from ..construct import both, einsum, is_small, redirect_einsum, rewritten
+from ..construct import both, einsum, is_small, redirect_einsum, rewritten, typed, widened
 from .chain import Chain, Member
 from .closure import Closure
 from .corrections import Corrections
 from .partition import Partition, Parts, extents_with
-from .ratio import Ratio
+from .ratio import Ratio, primed
 from .step import MADE_BY
+from .symbolic import to_expr
 
 
 def online_form(chain: Chain, tile: int) -> tuple[Cascade, Partition]:
@@ -152,7 +158,11 @@ class Online(Corrections):
     def _finished(self) -> Cascade:
         """The cascade with the chain in the place of its first member; readers see the last generation."""
         held = {target: self._last(target) for target in self.running}
-        finals = {t: at for t, at in held.items() if self._holds(at[2], self.cascade.by_name[t].value)}
+        finals = {
+            t: at
+            for t, at in held.items()
+            if self._holds(at[2], self.cascade.by_name[t].value) and not self._late(self.members[self.states[t]])
+        }
         first = min(self.members)
         result: list[Einsum] = []
         for i, written in enumerate(self.cascade.einsums):
@@ -162,7 +172,7 @@ class Online(Corrections):
                 result.append(redirect_einsum(written, finals))
                 continue
             if written.target not in finals or self.cascade.by_name[written.target].role is Role.RESULT:
-                result.append(self._final(written))
+                result.append(self._final(self.members[i], written))
         return rewritten(self.cascade, tuple(result), self.tensors, self.cut.lets)
 
     def _last(self, target: str) -> tuple[str, tuple[Expr, ...], DType]:
@@ -175,17 +185,52 @@ class Online(Corrections):
         """Whether readers may see the state itself: it has the type that they expect, or a wider float."""
         return state == written or (is_small(written) and state == F32)
 
-    def _final(self, written: Einsum) -> Einsum:
+    def _final(self, member: Member, written: Einsum) -> Einsum:
         """A result of the chain that keeps its own tensor."""
         name, leading, dtype = self._last(written.target)
         value = Read(tensor=name, indices=(*leading, *written.coords), dtype=dtype)
         return einsum(
             target=written.target,
             coords=written.coords,
-            value=value,
+            value=self._divided(member, value),
             extents={r.name: r.extent for r in written.ranks},
             origin=replace(written.origin, made_by=f"{MADE_BY}:final"),
         )
+
+    def _late(self, member: Member) -> list[sympy.Symbol]:
+        """The divisors of a member that may be infinite: it was divided by 1 as long as they were (see ``_safe``)."""
+        if not isinstance(member.correction, Ratio):
+            return []
+        return [s for s in member.correction.poles if self._may_start_infinite(self.part.meaning(s))]
+
+    def _divided(self, member: Member, value: Read) -> Expr:
+        """A finished result, divided by those of its divisors that are infinite at the end too."""
+        late = self._late(member)
+        if not late:
+            return value
+        assert isinstance(member.correction, Ratio)
+        ends = {s: typed(widened(self._at_end(self.part.meaning(s))), value.dtype) for s in late}
+        settled = {primed(s): s for s in member.correction.before if s not in late}
+        meaning: dict[sympy.Symbol, Expr] = {s: self._safe(self.part.meaning(s), end) for s, end in ends.items()}
+        meaning |= {primed(s): end for s, end in ends.items()}
+        factor = to_expr(sympy.simplify(member.correction.term.subs(settled)), {**meaning, **self._constants()}, value.dtype)
+        infinity = Const(value=float("inf"), dtype=value.dtype)
+        is_infinite = reduce(partial(op, "or"), (op("eq", op("abs", end), infinity) for end in ends.values()))
+        corrected = Op(op=member.correction.operator, args=(value, factor), dtype=value.dtype)
+        return Select(condition=is_infinite, then=corrected, otherwise=value, dtype=value.dtype)
+
+    def _at_end(self, expr: Expr) -> Expr:
+        """An expression over results, with their finished values."""
+        match expr:
+            case Read(tensor=tensor, indices=indices) if tensor in self.running:
+                name, leading, dtype = self._last(tensor)
+                return Read(tensor=name, indices=(*leading, *indices), dtype=dtype)
+            case Read(tensor=tensor) if tensor in self.base_of:
+                inner = self.structure.inlined(expr)
+                assert inner is not None
+                return self._at_end(inner)
+            case _:
+                return with_children(expr, tuple(self._at_end(c) for c in children(expr)))
 
 
 def _rule(member: Member) -> str:

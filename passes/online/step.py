@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from ...ir.cascade import Cascade, Einsum, Origin, Role, Tensor
@@ -166,6 +166,27 @@ class Step:
         if isinstance(meaning, Read) and meaning.tensor in self.states and non_negative(meaning, self.cascade):
             identities.discard(-float("inf"))
         return any(abs(each) == float("inf") for each in identities)
+
+    def _unseen(self, meaning: Expr) -> Expr | None:
+        """The condition that a running extreme behind a base is, before the step, still the infinity that it starts from (sums
+        are 0 then, and 0 times infinity would be NaN). None where the base is such an extreme itself, or rests on none."""
+        if self._infinite_identity(meaning) is not None:
+            return None
+        condition: Expr | None = None
+        for read, identity in dict(self._extremes(meaning)).items():
+            unset = op("eq", self._before(read), Const(value=identity, dtype=read.dtype))
+            condition = unset if condition is None else op("or", condition, unset)
+        return condition
+
+    def _extremes(self, expr: Expr) -> Iterator[tuple[Read, float]]:
+        """The results behind an expression that start from an infinity, and which it is."""
+        for read in reads_of(expr):
+            if read.tensor in self.base_of:
+                inner = self.structure.inlined(read)
+                assert inner is not None
+                yield from self._extremes(inner)
+            elif (identity := self._infinite_identity(read)) is not None:
+                yield read, identity
 
     def _infinite_identity(self, expr: Expr) -> float | None:
         """The infinity that a running extreme starts from, where an expression is one or extends one by the same operator."""

@@ -94,6 +94,34 @@ CASES = {
 }
 
 
+HEAD = """kernel k(X: f32[P, N], W: f32[N], Y: f32[P, N], keep: bool[P, N]) -> (D0: f32[P], D1: f32[P], D2: f32[P]) {
+    S[p, n] = %s
+    D0[p]   = S[p, n] :: max(n)
+    D1[p]   = S[p, n] * D0[p] + Y[p, n] :: +(n)
+"""
+FINITE = HEAD % "X[p, n]"
+"""D1 is D0 times one sum and another: 0 times -inf before anything is seen."""
+
+INFINITE = HEAD % "if X[p, n] > 1 then X[p, n] else -inf"
+"""D1 may be infinite in the end, and what is divided by it 0."""
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize(
+    "text",
+    [
+        FINITE + "D2[p] = (Y[p, n] - D1[p]) * (S[p, n] - D0[p]) :: +(n)}",
+        FINITE + "D2[p] = S[p, n] - D0[p] - D1[p] :: max(n)}",
+        FINITE + "D2[p] = exp(S[p, n] - D0[p]) / (1 + D1[p] * D1[p]) * Y[p, n] :: min(n)}",
+        INFINITE + "D2[p] = exp(S[p, n] - D0[p]) / (1 + D1[p] * D1[p]) * Y[p, n] :: min(n)}",
+        INFINITE + "D2[p] = exp(S[p, n] - D0[p]) / (1 + abs(D1[p])) * Y[p, n] :: max(n)}",
+    ],
+)
+def test_bases_that_are_infinite_before_anything_is_seen_or_in_the_end(text: str, n: int) -> None:
+    for seed in (0, 4):
+        check(text, 1, n, seed)
+
+
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(**CASES)
 def test_whatever_is_derived_computes_the_same(text: str, tile: int, n: int, seed: int) -> None:
