@@ -27,8 +27,9 @@ REGISTERS = 224
 """32-bit registers of a thread for all its tiles together, of 255; the others are for operands and addresses."""
 
 FEWER_REGISTERS = 192
-"""The same where operands of 32 bits all come from memory: with 220, causal attention of width 128 spilled 880 bytes of a
-thread (nvcc 13.0, sm_90)."""
+"""The same where operands of 32 bits all come from memory, and where the block has other matrices of as many rows in shared
+memory, on which its threads work one by one: with 220 and 216, causal attention of width 128 spilled 880 bytes of a thread
+(nvcc 13.0, sm_90)."""
 
 DEEPEST = 256
 """The depth to which the operands of such a product are staged in one piece."""
@@ -72,6 +73,7 @@ def held_in_registers(loop: Loop, lets: Mapping[str, Expr], shared: int) -> Held
     if len(heights) != 1 or (height := heights.pop()) is None or height == 1:
         return None  # one row is for threads that each have a part of it
     tiles = {name: columns for name, buffer in buffers.items() for columns in _columns(buffer, height, lets)}
+    matrices = {name for name, columns in tiles.items() if columns is not None}
     while wrong := {name for node in inside for name in _unfit(node, tiles, lets)} & set(tiles):
         tiles = {name: columns for name, columns in tiles.items() if name not in wrong}
     if not sums & set(tiles):
@@ -82,7 +84,8 @@ def held_in_registers(loop: Loop, lets: Mapping[str, Expr], shared: int) -> Held
     numbers = sum(columns or 4 for name, columns in tiles.items() if buffers[name].dtype.bits > 16) // 2
     products = [n for n in inside if isinstance(n, Compute) and n.product is not None and n.target in tiles]
     lefts = frozenset(n for p in products if (n := left_in_registers(p, tiles)) is not None)
-    most = REGISTERS if lefts or all(_operand_bits(p) < 32 for p in products) else FEWER_REGISTERS
+    alone = matrices <= set(tiles) and (lefts or all(_operand_bits(p) < 32 for p in products))
+    most = REGISTERS if alone else FEWER_REGISTERS
     for each in (2, 1):
         warps = 1 << (fragments // each - 1).bit_length()  # as other products of the block deal their tiles
         if numbers * each <= most and fragments % each == 0 and (each == 1 or warps >= FEWEST_WARPS) and warps <= MOST_WARPS:

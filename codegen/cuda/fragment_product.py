@@ -25,7 +25,7 @@ from . import mma
 from .fragments import FragmentEmitter, Registers
 from .operand_loads import Lane, Staged, load_left, load_right, round_four
 from .operands import RAW, SHORT_BATCH, Operand, Side
-from .staging import address, aligned, beyond, commit, copy, i32, wait
+from .staging import Slot, address, aligned, beyond, commit, copy, gather, i32, wait
 from .statements import DeviceStatements
 
 
@@ -106,18 +106,17 @@ class FragmentProduct:
         for name, (operand, start) in self._operands(s, variables).items():
             if name not in names:
                 continue
-            source = operand.source(s, variables, depth)
-            elements = partial(
-                operand.elements, s, team, raw, i32(start // self.size), variables, index(0), depth, batch=SHORT_BATCH
-            )
+            source, corner = operand.source(s, variables, depth), operand.corner(index(0))
             if source is None:
-                elements()
+                first = i32(start // self.size)
+                operand.elements(s, team, raw, first, variables, index(0), depth, batch=SHORT_BATCH)
                 continue
+            slot = Slot(address=beyond(base, i32(start)), raw=raw, start=i32(start))
             whole = s.share(aligned(source))
             with s.when(tirx.NE(whole, i32(0))):
-                copy(s, team, operand.panel, beyond(base, i32(start)), source, *operand.corner(index(0)))
+                copy(s, team, operand.panel, slot.address, source, *corner)
             with s.when(tirx.EQ(whole, i32(0))):
-                elements()
+                gather(s, team, operand.panel, slot, source, *corner)
 
     # -- the product -------------------------------------------------------------------------------------------------------
 
@@ -194,21 +193,17 @@ class FragmentProduct:
         bits one, whose columns 2 t and 2 t + 1 the instruction takes for t and t + 4."""
         name = left_in_registers(self.compute, self.registers.held.tiles)
         assert name is not None
-        memory, columns = self.registers.views[name].flat, self.registers.held.tiles[name]
+        words, columns = self.registers.words(s, name), self.registers.held.tiles[name]
         assert columns is not None
         if self.paired:
-            words = tirx.decl_buffer((index(int(memory.shape[0])),), "uint32", name="words", data=memory.data)
-            s.add(tirx.DeclBuffer(words, data=memory.data))
             for r, place in enumerate((0, 2, 1, 3)):
                 at = (i * (columns // mma.COLUMNS) + k) * 4 + place
                 s.store(lefts, i * 4 + r, tirx.BufferLoad(words, [at]))
             round_four(s, lefts, i * 4)
             return
-        pairs = tirx.decl_buffer((index(int(memory.shape[0]) // 2),), "uint32", name="pairs", data=memory.data)
-        s.add(tirx.DeclBuffer(pairs, data=memory.data))
         first = (i * (columns // mma.COLUMNS) + k * 2) * 2
         with s.loop("r", 4, kind=ForKind.UNROLLED) as r:
-            s.store(lefts, i * 4 + r, tirx.BufferLoad(pairs, [first + r]))
+            s.store(lefts, i * 4 + r, tirx.BufferLoad(words, [first + r]))
 
     def _finish(self, s: DeviceStatements, emitter: FragmentEmitter, sums: tirx.Buffer) -> None:
         """Stores what becomes of the finished sums."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from tvm import tirx
+from tvm.backend.cuda.op import cuda_func_call
 from tvm.tirx.stmt import ForKind
 
 from ...ir.expr import Const, Expr, Op, Select, children, conjuncts, ranks_of, reads_of, transform
@@ -32,6 +33,14 @@ from .statements import DeviceStatements, Team, exchanged
 
 STEEPEST, FARTHEST = 1 << 10, 1 << 30
 """Steps of a condition from row to row, and distances from where it changes, with which 32 bits hold it at every point."""
+
+_TOGETHER = """
+__device__ __forceinline__ unsigned einfall_together(unsigned short low, unsigned short high) {
+  unsigned both;
+  asm volatile("mov.b32 %0, {%1, %2};" : "=r"(both) : "h"(low), "h"(high));
+  return both;
+}
+"""
 
 QUAD = (1, 2)
 """The distances of the lanes that share a row, for :func:`exchanged`."""
@@ -100,10 +109,11 @@ class Registers:
             yield Point(element=None, line=i), row
 
     @contextmanager
-    def along(self, s: Statements, line: Point, columns: int) -> Iterator[tuple[Point, tirx.Expr]]:
-        """This thread's elements of one of its rows, with their columns."""
+    def along(self, s: Statements, line: Point, columns: int, *, together: int = 1) -> Iterator[tuple[Point, tirx.Expr]]:
+        """This thread's elements of one of its rows, with their columns; ``together`` 2: the first ones of each two."""
         i, across = line.line, columns // mma.COLUMNS
-        with s.loop("j", across * 2, kind=ForKind.UNROLLED) as j:
+        with s.loop("number", across * 2 // together, kind=ForKind.UNROLLED) as number:
+            j = number * together
             column = self.left + tirx.truncdiv(j, index(2)) * mma.COLUMNS + tirx.truncmod(j, index(2))
             fragment = tirx.truncdiv(i, index(2)) * across + tirx.truncdiv(j, index(2))
             element = fragment * 4 + tirx.truncmod(i, index(2)) * 2 + tirx.truncmod(j, index(2))
@@ -121,6 +131,28 @@ class Registers:
         """Sets an element of a tile to 0."""
         view = self.views[name]
         s.store(view.flat, self._number(name, point), literal(0, str(view.flat.dtype)))
+
+    def settle(self, s: Statements, names: Iterable[str], line: Point) -> None:
+        """Puts neighbours of 16 bits of a row of these tiles into one register. Without it nvcc holds each in a register of
+        its own wherever branches meet, and puts them together where they are read."""
+        for name in dict.fromkeys(names):
+            columns, view = self.held.tiles.get(name), self.views.get(name)
+            if columns is None or view is None or view.dtype.bits != 16:
+                continue
+            words, halves = self.words(s, name), self.words(s, name, 16)
+            with self.along(s, line, columns, together=2) as (point, _):
+                assert point.element is not None
+                two = [tirx.BufferLoad(halves, [point.element + side]) for side in (0, 1)]
+                word = cuda_func_call("einfall_together", *two, source_code=_TOGETHER, return_type="uint32")
+                s.store(words, tirx.truncdiv(point.element, index(2)), word)
+
+    def words(self, s: Statements, name: str, bits: int = 32) -> tirx.Buffer:
+        """The bits of a tile of 16 or 32 bits as words of so many."""
+        view = self.views[name]
+        count = int(view.flat.shape[0]) * view.dtype.bits // bits
+        words = tirx.decl_buffer((index(count),), f"uint{bits}", name="words", data=view.flat.data)
+        s.add(tirx.DeclBuffer(words, data=view.flat.data))
+        return words
 
     def _number(self, name: str, point: Point) -> tirx.Expr:
         if self.held.tiles[name] is None:
@@ -266,10 +298,11 @@ class FragmentEmitter(DeviceComputeEmitter):
         with self.registers.lines(s) as (line, row):
             if self.compute.reduction is not None:
                 own._row_folded(s, line, row, tested=tested)
-                return
-            with self.registers.along(s, line, self._width) as (point, column):
-                inside = self.inside(s, row, column) if tested else True
-                own._element(s, point, row, column, inside)
+            else:
+                with self.registers.along(s, line, self._width) as (point, column):
+                    inside = self.inside(s, row, column) if tested else True
+                    own._element(s, point, row, column, inside)
+            self.registers.settle(s, self.compute.targets, line)
 
     def _borders(self, s: Statements) -> Iterator[Border]:
         """The conditions that move by whole numbers from row to row and from column to column."""

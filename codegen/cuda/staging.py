@@ -12,7 +12,8 @@ the calling thread's groups, and a barrier must follow before other threads read
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 
@@ -24,7 +25,7 @@ from ...ir.expr import Expr, Read
 from ...ir.index import affine_in
 from ..context import Context
 from ..expressions import Evaluator
-from ..microkernels.statements import Statements, as_index, constant, index
+from ..microkernels.statements import Statements, as_index, both, constant, index
 from ..views import moves_along
 from .statements import DeviceStatements, Team
 
@@ -39,6 +40,18 @@ __device__ __forceinline__ void einfall_copy16(unsigned to, const void* from, in
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" :: "r"(to), "l"(from), "r"(bytes));
 }
 """
+
+_GATHER = """
+__device__ __forceinline__ void einfall_gatherBYTES(void* to, const void* from, int bytes) {
+  unsigned words[4] = {0, 0, 0, 0};
+#pragma unroll
+  for (int i = 0; i < 16 / BYTES; ++i)
+    if (i * BYTES < bytes) words[i * BYTES / 4] |= unsigned(static_cast<const WORD*>(from)[i]) << (i * BYTES % 4 * 8);
+  *static_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
+}
+"""
+
+_WORDS = {1: "unsigned char", 2: "unsigned short", 4: "unsigned"}
 
 _ADDRESS = """
 __device__ __forceinline__ unsigned einfall_shared(const void* p) {
@@ -61,6 +74,10 @@ def i32(value: int) -> tirx.Expr:
 def narrow(s: Statements, value: tirx.Expr) -> tirx.Expr:
     """A number below 2³¹, in 32 bits, computed once."""
     return s.share(tirx.Cast("int32", value))
+
+
+def _log2(power: int) -> int:
+    return power.bit_length() - 1
 
 
 class Order(Enum):
@@ -97,6 +114,11 @@ class Panel:
     def elements(self) -> int:
         """Of a chunk."""
         return CHUNK // self.size
+
+    @property
+    def period(self) -> int:
+        """Lines after which the order of chunks repeats."""
+        return 16 if self.order is Order.BYTES else 8
 
     def place(self, line: tirx.Expr, chunk: tirx.Expr) -> tirx.Expr:
         """Where a chunk of a line begins, in bytes from the panel's beginning; int32, as its arguments."""
@@ -235,25 +257,61 @@ def copy(
     s: DeviceStatements, team: Team, panel: Panel, to: tirx.Expr, source: Source, line: tirx.Expr, column: tirx.Expr
 ) -> None:
     """Begins to copy the panel of ``source`` whose first element is (line, column), both multiples of a chunk, to the address
-    ``to`` in shared memory. What lies beyond the matrix is 0. All threads of the team take part."""
+    ``to`` in shared memory. What lies beyond the matrix is 0. All threads of the team, a power of two, take part."""
+    with _chunks(s, team, panel, source, line, column) as (place, from_, bytes_):
+        copy_chunk(s, beyond(to, place), from_, bytes_)
+
+
+def gather(
+    s: DeviceStatements, team: Team, panel: Panel, slot: Slot, source: Source, line: tirx.Expr, column: tirx.Expr
+) -> None:
+    """Copies as :func:`copy` does, but at once, and from lines that begin anywhere: the elements of a chunk one by one, and
+    one chunk after the other, since the registers may be full of tiles."""
+    code = _GATHER.replace("WORD", _WORDS[panel.size]).replace("BYTES", str(panel.size))
+    with _chunks(s, team, panel, source, line, column, rolled=True) as (place, from_, bytes_):
+        first = as_index((slot.start + place) >> i32(_log2(panel.size)))
+        to = tirx.address_of(tirx.BufferLoad(slot.raw, [first]))
+        s.evaluate(cuda_func_call(f"einfall_gather{panel.size}", to, from_, bytes_, source_code=code))
+
+
+@contextmanager
+def _chunks(
+    s: DeviceStatements, team: Team, panel: Panel, source: Source, line: tirx.Expr, column: tirx.Expr, *, rolled: bool = False
+) -> Iterator[tuple[tirx.Expr, tirx.Expr, tirx.Expr]]:
+    """A thread's chunks of a panel: where each lies in it, in bytes; its address in global memory; its bytes that count."""
     thread = narrow(s, team.thread)
     lines = narrow(s, tirx.min(source.lines - line, index(panel.lines)))
     width = narrow(s, tirx.max(tirx.min(source.width - column, index(panel.width)), index(0)))
-    start = s.bind("start", source.origin + line * source.stride + column)
-    per, total = panel.across, panel.bytes // CHUNK
-    turns = -(-total // team.threads)
-    with s.loop("turn", turns, kind=ForKind.UNROLLED) as turn:
-        number = s.share(tirx.Cast("int32", turn) * i32(team.threads) + thread)
-        row = number >> i32(per.bit_length() - 1)
-        own, slab = row & i32(panel.lines - 1), row >> i32(panel.lines.bit_length() - 1)
-        chunk = s.share(slab * per + (number & i32(per - 1)))
-        with s.when(True if total % team.threads == 0 else number < i32(total)):
-            place = panel.place(own, chunk)
-            left = tirx.max(tirx.min(width - chunk * panel.elements, i32(panel.elements)), i32(0))
-            bytes_ = tirx.Select(own < lines, left * panel.size, i32(0))
-            from_ = as_index(own) * source.stride + as_index(chunk * panel.elements)
-            pointer = tirx.address_of(tirx.BufferLoad(source.flat, [start + from_]))
-            copy_chunk(s, beyond(to, place), pointer, bytes_)
+    per, total, bits = panel.across, panel.bytes // CHUNK, _log2(panel.lines)
+    # From one of a thread's chunks to the next there are as many lines each time: where they are differs by constants and by
+    # multiples of the stride, which are all that is computed for each.
+    apart = team.threads // per
+    row = s.share(thread >> i32(_log2(per)))
+    own, slab = (row, i32(0)) if apart <= panel.lines else (s.share(row & i32(panel.lines - 1)), s.share(row >> i32(bits)))
+    chunk = s.share(slab * per + (thread & i32(per - 1)))
+    place = s.share(panel.place(own, chunk))
+    across = s.share(chunk * panel.elements)
+    begin = s.bind("begin", source.origin + (line + as_index(own)) * source.stride + column + as_index(across))
+    below, beside = s.share(lines - own), s.share(width - across)
+    known = constant(source.width)
+    kind = ForKind.SERIAL if rolled else ForKind.UNROLLED
+    with s.loop("turn", -(-total // team.threads), kind=kind, rolled=rolled) as turn:
+        further = s.share(tirx.Cast("int32", turn) * i32(apart))
+        down, slabs = further & i32(panel.lines - 1), further >> i32(bits)
+        right = slabs * (SLAB // panel.size)
+        inside: tirx.Expr | bool = below > down
+        bytes_: tirx.Expr = i32(CHUNK)
+        if known is None or known % panel.elements:
+            bytes_ = tirx.max(tirx.min(beside - right, i32(panel.elements)), i32(0)) * panel.size
+        elif constant(column) != 0 or known < panel.width:
+            inside = both(inside, beside > right)
+        with s.when(True if total >= team.threads else thread < i32(total)):
+            if apart % panel.period == 0 or total <= team.threads:
+                at = place + down * (per * CHUNK) + slabs * (panel.lines * SLAB)
+            else:
+                at = panel.place(own + down, chunk + slabs * per)
+            from_ = tirx.address_of(tirx.BufferLoad(source.flat, [begin + as_index(down) * source.stride + as_index(right)]))
+            yield at, from_, tirx.Select(inside, bytes_, i32(0))
 
 
 def copy_chunk(s: Statements, to: tirx.Expr, from_: tirx.Expr, bytes_: tirx.Expr) -> None:

@@ -176,8 +176,10 @@ class Statements:
         *,
         kind: ForKind = ForKind.SERIAL,
         after: tirx.Expr | None = None,
+        rolled: bool = False,
     ) -> Iterator[tirx.Expr]:
-        """`for name in range(extent)`; a loop known to run once is its body with `name` = 0.
+        """`for name in range(extent)`; a loop known to run once is its body with `name` = 0, one that is ``rolled`` stays one
+        turn at a time in CUDA.
 
         Every thread of a parallel loop makes the call `after` when its part of the loop is done.
         """
@@ -189,7 +191,8 @@ class Statements:
         yield variable
         body = self._close()
         if body is not None and constant(extent) != 0:
-            loop: tirx.Stmt = tirx.For(variable, index(0), as_index(extent), kind, body)
+            annotations = {"disable_unroll": True} if rolled else None
+            loop: tirx.Stmt = tirx.For(variable, index(0), as_index(extent), kind, body, annotations=annotations)
             if after is not None:
                 both = tirx.SeqStmt([loop, tirx.Evaluate(after)])
                 loop = tirx.AttrStmt(index(0), "pragma_parallel_launch_point", index(1), both)

@@ -2,13 +2,13 @@
 
 A sum of products with masked elements is a matrix product where the other operand is finite, and is added up element by element
 where it isn't: two ways of which the second keeps tiles in shared memory that the first has in registers. Requires: nothing.
-Guarantees: where all flags hold, the loop has only what is done then; else it is as it was. For GPUs, where the two are kernels
-of their own, of which one ends at once.
+Guarantees: where all flags hold, the loop has only what is done then; where the only one does not, only what is done then; of
+several flags that do not all hold it is as it was. For GPUs, where the two are kernels of their own, of which one ends at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from ...ir.expr import Expr, Op, Read, op, ranks_of
@@ -28,8 +28,10 @@ def _unswitched(node: Node) -> Iterator[Node]:
                 yield node
                 return
             every = _all(flags)
-            yield When(condition=every, body=(_pruned(replace(node, body=_where(node.body, set(flags)))),))
-            yield When(condition=op("not", every), body=(node,))
+            yield When(condition=every, body=(_with(node, dict.fromkeys(flags, True)),))
+            yield When(
+                condition=op("not", every), body=(_with(node, dict.fromkeys(flags, False)) if len(flags) == 1 else node,)
+            )
         case When(body=body) | Loop(body=body):
             yield replace(node, body=tuple(made for inner in body for made in _unswitched(inner)))
         case _:
@@ -56,15 +58,20 @@ def _flags(loop: Loop) -> list[Read]:
     return list(found)
 
 
-def _where(nodes: tuple[Node, ...], flags: set[Read]) -> tuple[Node, ...]:
-    """What is left of the nodes where all flags hold."""
+def _with(loop: Loop, flags: Mapping[Read, bool]) -> Loop:
+    """The loop where these flags have these values."""
+    return _pruned(replace(loop, body=_where(loop.body, flags)))
+
+
+def _where(nodes: tuple[Node, ...], flags: Mapping[Read, bool]) -> tuple[Node, ...]:
+    """What is left of the nodes where these flags have these values."""
     left: list[Node] = []
     for node in nodes:
         match node:
             case When(condition=Read() as flag, body=body) if flag in flags:
-                left += _where(body, flags)
-            case When(condition=Op(op="not", args=(Read() as flag,))) if flag in flags:
-                pass
+                left += _where(body, flags) if flags[flag] else ()
+            case When(condition=Op(op="not", args=(Read() as flag,)), body=body) if flag in flags:
+                left += () if flags[flag] else _where(body, flags)
             case When(body=body) | Loop(body=body):
                 left.append(replace(node, body=_where(body, flags)))
             case _:

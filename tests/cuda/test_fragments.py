@@ -10,13 +10,15 @@ import pytest
 from numpy.typing import DTypeLike
 
 import einfall as ef
+from einfall.codegen.cuda.build import build
 from einfall.compiler.checking import compare
 from einfall.compiler.program import read_program
 from einfall.compiler.specialise import specialise
 from einfall.ir.blocks import registers_of_block
+from einfall.ir.expr import reads_of
 from einfall.ir.fragments import Held
 from einfall.ir.target import Target
-from einfall.ir.tile import Loop, walk
+from einfall.ir.tile import Loop, When, walk
 from einfall.passes.pipeline import lower
 from tests.cuda import kernels
 from tests.cuda_emulation.device import Worker
@@ -48,6 +50,37 @@ def test_where_elements_meet_masks_one_by_one_they_are_in_shared_memory() -> Non
     finite, other = held(text_of("causal_attention"), E=64, F=64)
     assert finite is not None and other is not None
     assert "BSN" in finite.tiles and "BSN" not in other.tiles
+
+
+def test_beside_matrices_in_shared_memory_a_warp_has_fewer_rows() -> None:
+    """Threads that work on those one by one need registers too."""
+    finite, other = held(text_of("causal_attention"), E=128, F=128)
+    assert finite is not None and other is not None
+    assert (finite.fragments, finite.warps, other.fragments, other.warps) == (2, 4, 1, 8)
+
+
+def test_where_a_flag_does_not_hold_nothing_is_left_of_what_it_guards() -> None:
+    """Both forms of masked products with what may not be finite: each has one product with the values, not both."""
+    program = lower(
+        specialise(read_program(text_of("causal_attention")).select(None), {"E": 64, "F": 64}), target=TARGET
+    ).program
+    for loop in (n for n in walk(program.body) if isinstance(n, Loop) and n.parallel):
+        asked = [n for n in walk((loop,)) if isinstance(n, When) and any(r.tensor == "V.finite" for r in reads_of(n.condition))]
+        assert not asked
+
+
+def source_of(text: str, **sizes: int) -> str:
+    return build(lower(specialise(read_program(text).select(None), sizes), target=TARGET).program, TARGET).source
+
+
+def test_neighbours_of_16_bits_share_a_register_before_branches_meet() -> None:
+    """One turn of either branch, masked and not, of each of the two kernels with products of finite values."""
+    assert source_of(text_of("causal_attention"), E=64, F=64).count("= einfall_together(") == 4
+
+
+def test_operands_of_any_alignment_are_gathered_one_chunk_after_the_other() -> None:
+    source = source_of(text_of("attention"), E=64, F=64)
+    assert source.count("einfall_gather2((") == source.count("#pragma unroll 1\n") > 0
 
 
 def test_too_many_columns_for_registers() -> None:
