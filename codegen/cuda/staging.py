@@ -43,11 +43,15 @@ __device__ __forceinline__ void einfall_copy16(unsigned to, const void* from, in
 
 _GATHER = """
 __device__ __forceinline__ void einfall_gatherBYTES(void* to, const void* from, int bytes) {
-  unsigned words[4] = {0, 0, 0, 0};
+#pragma unroll 1
+  for (int half = 0; half < 16; half += 8) {
+    unsigned words[2] = {0, 0};
 #pragma unroll
-  for (int i = 0; i < 16 / BYTES; ++i)
-    if (i * BYTES < bytes) words[i * BYTES / 4] |= unsigned(static_cast<const WORD*>(from)[i]) << (i * BYTES % 4 * 8);
-  *static_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
+    for (int i = 0; i < 8; i += BYTES)
+      if (half + i < bytes)
+        words[i / 4] |= unsigned(*reinterpret_cast<const WORD*>(static_cast<const char*>(from) + half + i)) << (i % 4 * 8);
+    *reinterpret_cast<uint2*>(static_cast<char*>(to) + half) = make_uint2(words[0], words[1]);
+  }
 }
 """
 
@@ -265,8 +269,8 @@ def copy(
 def gather(
     s: DeviceStatements, team: Team, panel: Panel, slot: Slot, source: Source, line: tirx.Expr, column: tirx.Expr
 ) -> None:
-    """Copies as :func:`copy` does, but at once, and from lines that begin anywhere: the elements of a chunk one by one, and
-    one chunk after the other, since the registers may be full of tiles."""
+    """Copies as :func:`copy` does, but at once, and from lines that begin anywhere: the elements of half a chunk one by one,
+    and one half after the other, since the registers may be full of tiles."""
     code = _GATHER.replace("WORD", _WORDS[panel.size]).replace("BYTES", str(panel.size))
     with _chunks(s, team, panel, source, line, column, rolled=True) as (place, from_, bytes_):
         first = as_index((slot.start + place) >> i32(_log2(panel.size)))

@@ -80,7 +80,7 @@ def test_neighbours_of_16_bits_share_a_register_before_branches_meet() -> None:
 
 def test_operands_of_any_alignment_are_gathered_one_chunk_after_the_other() -> None:
     source = source_of(text_of("attention"), E=64, F=64)
-    assert source.count("einfall_gather2((") == source.count("#pragma unroll 1\n") > 0
+    assert source.count("einfall_gather2((") == source.count("#pragma unroll 1\n") - 1 > 0  # and in the function itself
 
 
 def test_too_many_columns_for_registers() -> None:
