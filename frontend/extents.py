@@ -13,7 +13,7 @@ from itertools import chain, count
 
 from ..ir.diagnostics import Diagnostics
 from ..ir.expr import Expr, integer, op
-from ..ir.index import affine, at_most, constant_value, equal, non_negative, simplify
+from ..ir.index import affine, at_most, constant_difference, constant_value, equal, non_negative, simplify
 from ..ir.printer import expr_to_source
 from ..ir.span import Span
 from ..ir.types import DType
@@ -228,7 +228,7 @@ class Extents:
                         "E0301",
                         f"`{name}` ranges over {first.describe()} and {other.describe()}",
                         span=other.span,
-                        help=self._mismatch_help(first, other),
+                        help=self._mismatch_help(info, name, first, other),
                     )
                     return
         for name in sorted(info.variables - bounds.keys()):
@@ -236,15 +236,26 @@ class Extents:
         if not info.broken:
             self._check_constants(info)
 
-    def _mismatch_help(self, first: Bound, second: Bound) -> str:
+    def _mismatch_help(self, info: EinsumInfo, variable: str, first: Bound, second: Bound) -> str:
         a, b = expr_to_source(first.extent), expr_to_source(second.extent)
         if first.steps != second.steps:
             steps, other = (first, second) if first.steps else (second, first)
+            whole = f"all generations are had by making `{steps.tensor.name}` itself the result"
             return (
                 f"an iterative dimension has one generation more than steps: `{steps.tensor.name}` has its last "
-                f"generation at `{expr_to_source(steps.extent)}`; read `{other.tensor.name}` with another variable"
+                f"generation at `{expr_to_source(steps.extent)}`; "
+                + (whole if other.tensor is info.target else f"read `{other.tensor.name}` with another variable")
             )
-        return f"use one size for both, or state `require {a} == {b}`"
+        more = constant_difference(first.extent, second.extent, self.lets)
+        if more is None:
+            return f"use one size for both, or state `require {a} == {b}`"
+        longer, shorter = (first, b) if more > 0 else (second, a)
+        if longer.tensor is info.target:
+            return "use one size for both: these two are never equal"
+        return (
+            f"use one size for both; to read the first `{shorter}` of `{longer.tensor.name}`, write `{variable} % {shorter}` in its "
+            f"place: an index that does more than name the variable gives no extent"
+        )
 
     def _unbounded(self, info: EinsumInfo, name: str) -> None:
         waits = self._waits(info, name) or info.target.broken

@@ -26,6 +26,10 @@ KEPT = 32
 FEW = 16
 """Those that it holds where there can be more threads instead: more blocks are under way on a multiprocessor."""
 
+WRITTEN = 2048
+"""Operations that are written out for a thread's part of a row: many points of small integers fit in registers, and what is
+computed of each of them must still be assembled in seconds."""
+
 FEWEST = 8
 """Those below which a row gets less than a warp."""
 
@@ -61,7 +65,7 @@ class Row:
 
     ``held`` are reads that stay in registers from the first pass on, ``made`` those among them that the pass of that number
     stores, ``parts`` values that later passes take from the one of that number. ``words`` counts the registers of an element,
-    ``width`` the points of a chunk.
+    ``width`` the points of a chunk, ``operations`` what is computed of an element in all passes.
     """
 
     rank: str
@@ -72,6 +76,7 @@ class Row:
     made: Mapping[Read, int]
     parts: Mapping[Expr, int]
     words: float
+    operations: int
 
     @property
     def key(self) -> Key:
@@ -345,6 +350,7 @@ def _row(rank: str, extent: Expr, mine: Sequence[tuple[int, Pass]], nodes: Seque
         made={r: stored_by[r] for r in held if r in stored_by},
         parts=makers,
         words=words,
+        operations=sum(len({e for v in p.values for e in walk(v) if children(e)}) for _, p in mine),
     )
 
 
@@ -373,12 +379,14 @@ def _forms(rows: Sequence[Row], nested: bool, lets: Mapping[str, Expr]) -> tuple
         return ()
     bounds = {row.key: upper_bound(row.extent, lets) for row in rows}
     free = [row for row in rows if bounds[row.key] is None]
+    words, operations = [row.words for row in rows], [row.operations for row in rows]
     if any(ranks_of(row.extent) or any(True for _ in reads_of(row.extent)) for row in free):
         return ()
 
     def form(threads: int, points: Mapping[Key, int]) -> Form | None:
-        registers = sum(points[row.key] * row.words for row in rows)
-        return Form(threads=threads, points=points, short=tuple(row.key for row in free)) if registers <= KEPT else None
+        registers, written = (sum(points[row.key] * n for row, n in zip(rows, each, strict=True)) for each in (words, operations))
+        fits = registers <= KEPT and written <= WRITTEN
+        return Form(threads=threads, points=points, short=tuple(row.key for row in free)) if fits else None
 
     def fitting(threads: int) -> dict[Key, int]:
         """The points of each thread, of rows of known length."""
@@ -387,7 +395,7 @@ def _forms(rows: Sequence[Row], nested: bool, lets: Mapping[str, Expr]) -> tuple
 
     if free:
         widest = max(row.width for row in rows)
-        each = widest * int(KEPT // (widest * sum(row.words for row in rows)))
+        each = widest * int(min(KEPT // (widest * sum(words)), WRITTEN // (widest * max(1, sum(operations)))))
         forms = (form(t, {row.key: each for row in free} | fitting(t)) for t in SIDES)
         return tuple(f for f in forms if f is not None) if each else ()
     least = WARP if nested else 1

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import einfall as ef
+from einfall.codegen.cuda import toolkit
 from einfall.compiler.checking import compare
 from einfall.compiler.program import read_program
 from tests.cuda import kernels
@@ -27,6 +28,17 @@ SCALED = """\
 kernel scaled(X: f32[M, N]) -> (Q: i8[M, N], S: f32[M]) {
     S[m]    = abs(X[m, n]) :: max(n)
     Q[m, n] = cast(i8, round(X[m, n] / S[m] * 127))
+}
+"""
+INTEGERS = """\
+kernel integers(X: i8[M, N]) -> (Y: u8[M, N], S: i32[M]) {
+    T[m]    = X[m, n] :: max(n)
+    D[m, n] = cast(i32, X[m, n]) - cast(i32, T[m])
+    Q[m, n] = -D[m, n] // 11
+    R[m, n] = D[m, n] + Q[m, n] * 11
+    P[m, n] = ((R[m, n] * R[m, n] * 7 + R[m, n] * 181 + 2048) << 10) >> Q[m, n]
+    S[m]    = P[m, n]
+    Y[m, n] = cast(u8, min(P[m, n] * 255 // max(S[m], 1), 255))
 }
 """
 
@@ -136,3 +148,12 @@ def test_a_row_of_minus_infinity(gpu: Worker) -> None:
     given["X"][1, 7] = 0.0
     found = gpu.run(kernels.run, text, given, {}, "cuda:sm_90", fixed={"N": 100})
     assert compare(cascade, given, found).passed
+
+
+def test_much_arithmetic_on_small_integers_is_not_written_out_for_all_that_registers_hold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(toolkit, "compile_source", lambda source, arch: toolkit.DeviceCode(arch=arch, ptx="", cubin=b"", usage=()))
+    source = ef.compile(INTEGERS, target="cuda:sm_80", cache=False).source("cuda")
+    assert "held_ptr" in source
+    assert source.count("\n") < 20_000

@@ -104,6 +104,21 @@ def test_tiles_are_declared() -> None:
     assert extents(only(cascade, "BK")) == {"m1": "M1", "m0": "M0", "e": "E"}
 
 
+def test_extents_that_are_never_equal_need_another_fix_than_a_requirement() -> None:
+    signature = "X: f32[N], ptr: i32[R + 1]) -> (Y: f32[R]"
+    problem = refused(signature, "Y[r] = X[n]  where ptr[r] <= n and n < ptr[r + 1]")
+    assert problem.code == "E0301"
+    assert "write `r % R` in its place" in problem.help
+    assert codes(signature, "Y[r] = X[n]  where ptr[r % R] <= n and n < ptr[r + 1]") == []
+    assert "never equal" in refused("X: f32[N]) -> (Y: f32[N + 1]", "Y[n] = X[n]").help
+
+
+def test_all_generations_are_a_result_of_their_own() -> None:
+    problem = refused("X: f32[N]) -> (Y: f32[N + 1]", "S[0] = 0", "S[n+1] = S[n] + X[n]", "Y[n] = S[n]")
+    assert "all generations are had by making `S` itself the result" in problem.help
+    assert codes("X: f32[N]) -> (S: f32[N + 1]", "S[0] = 0", "S[n+1] = S[n] + X[n]") == []
+
+
 def test_both_dimensions_of_a_conflict_are_shown() -> None:
     problem = refused("X: f32[M, K], W: f32[N, K]) -> (Y: f32[M, N]", "Y[m, n] = X[m, k] * W[k, n]")
     assert problem.code == "E0301"
