@@ -193,14 +193,14 @@ class Extents:
     def _declaration(self, info: EinsumInfo) -> str:
         target = info.target
         dims = [
-            expr_to_source(extent) if extent is not None else self._guess(info, info.coords[d])
-            for d, extent in enumerate(target.dims or ())
+            expr_to_source(extent) if extent is not None else self._guess(info, d) for d, extent in enumerate(target.dims or ())
         ]
         dtype = target.dtype.name if isinstance(target.dtype, DType) else "f32"
         return f"{target.name}: {dtype}[{', '.join(dims)}]"
 
-    def _guess(self, info: EinsumInfo, index: Index) -> str:
-        """The extent that an affine coordinate reaches, or the name of a new size."""
+    def _guess(self, info: EinsumInfo, dim: int) -> str:
+        """The extent that an affine coordinate reaches, or that those who read it have, or the name of a new size."""
+        index = info.coords[dim]
         form = None if index.expr is None else affine(index.expr)
         if form is not None and all(name in info.extents for name in form.ranks):
             last = form.constant
@@ -209,6 +209,12 @@ class Extents:
                 last = op("add", last, op("mul", coefficient, most))
             if all(non_negative(coefficient) for _, coefficient in form.terms):
                 return expr_to_source(simplify(op("add", last, integer(1))))
+        offset = index.offset or 0
+        for reader in self.infos:
+            for bound in (access.indices[dim] for access in reader.reads if access.tensor is info.target):
+                extent = reader.extents.get(bound.variable or "")
+                if extent is not None and bound.offset in range(offset + 1):
+                    return expr_to_source(simplify(op("add", extent, integer(offset))))
         names = chain("VULR", (f"N{i}" for i in count(1)))
         fresh = next(name for name in names if name not in self.taken)
         return f"{fresh} + {index.offset}" if index.offset else fresh
@@ -253,8 +259,8 @@ class Extents:
         if longer.tensor is info.target:
             return "use one size for both: these two are never equal"
         return (
-            f"use one size for both; to read the first `{shorter}` of `{longer.tensor.name}`, write `{variable} % {shorter}` in its "
-            f"place: an index that does more than name the variable gives no extent"
+            f"use one size for both; to read the first `{shorter}` of `{longer.tensor.name}`, write `{variable} % {shorter}` "
+            "in its place: an index that does more than name the variable gives no extent"
         )
 
     def _unbounded(self, info: EinsumInfo, name: str) -> None:

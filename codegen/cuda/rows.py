@@ -384,7 +384,9 @@ def _forms(rows: Sequence[Row], nested: bool, lets: Mapping[str, Expr]) -> tuple
         return ()
 
     def form(threads: int, points: Mapping[Key, int]) -> Form | None:
-        registers, written = (sum(points[row.key] * n for row, n in zip(rows, each, strict=True)) for each in (words, operations))
+        registers, written = (
+            sum(points[row.key] * n for row, n in zip(rows, each, strict=True)) for each in (words, operations)
+        )
         fits = registers <= KEPT and written <= WRITTEN
         return Form(threads=threads, points=points, short=tuple(row.key for row in free)) if fits else None
 

@@ -153,7 +153,9 @@ def test_a_row_of_minus_infinity(gpu: Worker) -> None:
 def test_much_arithmetic_on_small_integers_is_not_written_out_for_all_that_registers_hold(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(toolkit, "compile_source", lambda source, arch: toolkit.DeviceCode(arch=arch, ptx="", cubin=b"", usage=()))
+    monkeypatch.setattr(
+        toolkit, "compile_source", lambda source, arch: toolkit.DeviceCode(arch=arch, ptx="", cubin=b"", usage=())
+    )
     source = ef.compile(INTEGERS, target="cuda:sm_80", cache=False).source("cuda")
     assert "held_ptr" in source
     assert source.count("\n") < 20_000

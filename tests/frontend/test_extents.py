@@ -113,6 +113,13 @@ def test_extents_that_are_never_equal_need_another_fix_than_a_requirement() -> N
     assert "never equal" in refused("X: f32[N]) -> (Y: f32[N + 1]", "Y[n] = X[n]").help
 
 
+def test_the_declaration_that_is_asked_for_has_the_extents_of_the_readers() -> None:
+    shifted = refused("X: f32[T], W: f32[K]) -> (Y: f32[T]", "A[t] = X[t + k - K + 1] * W[k]", "Y[t] = exp(A[t])")
+    assert (shifted.code, shifted.help) == ("E0304", "declare the tensor: `A: f32[T]`")
+    scan = refused("X: f32[N]) -> (Y: f32[N]", "S[0] = 0", "S[n+1] = S[n] + X[N - 1 - n]", "Y[n] = S[n+1]")
+    assert (scan.code, scan.help) == ("E0304", "declare the tensor: `S: f32[N + 1]`")
+
+
 def test_all_generations_are_a_result_of_their_own() -> None:
     problem = refused("X: f32[N]) -> (Y: f32[N + 1]", "S[0] = 0", "S[n+1] = S[n] + X[n]", "Y[n] = S[n]")
     assert "all generations are had by making `S` itself the result" in problem.help
