@@ -356,6 +356,21 @@ def _missing_operand(mistake: Mistake) -> Diagnostic | None:
     return mistake.says("E0106", f"expected an expression{after}, found {_found(mistake)}")
 
 
+def _habit(mistake: Mistake) -> Diagnostic | None:
+    """Signs that mean something else in other languages."""
+    after = mistake.previous is not None and mistake.previous.type in _OPERAND_ENDS
+    match mistake.kind:
+        case "FLOOR_SLASH" if mistake.position == 0:
+            return mistake.says("E0106", "`//` divides and begins no comment", help="a comment begins with `#`")
+        case "AT" if after and mistake.in_body:
+            advice = "a product of matrices is `Y[m, n] = X[m, k] * W[k, n]`"
+            return mistake.says("E0106", "there is no operator `@`", help=advice)
+        case "COLON" if mistake.opened is not None and mistake.opened.type == "LSQB" and mistake.in_body:
+            advice = "ranges of a rank variable are conditions, `where m < 3`, a shift is `X[m + 3]`"
+            return mistake.says("E0106", "an index is one coordinate, not a range", help=advice)
+    return None
+
+
 def _unexpected(mistake: Mistake) -> Diagnostic:
     accepted = set(mistake.accepted)
     wanted = []
@@ -401,6 +416,7 @@ _RULES: tuple[Rule, ...] = (
     _conditional,
     _reduction_without_ranks,
     _check_value,
+    _habit,
     _missing_operator,
     _missing_operand,
 )

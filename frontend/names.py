@@ -21,6 +21,23 @@ from . import syntax as ast
 BUILTIN_FUNCTIONS = frozenset(name for name, info in FUNCTIONS.items() if info.symbol is None)
 """Functions that are written as calls. ``cast`` and ``bitcast`` are syntax of their own."""
 
+_ELSEWHERE = {
+    "relu": "write `max(x, 0)`",
+    "pow": "write `x ** y`",
+    "ln": "write `log(x)`",
+    "where": "a choice is `if c then a else b`",
+    "select": "a choice is `if c then a else b`",
+    "sum": "what is not on the left is summed: `Y[m] = X[m, k]`",
+    "mean": "a mean is a sum, `Y[m] = X[m, k] / K`",
+    "softmax": "it is a cascade: a maximum, the exponentials, their sum, the quotient",
+    "silu": "define it: `def silu(x) = x * sigmoid(x)`",
+    "gelu": "define it: `def gelu(x) = 0.5 * x * (1 + erf(x / sqrt(2)))`",
+    "softplus": "define it: `def softplus(x) = max(x, 0) + log(1 + exp(-abs(x)))`",
+}
+"""Functions of other languages, and what stands for them here."""
+
+_BRACKETS = "tensors are indexed with square brackets, `X[m, k]`; functions of your own are defined by `def`"
+
 
 def is_size_name(name: str) -> bool:
     """Whether a name is written as a size (upper case) and not as a rank variable."""
@@ -163,7 +180,7 @@ class FileScope:
                 "E0208",
                 f"there is no function `{name}`",
                 span=function.span,
-                help=did_you_mean(name, known) or "tensors are indexed with square brackets, `X[m, k]`",
+                help=_ELSEWHERE.get(name.lower()) or did_you_mean(name, known) or _BRACKETS,
             )
         if not lowest <= count <= highest:
             wanted = f"{lowest} argument{'s' * (lowest != 1)}" + (" or more" if highest > lowest else "")

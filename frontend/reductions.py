@@ -17,6 +17,15 @@ from ..ir.types import I32, DType, accumulator, holds, value_type
 from .analysis import EinsumInfo
 from .typing import Value, convert, settle
 
+_ELSEWHERE = {
+    "sum": "write `+`",
+    "prod": "write `*`",
+    "any": "write `or`",
+    "all": "write `and`",
+    "mean": "a mean is a sum, `Y[m] = X[m, k] / K`",
+}
+"""Reductions of other languages, and what stands for them here."""
+
 
 def populate(info: EinsumInfo, lets: Mapping[str, Expr], source: str) -> Einsum:
     """The canonical form of an Einsum whose value, conditions, coordinates, types and extents are known.
@@ -101,7 +110,9 @@ def _operator(info: EinsumInfo, reduced: list[str], scatter: bool) -> str | None
             "E0503",
             f"there is no reduction `{stated.operator}`",
             span=stated.span,
-            help=did_you_mean(stated.operator, REDUCTIONS) or f"the reductions are {' '.join(REDUCTIONS)}",
+            help=_ELSEWHERE.get(stated.operator)
+            or did_you_mean(stated.operator, REDUCTIONS)
+            or f"the reductions are {' '.join(REDUCTIONS)}",
         )
     _check_list(info, reduced, stated.span)
     if not reduced:

@@ -220,6 +220,8 @@ def require_integers(name: str, values: Sequence[Value], span: Span) -> None:
                 span=v.expr.span or span,
                 help="use `and`, `or`, `not` on conditions"
                 if v.dtype.is_bool
+                else "`^` is exclusive or; a power is `x ** 2`"
+                if spelling(name) == "^"
                 else "cast it: `cast(i32, …)`, or `bitcast(i32, …)` for its bits",
             )
 

@@ -111,6 +111,9 @@ def check_aligned(name: str, address: int, dtype: DType) -> None:
 
 
 def wrong_type(name: str, dtype: DType, found: str, help: str) -> EinfallError:
+    """E1009; ``help`` converts an argument, which is of no use for a result."""
+    if name == "out" or name.startswith("out of "):
+        help = f"pass an array of {dtype.storage.name}, or leave out= away"
     return error("E1009", f"`{name}` must be {dtype.name} ({dtype.storage.name}), but is {found}", help=help)
 
 

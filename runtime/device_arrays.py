@@ -69,7 +69,9 @@ class DeviceFamily(Family):
     def _checked(self, name: str, dtype: DType, value: object) -> Exported:
         array = self._exported(name, value)
         if str(array.dtype) not in spelled(dtype):
-            raise wrong_type(name, dtype, str(array.dtype), f"convert it to {spelled(dtype)[0]} first")
+            packed = dtype.bits < 8 and str(array.dtype) == dtype.storage.name
+            found, each = (f"{array.dtype} without gaps", ", one element in each byte") if packed else (str(array.dtype), "")
+            raise wrong_type(name, dtype, found, f"convert it to {spelled(dtype)[0]} first{each}")
         check_aligned(name, array.data_ptr(), dtype)
         return array
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -90,6 +91,9 @@ def wrong(which: str) -> str:
             return message(kernel, x, 2.0)
         case "dtype":
             return message(kernel, kernels.on_gpu(x.astype(np.float64)), 2.0)
+        case "packed":
+            small = ef.compile("kernel k(X: f4_e2m1[N]) -> (Y: f32[N]) { Y[n] = X[n] }", target="cuda:sm_90", cache=False)
+            return message(small, kernels.on_gpu(np.zeros(4, ml_dtypes.float4_e2m1fn)))
         case "shape":
             return message(kernel, kernels.on_gpu(x[0]), 2.0)
         case "none":
@@ -106,6 +110,7 @@ def wrong(which: str) -> str:
     [
         ("host", "E1010"),
         ("dtype", "E1009"),
+        ("packed", "convert it to uint8 first, one element in each byte"),
         ("shape", "E1003"),
         ("none", "E1008"),
         ("architecture", "E1106"),

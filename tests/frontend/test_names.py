@@ -164,3 +164,19 @@ def test_origins() -> None:
     assert span is not None and (span.line, span.column) == (3, 5)
     place = only(cascade, "Y").value.span
     assert place is not None and (place.line, place.column, place.end_column) == (3, 12, 20)
+
+
+@pytest.mark.parametrize(
+    ("statement", "help"),
+    [
+        ("Y[m] = relu(X[m])", "write `max(x, 0)`"),
+        ("Y[m] = X[m] :: mean(m)", "a mean is a sum"),
+        ("Y[m] = X[m] ^ 2", "a power is `x ** 2`"),
+        ("// a copy", "a comment begins with `#`"),
+        ("Y[m] = X[0:m]", "`where m < 3`"),
+        ("Y = X @ X", "a product of matrices"),
+        ("Y[m] = activation(X[m])", "defined by `def`"),
+    ],
+)
+def test_habits_of_other_languages_are_told_what_stands_for_them_here(statement: str, help: str) -> None:
+    assert help in refused("X: f32[M]) -> (Y: f32[M]", statement).help

@@ -73,7 +73,7 @@ WRONG: list[tuple[str, str, Callable[[Kernel], object]]] = [
     ("E1015", "holds 2 arrays", lambda f: f(Q, K, V, out=(V, V))),
     ("E1015", "must name AV", lambda f: f(Q, K, V, out={"av": V})),
     ("E1008", "`out` is a int", lambda f: f(Q, K, V, out=3)),
-    ("E1009", "`out` must be f32", lambda f: f(Q, K, V, out=zeros(2, 3, 4, dtype=np.float64))),
+    ("E1009", "`out` must be f32.*pass an array of float32", lambda f: f(Q, K, V, out=zeros(2, 3, 4, dtype=np.float64))),
     ("E1016", "read-only", lambda f: f(Q, K, V, out=read_only(zeros(2, 3, 4)))),
     ("E1016", "not adjacent", lambda f: f(Q, K, V, out=zeros(2, 3, 8)[..., ::2])),
     ("E1016", "not adjacent", lambda f: f(Q, K, V, out=torch.zeros(2, 3, 8)[..., ::2])),
