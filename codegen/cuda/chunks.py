@@ -177,7 +177,8 @@ def chunks_along(compute: Compute, rank: str, views: Mapping[str, View], *, stor
     reads = tuple(r for r in found if r.tensor in views and r.tensor not in own and _moves(r.indices, rank, views[r.tensor]))
     touched = [views[r.tensor] for r in reads]
     if stores:
-        if not _moves(compute.indices, rank, views[compute.target]):
+        # A tile that has no memory yet is one number for each row: nothing lies side by side in it.
+        if compute.target not in views or not _moves(compute.indices, rank, views[compute.target]):
             return None
         touched.append(views[compute.target])
     if not touched:

@@ -41,6 +41,15 @@ kernel integers(X: i8[M, N]) -> (Y: u8[M, N], S: i32[M]) {
     Y[m, n] = cast(u8, min(P[m, n] * 255 // max(S[m], 1), 255))
 }
 """
+REVERSED = """\
+kernel reversed(Z: f32[T, D]) -> (Y: f32[T, D], S: f32[D]) {
+    H: f32[T + 1, D]
+    H[0, d]   = 0
+    H[t+1, d] = Z[T - 1 - t, d] * H[t, d] + 1
+    Y[t, d]   = H[T - t, d]
+    S[d]      = H[t+1, d] :: +(t)
+}
+"""
 
 
 def check(
@@ -159,3 +168,11 @@ def test_much_arithmetic_on_small_integers_is_not_written_out_for_all_that_regis
     source = ef.compile(INTEGERS, target="cuda:sm_80", cache=False).source("cuda")
     assert "held_ptr" in source
     assert source.count("\n") < 20_000
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4])
+def test_a_recurrence_of_few_known_steps(gpu: Worker, steps: int) -> None:
+    given = {"Z": np.random.default_rng(steps).standard_normal((steps, 3)).astype(np.float32)}
+    found = gpu.run(kernels.run, REVERSED, given, {}, "cuda:sm_80", fixed={"T": steps, "D": 3})
+    comparison = compare(read_program(REVERSED).select(None), given, found)
+    assert comparison.passed, comparison
