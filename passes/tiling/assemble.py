@@ -109,9 +109,9 @@ class _Assembly:
         if declared is None or declared.role not in (Role.INPUT, Role.CONST) or not declared.value.is_float:
             return None
         if tensor not in self.flags:
-            name = self.workspace.add(f"{tensor}.finite", BOOL, ())
-            self.flags[tensor] = name
-            self.first.append(finite_flag(name, tensor, declared.shape, declared.value))
+            on_gpu = self.tiling.target.gpu is not None
+            self.flags[tensor], nodes = finite_flag(self.workspace, tensor, declared.shape, declared.value, on_gpu=on_gpu)
+            self.first += nodes
         return self.flags[tensor]
 
     def _decide(self, subject: str, chosen: str, because: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 
@@ -392,20 +392,34 @@ def _tiny(compute: Compute, product: MatrixProduct) -> bool:
     return points < 512
 
 
-def finite_flag(name: str, tensor: str, shape: tuple[Expr, ...], dtype: DType) -> Compute:
-    """Sets ``name`` to whether all elements of a float tensor are finite."""
+def finite_flag(
+    workspace: Workspace, tensor: str, shape: tuple[Expr, ...], dtype: DType, *, on_gpu: bool
+) -> tuple[str, list[Node]]:
+    """(a flag that tells whether all elements of a float tensor are finite, what sets it). A GPU's blocks share the lines:
+    what has one result is one block's work."""
     names = [f"d{d}" for d in range(len(shape))]
     element = Read(tensor=tensor, indices=tuple(rank(n) for n in names), dtype=dtype)
     bounded = op("lt", Op(op="abs", args=(element,), dtype=dtype), real(float("inf"), dtype))
+    extents = tuple(RankExtent(name=n, extent=e) for n, e in zip(names, shape, strict=True))
+    flag = workspace.add(f"{tensor}.finite", BOOL, ())
+    if not on_gpu or len(shape) < 2:
+        return flag, [_all_hold(flag, (), bounded, extents, names)]
+    line, lines = rank(names[0]), shape[0]
+    for name, extent in zip(names[1:-1], shape[1:-1], strict=True):
+        line, lines = op("add", op("mul", line, extent), rank(name)), op("mul", lines, extent)
+    held = workspace.add(f"{flag}.lines", BOOL, (lines,))
+    of_line = _all_hold(held, (line,), bounded, extents, names[-1:])
+    every = Read(tensor=held, indices=(rank("line"),), dtype=BOOL)
+    return flag, [of_line, _all_hold(flag, (), every, (RankExtent(name="line", extent=lines),), ["line"])]
+
+
+def _all_hold(
+    target: str, indices: tuple[Expr, ...], value: Expr, ranks: tuple[RankExtent, ...], reduced: Sequence[str]
+) -> Compute:
+    """Whether a condition holds at all points of the ``reduced`` ranks."""
     return choose(
         Compute(
-            target=name,
-            indices=(),
-            value=bounded,
-            ranks=tuple(RankExtent(name=n, extent=e) for n, e in zip(names, shape, strict=True)),
-            reduction="and",
-            reduced=tuple(names),
-            accumulator=BOOL,
+            target=target, indices=indices, value=value, ranks=ranks, reduction="and", reduced=tuple(reduced), accumulator=BOOL
         )
     )
 

@@ -18,7 +18,7 @@ from einfall.ir.blocks import registers_of_block
 from einfall.ir.expr import reads_of
 from einfall.ir.fragments import Held
 from einfall.ir.target import Target
-from einfall.ir.tile import Loop, When, walk
+from einfall.ir.tile import Compute, Loop, When, walk
 from einfall.passes.pipeline import lower
 from tests.cuda import kernels
 from tests.cuda_emulation.device import Worker
@@ -81,6 +81,15 @@ def test_neighbours_of_16_bits_share_a_register_before_branches_meet() -> None:
 def test_operands_of_any_alignment_are_gathered_one_chunk_after_the_other() -> None:
     source = source_of(text_of("attention"), E=64, F=64)
     assert source.count("einfall_gather2((") == source.count("#pragma unroll 1\n") - 1 > 0  # and in the function itself
+
+
+def test_all_blocks_look_for_values_that_are_not_finite() -> None:
+    """One block alone, line by line, would take some hundred times as long as the attention after it."""
+    program = lower(read_program(text_of("causal_attention")).select(None), target=TARGET).program
+    looking = [n for n in walk(program.body) if isinstance(n, Compute) and "finite" in n.target]
+    readers = [n for n in looking if any(r.tensor == "V" for r in n.reads())]
+    assert readers and all(len(n.parallel) == 2 and len(n.reduced) == 1 for n in readers)
+    assert all(len(n.reduced) == 1 for n in looking)
 
 
 def test_too_many_columns_for_registers() -> None:
