@@ -47,6 +47,10 @@ LONG_ROW_ON_GPU, ROW_TILE_ON_GPU = 1 << 15, 1 << 13
 passes (132 multiprocessors with 4 blocks each hold 69 MB of f32, an H100's cache 50 MB); and of the tiles of the one-pass form,
 each of which costs some barriers."""
 
+ALONE_ON_GPU = 1 << 14
+"""Elements of a row beyond which the thread block whose registers hold it is alone on a multiprocessor: nothing arrives while
+it computes. Where no result has as many elements, one pass reads the row once too, for several blocks side by side."""
+
 OTHER_SIZE = 64
 """What a free size is taken to be that is no part of a row."""
 
@@ -97,7 +101,8 @@ def _for_blocks(plain: TileProgram, cascade: Cascade, derived: Cascade, target: 
     ranks, length = ", ".join(fewer), _row(cascade, fewer)
     fits = fits_blocks(plain, target)
     because = "what the passes share stays in a thread block's shared memory, and rows in a cache"
-    if fits and isinstance(length, Const) and int(length.value) <= LONG_ROW_ON_GPU:
+    most = LONG_ROW_ON_GPU if _written(cascade, fewer) else ALONE_ON_GPU
+    if fits and isinstance(length, Const) and int(length.value) <= most:
         return _noting(plain, ranks, "as written", because)
     online = assemble(derived, target, prefix="online_")
     if not fits:
@@ -106,10 +111,11 @@ def _for_blocks(plain: TileProgram, cascade: Cascade, derived: Cascade, target: 
         )
     if not fits_blocks(online, target):
         return _noting(plain, ranks, "as written", "a thread block cannot hold the tiles of the other form")
-    longer = f"rows of more than {LONG_ROW_ON_GPU} elements leave the caches between passes"
+    what = "leave the caches between passes" if most == LONG_ROW_ON_GPU else "fill the registers of a multiprocessor"
+    longer = f"rows of more than {most} elements {what}"
     if isinstance(length, Const):
         return _noting(online, ranks, "one pass", longer)
-    both = either(op("le", length, integer(LONG_ROW_ON_GPU)), plain, online)
+    both = either(op("le", length, integer(most)), plain, online)
     if both is None:
         return _noting(plain, ranks, "as written", because)
     return _noting(both, ranks, "both forms, chosen at the call", longer)
@@ -233,6 +239,12 @@ def _time(seconds: float) -> str:
         if seconds >= scale:
             return f"{seconds / scale:.3g} {unit}"
     return f"{seconds / 1e-6:.2g} us"
+
+
+def _written(cascade: Cascade, fewer: list[str]) -> bool:
+    """Whether a result has the elements of a row."""
+    results = {tensor.name for tensor in cascade.results}
+    return any(e.target in results and set(e.output_ranks) & set(fewer) for e in cascade.einsums)
 
 
 def _row(cascade: Cascade, fewer: list[str]) -> Expr:

@@ -11,6 +11,11 @@ import einfall as ef
 from einfall.codegen.cuda import toolkit
 from einfall.compiler.checking import compare
 from einfall.compiler.program import read_program
+from einfall.ir.expr import Size, children, integer, op
+from einfall.ir.target import Target
+from einfall.ir.tile import When, walk
+from einfall.ir.types import INDEX
+from einfall.passes.pipeline import lower
 from tests.cuda import kernels
 from tests.cuda_emulation.device import Worker
 
@@ -140,6 +145,16 @@ def test_long_rows(gpu: Worker) -> None:
     check(gpu, EXAMPLES / "norms/softmax.ecs", 198, 32768, "bf16", every_order=False)
     for path in ("norms/layernorm", "losses/cross_entropy"):
         check(gpu, EXAMPLES / f"{path}.ecs", 198, 32773, fixed=False, every_order=False)
+
+
+@pytest.mark.parametrize(("path", "most"), [("norms/softmax", 32768), ("losses/cross_entropy", 16384)])
+def test_rows_that_a_block_holds_alone_on_a_multiprocessor(path: str, most: int) -> None:
+    """Only those that are needed again for a result are held; others come to several blocks, a piece at a time."""
+    cascade = read_program((EXAMPLES / f"{path}.ecs").read_text()).select(None)
+    program = lower(cascade, target=Target.parse("cuda:sm_90")).program
+    length = Size(name="N" if "N" in cascade.sizes else "V", dtype=INDEX)
+    limits = {n.condition for n in walk(program.body) if isinstance(n, When) and length in children(n.condition)}
+    assert op("le", length, integer(most)) in limits
 
 
 @pytest.mark.slow
