@@ -404,7 +404,8 @@ def finite_flag(
     flag = workspace.add(f"{tensor}.finite", BOOL, ())
     if not on_gpu or len(shape) < 2:
         return flag, [_all_hold(flag, (), bounded, extents, names)]
-    line, lines = rank(names[0]), shape[0]
+    line: Expr = rank(names[0])
+    lines = shape[0]
     for name, extent in zip(names[1:-1], shape[1:-1], strict=True):
         line, lines = op("add", op("mul", line, extent), rank(name)), op("mul", lines, extent)
     held = workspace.add(f"{flag}.lines", BOOL, (lines,))
