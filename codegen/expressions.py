@@ -136,7 +136,12 @@ class Evaluator:
         if not self.rounds(expr, dtype) or exponential is None:
             return self.value(expr)
         if expr not in self._rounded:
-            value = functions.exp_rounded(self.vector(exponential.args[0]), self.bind)
+            value = None
+            match exponential.args[0]:
+                case Op(op="sub", args=(a, b)) if set(ranks_of(b)) < set(ranks_of(a)):
+                    value = functions.exp_rounded_apart(self.vector(a), self.vector(b))
+            if value is None:
+                value = functions.exp_rounded(self.vector(exponential.args[0]), self.bind)
             assert value is not None
             if condition is not None:
                 lanes = lanes_of(value)

@@ -69,6 +69,11 @@ def exp_rounded(x: tirx.Expr, bind: Bind) -> tirx.Expr | None:
     return device.exp_short(x) if on_device() else exp_bf16(x, bind)
 
 
+def exp_rounded_apart(x: tirx.Expr, y: tirx.Expr) -> tirx.Expr | None:
+    """e^(x - y) as :func:`exp_rounded`, for a y that many x have in common; None where that is no gain."""
+    return device.exp_short_apart(x, y) if on_device() else None
+
+
 __all__ = [
     "REAL",
     "Bind",
@@ -83,6 +88,7 @@ __all__ = [
     "exp2",
     "exp_bf16",
     "exp_rounded",
+    "exp_rounded_apart",
     "float_constant",
     "floor",
     "fraction",

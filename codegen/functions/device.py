@@ -13,7 +13,8 @@ from functools import partial
 from tvm import tirx
 from tvm.backend.cuda.op import cuda_func_call
 
-from .lanes import device_function, number
+from .lanes import device_function, number, pure
+from .rounding import absolute, negate
 
 
 def _sigmoid(x: tirx.Expr) -> tirx.Expr:
@@ -45,6 +46,17 @@ def exp_short(x: tirx.Expr) -> tirx.Expr:
     one of 2^-22 (PTX ISA, section ex2).
     """
     return _instruction("ex2.approx.ftz.f32", "=f", x * number(math.log2(math.e), x))
+
+
+def exp_short_apart(x: tirx.Expr, y: tirx.Expr) -> tirx.Expr:
+    """e^(x - y) as :func:`exp_short`, for a y that many x have in common: two instructions for each of them.
+
+    x log₂e - y log₂e is rounded once, and y log₂e before it: e^(x - y) for all x of a y is off by one factor, of |y| 2^-24 at
+    most, which quotients do not have (FlashAttention-2, Dao 2023, computes it so). Where y log₂e might overflow, x and y are
+    equal, or so far apart that the base does not matter.
+    """
+    base = tirx.Select(absolute(y) < number(2.0**100, y), number(math.log2(math.e), y), number(1.0, y))
+    return _instruction("ex2.approx.ftz.f32", "=f", pure("llvm.fma", x, base, negate(y * base)))
 
 
 _C = {"=f": "float", "=h": "unsigned short"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import ml_dtypes
@@ -145,6 +146,25 @@ def test_rows_of_infinite_scores_are_no_number_whatever_the_mask_hides(gpu: Work
     (found,) = gpu.run(kernels.run, text_of("causal_attention"), given, {}, "cuda:sm_80", fixed={"E": 16, "F": 16})
     found = found.astype(float)[0]
     assert (found[:10] == 0).all() and np.isnan(found[10]).all() and np.isfinite(found[11:]).all()
+
+
+def test_exponentials_of_a_row_are_two_instructions_each() -> None:
+    """What is subtracted from a row's scores is multiplied by log₂e once."""
+    program = lower(specialise(read_program(text_of("attention")).select(None), {"E": 64, "F": 64}), target=TARGET).program
+    exponentials = re.findall(r"= einfall_ex2_approx_ftz_f32\((\w+)\(", build(program, TARGET).source)
+    assert exponentials and set(exponentials) == {"fmaf"}
+
+
+@pytest.mark.parametrize("score", [1e3, 2.9e38])
+def test_large_scores(gpu: Worker, score: float) -> None:
+    """Of which the largest times log₂e would be infinite."""
+    given = heads(20, 30, 16, 16, 1, None, ml_dtypes.bfloat16)
+    given["Q"][..., 1:] = 0
+    given["Q"][..., 0] = given["K"][..., 0] = score**0.5
+    given["K"][:, ::2, 0] = 0
+    text = text_of("attention").replace(" / sqrt(E)", "")
+    (found,) = gpu.run(kernels.run, text, given, {}, "cuda:sm_80", fixed={"E": 16, "F": 16})
+    assert np.abs(found.astype(float) - given["V"][:, 1::2].astype(float).mean(1, keepdims=True)).max() < 0.01
 
 
 def matches(gpu: Worker, name: str, sizes: dict[str, int], given: dict[str, np.ndarray]) -> None:
