@@ -161,7 +161,7 @@ class Online(Corrections):
         finals = {
             t: at
             for t, at in held.items()
-            if self._holds(at[2], self.cascade.by_name[t].value) and not self._late(self.members[self.states[t]])
+            if self._holds(at[2], self.cascade.by_name[t].value) and not _poles(self.members[self.states[t]])
         }
         first = min(self.members)
         result: list[Einsum] = []
@@ -197,20 +197,15 @@ class Online(Corrections):
             origin=replace(written.origin, made_by=f"{MADE_BY}:final"),
         )
 
-    def _late(self, member: Member) -> list[sympy.Symbol]:
-        """The divisors of a member that may be infinite: it was divided by 1 as long as they were (see ``_safe``)."""
-        if not isinstance(member.correction, Ratio):
-            return []
-        return [s for s in member.correction.poles if self._may_start_infinite(self.part.meaning(s))]
-
     def _divided(self, member: Member, value: Read) -> Expr:
-        """A finished result, divided by those of its divisors that are infinite at the end too."""
-        late = self._late(member)
-        if not late:
+        """A finished result, divided by those of its divisors that are infinite in the end: until now it was divided by 1 for
+        them (see ``_safe``)."""
+        poles = _poles(member)
+        if not poles:
             return value
         assert isinstance(member.correction, Ratio)
-        ends = {s: typed(widened(self._at_end(self.part.meaning(s))), value.dtype) for s in late}
-        settled = {primed(s): s for s in member.correction.before if s not in late}
+        ends = {s: typed(widened(self._at_end(self.part.meaning(s))), value.dtype) for s in poles}
+        settled = {primed(s): s for s in member.correction.before if s not in poles}
         meaning: dict[sympy.Symbol, Expr] = {s: self._safe(self.part.meaning(s), end) for s, end in ends.items()}
         meaning |= {primed(s): end for s, end in ends.items()}
         factor = to_expr(sympy.simplify(member.correction.term.subs(settled)), {**meaning, **self._constants()}, value.dtype)
@@ -231,6 +226,11 @@ class Online(Corrections):
                 return self._at_end(inner)
             case _:
                 return with_children(expr, tuple(self._at_end(c) for c in children(expr)))
+
+
+def _poles(member: Member) -> tuple[sympy.Symbol, ...]:
+    """The divisors by which the running value of a member is corrected."""
+    return member.correction.poles if isinstance(member.correction, Ratio) else ()
 
 
 def _rule(member: Member) -> str:

@@ -139,33 +139,19 @@ class Step:
         return Read(tensor=tensor, indices=indices, dtype=self.tensors[tensor].value)
 
     def _safe(self, meaning: Expr, value: Expr) -> Expr:
-        """A base that data may be shifted or divided by also on a prefix that holds nothing finite."""
+        """A base that data may be shifted or divided by also on a prefix that holds nothing finite: 1 for a divisor that is 0,
+        infinite or NaN there."""
         zero, one = (Const(value=float(v), dtype=value.dtype) for v in (0, 1))
         if meaning in self.poles:
             infinity = Const(value=float("inf"), dtype=value.dtype)
-            usable: Expr = op("ne", value, zero)
-            if non_negative(meaning, self.cascade):
-                usable = op("gt", value, zero)
-            if self._may_start_infinite(meaning):
-                size = value if non_negative(meaning, self.cascade) else op("abs", value)
-                usable = both(usable, op("lt", size, infinity))
+            size = value if non_negative(meaning, self.cascade) else op("abs", value)
+            usable = both(op("gt", size, zero), op("lt", size, infinity))
             return Select(condition=usable, then=value, otherwise=one, dtype=value.dtype)
         identity = self._infinite_identity(meaning)
         if identity is None:
             return value
         infinite = Const(value=identity, dtype=value.dtype)
         return Select(condition=op("eq", value, infinite), then=zero, otherwise=value, dtype=value.dtype)
-
-    def _may_start_infinite(self, meaning: Expr) -> bool:
-        """Whether a divisor may be infinite before data is seen; a maximum of what is not negative only starts below 0."""
-        identities = {
-            REDUCTIONS[reduction].identity(self.cascade.by_name[tensor].value)
-            for tensor in self.part.states_behind(meaning)
-            if (reduction := self.cascade.einsums[self.states[tensor]].reduction) is not None
-        }
-        if isinstance(meaning, Read) and meaning.tensor in self.states and non_negative(meaning, self.cascade):
-            identities.discard(-float("inf"))
-        return any(abs(each) == float("inf") for each in identities)
 
     def _unseen(self, meaning: Expr) -> Expr | None:
         """The condition that a running extreme behind a base is, before the step, still the infinity that it starts from (sums

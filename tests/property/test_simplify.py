@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -10,11 +12,14 @@ from hypothesis import strategies as st
 from einfall.compiler.program import read_program
 from einfall.compiler.specialise import specialise
 from einfall.frontend import load
-from einfall.ir.cascade import Cascade
+from einfall.ir.cascade import Cascade, Einsum
 from einfall.ir.diagnostics import EinfallError
+from einfall.ir.expr import Cast, Const
 from einfall.ir.interpreter import interpret
 from einfall.ir.printer import to_source
+from einfall.ir.types import F32
 from einfall.ir.verifier import verify
+from einfall.passes.construct import is_small
 from einfall.passes.pipeline import prepare
 
 from .programs import ASSIGNMENTS, Program, programs
@@ -31,6 +36,18 @@ def survives(cascade: Cascade) -> bool:
         return False
 
 
+def as_read(cascade: Cascade) -> Cascade:
+    """A cascade with numbers of small floats that stand alone as the language has them: ``cast(f16, 0.0)``, a number of f32."""
+
+    def read(einsum: Einsum) -> Einsum:
+        value = einsum.value
+        if not isinstance(value, Const) or not is_small(value.dtype):
+            return einsum
+        return replace(einsum, value=Cast(value=replace(value, dtype=F32), dtype=value.dtype))
+
+    return replace(cascade, einsums=tuple(map(read, cascade.einsums)))
+
+
 def check(program: Program, sizes: dict[str, int], seed: int, special: float, *, fixed: bool) -> None:
     """The simplified program beside the written one in exact mode; with ``fixed`` for those sizes only."""
     try:
@@ -45,7 +62,7 @@ def check(program: Program, sizes: dict[str, int], seed: int, special: float, *,
     verify(found)
     assert prepare(found).cascade is found
     if found is not written and survives(written):
-        assert survives(found), to_source(found)
+        assert survives(as_read(found)), to_source(found)
     arguments = program.arguments(sizes, seed, special=special)
     expected = interpret(written, arguments, sizes=others)
     for name, value in interpret(found, arguments, sizes=others).items():
