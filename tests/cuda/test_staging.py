@@ -11,6 +11,10 @@ import pytest
 import tvm_ffi
 
 import einfall as ef
+from einfall.codegen.cuda.build import build
+from einfall.compiler.program import read_program
+from einfall.ir.target import Target
+from einfall.passes.pipeline import lower
 from tests.cuda import kernels
 from tests.cuda_emulation.device import Worker, in_every_order, set_order
 from tests.cuda_emulation.traffic import Traffic, counted
@@ -92,6 +96,14 @@ def test_no_bank_conflicts(gpu: Worker, order: tuple[bool, bool], target: str) -
     shared = [each for each in gpu.run(traffic, given, *order, target) if each.space == "shared"]
     assert {each.kind for each in shared} == {"read", "write"}
     assert all(each.excess == 1.0 for each in shared), shared
+
+
+def test_what_tells_a_threads_copies_apart_are_constants_and_strides() -> None:
+    """Where its chunks lie, with their order by an exclusive or, is computed once, before the loop over them."""
+    target = Target.parse("cuda:sm_80")
+    source = build(lower(read_program(text(True, False)).select(None), target=target).program, target).source
+    copies = [line for line in source.splitlines() if " einfall_copy16(" in line and "void" not in line]
+    assert len(copies) == 2 and not any("^" in line for line in copies)
 
 
 @pytest.mark.parametrize(("offset", "pad"), [(8, 8), (1, 8), (0, 1)])
