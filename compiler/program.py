@@ -68,7 +68,11 @@ class Program:
             return next(iter(found.values()))
         names = ", ".join(found)
         if wanted is None:
-            raise error("E1108", f"{self.file} has several kernels: {names}", help=f'choose one: kernel="{min(found)}"')
+            raise error(
+                "E1108",
+                f"{self.file} has several kernels: {names}",
+                help=f'choose one: kernel="{min(found)}", in a shell --kernel {min(found)}',
+            )
         if wanted not in found:
             raise error(
                 "E1108",
