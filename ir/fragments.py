@@ -14,6 +14,7 @@ from .expr import Expr, Rank, Read, ranks_of, reads_of
 from .index import upper_bound
 from .microkernels import BY_NAME
 from .operators import REDUCTIONS
+from .target import Gpu
 from .tile import Buffer, Compute, Loop, Node, When, walk
 from .types import DTYPES
 
@@ -31,6 +32,13 @@ FEWER_REGISTERS = 192
 memory, on which its threads work one by one: with 220 and 216, causal attention of width 128 spilled 880 bytes of a thread
 (nvcc 13.0, sm_90)."""
 
+SPARE = 16
+"""Registers of a thread beside those of its tiles with which three blocks are held: causal attention of width 64 has 152 for
+tiles and takes 168 then without spilling, left to itself 170 (nvcc 13.0, sm_90)."""
+
+RESIDENT = 3
+"""Blocks of which some compute while others wait."""
+
 DEEPEST = 256
 """The depth to which the operands of such a product are staged in one piece."""
 
@@ -44,7 +52,7 @@ class Held:
 
     ``tiles`` gives the columns of each (None: one number for each row), ``warps`` share their ``rows``, each ``fragments``
     times 16 of them. Those that are left operands of other products are ``multiplied``. The operands that are not in registers
-    take ``staged`` bytes of shared memory.
+    take ``staged`` bytes of shared memory, the tiles ``numbers`` registers of a thread.
     """
 
     tiles: Mapping[str, int | None]
@@ -53,6 +61,7 @@ class Held:
     fragments: int
     multiplied: frozenset[str] = frozenset()
     staged: int = 0
+    numbers: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,10 +98,16 @@ def held_in_registers(loop: Loop, lets: Mapping[str, Expr], shared: int) -> Held
     for each in (2, 1):
         warps = 1 << (fragments // each - 1).bit_length()  # as other products of the block deal their tiles
         if numbers * each <= most and fragments % each == 0 and (each == 1 or warps >= FEWEST_WARPS) and warps <= MOST_WARPS:
-            held = Held(tiles=tiles, rows=height, warps=warps, fragments=each, multiplied=lefts)
+            held = Held(tiles=tiles, rows=height, warps=warps, fragments=each, multiplied=lefts, numbers=numbers * each)
             staged = sum(staged_bytes(n, held, lets) for n in products)
             return replace(held, staged=staged) if staged <= shared else None
     return None
+
+
+def resident_blocks(held: Held, gpu: Gpu) -> int | None:
+    """The blocks that a multiprocessor is to hold at a time, where registers suffice for three; None: as many as there are."""
+    blocks = gpu.registers // (held.warps * gpu.warp * (held.numbers + SPARE))
+    return RESIDENT if blocks >= RESIDENT and RESIDENT * held.staged <= gpu.shared_per_multiprocessor else None
 
 
 def staged_bytes(compute: Compute, held: Held, lets: Mapping[str, Expr]) -> int:

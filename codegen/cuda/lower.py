@@ -17,7 +17,7 @@ from tvm import tirx
 
 from ...ir.blocks import held_by_block, registers_of_block
 from ...ir.expr import Expr, reads_of
-from ...ir.fragments import Held
+from ...ir.fragments import Held, resident_blocks
 from ...ir.index import upper_bound
 from ...ir.target import Target
 from ...ir.tile import Buffer, Compute, Fill, Joined, Loop, MatrixProduct, Node, Scope, TileProgram, When, walk
@@ -147,9 +147,16 @@ class _Lowering(Frame):
 
     @contextmanager
     def _kernel(
-        self, blocks: tirx.Expr, variables: Variables, threads: int = THREADS, *, spread: bool = False
+        self,
+        blocks: tirx.Expr,
+        variables: Variables,
+        threads: int = THREADS,
+        *,
+        spread: bool = False,
+        resident: int | None = None,
     ) -> Iterator[tuple[DeviceStatements, Team]]:
-        """The body of a launch of so many blocks; ``spread``: their threads share the points of one Compute."""
+        """The body of a launch of so many blocks; ``spread``: their threads share the points of one Compute; ``resident`` as in
+        :func:`launched`."""
         d = DeviceStatements()
         team = Team(thread=tirx.Var("thread", "int64"), block=tirx.Var("block", "int64"), threads=threads, launch=spread)
         with ExitStack() as stack:
@@ -159,7 +166,7 @@ class _Lowering(Frame):
         s = self.statements
         blocks = s.bind("blocks", blocks)
         with s.when(positive(blocks)):
-            s.add(launched(d.finish(), team, blocks))
+            s.add(launched(d.finish(), team, blocks, resident))
 
     def emitter(self, compute: Compute, variables: Variables, team: Team) -> DeviceComputeEmitter:
         return DeviceComputeEmitter(context=self.context, compute=compute, variables=variables, serial=True, team=team)
@@ -399,7 +406,10 @@ class _Lowering(Frame):
         mine = tirx.Var("block", "int64")
         for buffer in large:
             self._workspace(buffer, blocks, mine)
-        with self._kernel(blocks, variables, THREADS if held is None else held.warps * WARP) as (d, team):
+        threads = THREADS if held is None else held.warps * WARP
+        # Of tiles in shared memory too, that may be what leaves no room for so many.
+        resident = None if held is None or shared or large else resident_blocks(held, self.gpu)
+        with self._kernel(blocks, variables, threads, resident=resident) as (d, team):
             d.add(tirx.Bind(mine, team.block))
             body = self._block(d, team, held)
             if not large:

@@ -90,10 +90,13 @@ class Team:
                 yield at
 
 
-def launched(body: tirx.Stmt, team: Team, blocks: tirx.Expr) -> tirx.Stmt:
-    """A kernel of so many blocks of a team's threads."""
+def launched(body: tirx.Stmt, team: Team, blocks: tirx.Expr, resident: int | None = None) -> tirx.Stmt:
+    """A kernel of so many blocks of a team's threads; the compiler leaves registers for ``resident`` of them at a time (None:
+    it may take all of a multiprocessor's)."""
     thread, block = team.thread, team.block
     assert isinstance(thread, tirx.Var) and isinstance(block, tirx.Var)
     threads = index(team.threads)
+    if resident is not None:
+        body = tirx.AttrStmt(index(0), "tirx.launch_bounds_min_blocks_per_sm", index(resident), body)
     inner = tirx.AttrStmt(tirx.IterVar(Range(index(0), threads), thread, 1, "threadIdx.x"), "thread_extent", threads, body)
     return tirx.AttrStmt(tirx.IterVar(Range(index(0), blocks), block, 1, "blockIdx.x"), "thread_extent", blocks, inner)

@@ -18,7 +18,7 @@ from .nvrtc import Nvrtc, NvrtcError, headers, nvrtc
 SPILLED = 64
 """Bytes that a thread spills beyond which code is assembled once more."""
 
-_BLOCK = re.compile(r"(^\.maxntid .*$)", re.MULTILINE)
+_BLOCK = re.compile(r"(^\.maxntid .*$)(\n\.minnctapersm .*$)?", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

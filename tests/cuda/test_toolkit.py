@@ -28,17 +28,20 @@ SPILLS = toolkit.SPILLED
 
 SCALE = "kernel scale(X: f32[M], c: f32) -> (Y: f32[M]) { Y[m] = c * X[m] }"
 
+CROWDED = """
+extern "C" __global__ void __launch_bounds__(1024) crowded(float* out, int n) {
+  float kept[128];
+  for (int i = 0; i < 128; ++i) kept[i] = out[threadIdx.x + i * n];
+  for (int i = 0; i < 128; ++i) out[threadIdx.x + i * n] = kept[127 - i] * kept[i];
+}
+"""
+
 SOURCE = """
 extern "C" __global__ void staged(float* out) {
   __shared__ float tile[256];
   tile[threadIdx.x] = out[threadIdx.x];
   __syncthreads();
   out[threadIdx.x] = tile[255 - threadIdx.x];
-}
-extern "C" __global__ void __launch_bounds__(1024, 2) crowded(float* out, int n) {
-  float kept[64];
-  for (int i = 0; i < 64; ++i) kept[i] = out[threadIdx.x + i * n];
-  for (int i = 0; i < 64; ++i) out[threadIdx.x + i * n] = kept[63 - i] * kept[i];
 }
 """
 
@@ -57,11 +60,17 @@ def test_output_is_read() -> None:
 
 @needs_nvcc
 def test_figures_of_two_kernels() -> None:
-    made = toolkit.compile_source(SOURCE, "sm_80")
+    made = toolkit.compile_source(SOURCE + CROWDED, "sm_80")
     usages = {each.kernel: each for each in made.usage}
     assert usages["staged"].shared == 1024 and usages["staged"].spill_stores == 0
-    assert usages["crowded"].registers <= 32 < 64 <= usages["crowded"].spill_stores
+    assert usages["crowded"].registers <= 64 <= usages["crowded"].spill_stores
     assert made.cubin.startswith(b"\x7fELF")
+
+
+@needs_nvcc
+def test_room_for_another_block_is_given_up_before_registers_are_spilled() -> None:
+    (usage,) = toolkit.compile_source(CROWDED.replace("(1024)", "(512, 2)"), "sm_80").usage
+    assert usage.registers == 128  # two blocks would have 64
 
 
 @needs_nvcc
