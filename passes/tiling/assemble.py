@@ -197,7 +197,7 @@ class _Assembly:
                 del self.workspace.buffers[name]
             self._say_absorbed(tuple(nodes), fused)
             return list(fused)
-        flags = {name: self.workspace.buffers[name] for name in self.flags.values()}
+        flags = {node.target: self.workspace.buffers[node.target] for node in self.first if isinstance(node, Compute)}
         self.workspace.buffers = {**kept, **flags}
         return None
 

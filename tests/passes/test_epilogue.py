@@ -11,6 +11,7 @@ import einfall as ef
 from einfall.compiler.checking import compare
 from einfall.compiler.host import host_target
 from einfall.compiler.program import read_program
+from einfall.ir.target import Target
 from einfall.ir.tile import Compute, Method, TileProgram, all_buffers, walk
 from einfall.passes.pipeline import lower
 
@@ -176,3 +177,17 @@ def test_a_running_sum_is_rescaled_where_its_product_adds_to_it() -> None:
     assert len(rescaled) == 1
     for p, m in ((1, 1), (17, 65), (130, 200)):
         equal(text, P=p, M=m, E=16, F=24)
+
+
+def test_what_tells_that_an_operand_is_finite_stays_where_the_attempt_that_asked_for_it_is_given_up() -> None:
+    text = """kernel k(X: f64[K, N], V: f64[N, F]) -> (S: f64[K, N], Y: f64[K, F]) {
+        E[k, n] = exp(X[k, n]) where X[k, n] > 0.5
+        S[k, n] = E[k, n] * 2
+        D[k]    = E[k, n]
+        C[k, f] = S[k, n] * V[n, f]
+        Y[k, f] = C[k, f] / D[k]
+    }"""
+    program = lower(read_program(text).select(None), target=Target.parse("cuda:sm_80")).program
+    written = {node.target for node in walk(program.body) if isinstance(node, Compute)}
+    assert "V.finite" in written
+    assert written <= {buffer.name for buffer in all_buffers(program)}

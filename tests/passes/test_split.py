@@ -82,6 +82,9 @@ def program(form: str, mask: str = "") -> Cascade:
 @pytest.mark.parametrize("form", FORMS)
 def test_parts_of_every_kind_of_reduction_merge_to_the_same(form: str, mask: str) -> None:
     written = program(form, mask)
+    if (form, mask) == ("quantised", MASKS[-1]):
+        assert not any(e.reduction for e in derive(written).cascade.einsums)  # no term is present: 0 without a pass
+        return
     for most, tile, least in ((3, 2, 2), (8, 4, 1)):
         parts = split_of(written, most=most, tile=tile, least=least)
         for n in (0, 1, 5, 13, 32):
