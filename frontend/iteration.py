@@ -42,13 +42,7 @@ def find_iteration(infos: list[EinsumInfo], diagnostics: Diagnostics) -> Iterati
     """The iterative dimensions; marks initialisers, and reports tensors that are written twice (E0203)."""
     iteration = Iteration()
     usable = [info for info in infos if not info.broken]
-    reads: nx.DiGraph[str] = nx.DiGraph()
-    for info in usable:
-        reads.add_edges_from((info.target.name, tensor.name) for tensor in info.tensors_read)
-    for group in nx.strongly_connected_components(reads):
-        for name in group:
-            if len(group) > 1 or reads.has_edge(name, name):
-                iteration.cycles[name] = frozenset(group)
+    iteration.cycles = _cycles(usable)
     graph = _distances(usable, iteration)
     for component in list(nx.strongly_connected_components(graph)):
         part = graph.subgraph(component)
@@ -57,15 +51,17 @@ def find_iteration(infos: list[EinsumInfo], diagnostics: Diagnostics) -> Iterati
             _forward(component, usable, iteration)
         if backward:
             _backward(component, usable, iteration)
-    _assign_writers(infos, iteration, diagnostics, _in_cycles(infos))
+    _assign_writers(infos, iteration, diagnostics)
     return iteration
 
 
-def _in_cycles(infos: Iterable[EinsumInfo]) -> set[str]:
-    """The tensors that depend on themselves, through Einsums with a mistake too."""
-    reads = nx.DiGraph((info.target.name, tensor.name) for info in infos for tensor in info.tensors_read)
-    groups = [group for group in nx.strongly_connected_components(reads) if len(group) > 1]
-    return set().union(*groups, nx.nodes_with_selfloops(reads))
+def _cycles(infos: Iterable[EinsumInfo]) -> dict[str, frozenset[str]]:
+    """The tensors that depend on themselves, each with those of its cycles."""
+    reads: nx.DiGraph[str] = nx.DiGraph()
+    for info in infos:
+        reads.add_edges_from((info.target.name, tensor.name) for tensor in info.tensors_read)
+    groups = map(frozenset, nx.strongly_connected_components(reads))
+    return {name: group for group in groups for name in group if len(group) > 1 or reads.has_edge(name, name)}
 
 
 def _distances(infos: Iterable[EinsumInfo], iteration: Iteration) -> nx.DiGraph[Dim]:
@@ -132,8 +128,9 @@ def _backward(component: set[Dim], infos: list[EinsumInfo], iteration: Iteration
             iteration.offsets[name, d] = max(reach)
 
 
-def _assign_writers(infos: list[EinsumInfo], iteration: Iteration, diagnostics: Diagnostics, circular: set[str]) -> None:
+def _assign_writers(infos: list[EinsumInfo], iteration: Iteration, diagnostics: Diagnostics) -> None:
     mistaken = any(info.broken for info in infos)
+    circular = _cycles(infos)  # through Einsums with a mistake too
     by_target: dict[str, list[EinsumInfo]] = {}
     for info in infos:
         by_target.setdefault(info.target.name, []).append(info)

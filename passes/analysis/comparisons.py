@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from ...ir.expr import Cast, Const, Expr, Op, integer, op, ranks_of, reads_of, size
+from ...ir.expr import Cast, Const, Expr, Op, integer, op, rank, ranks_of, reads_of, size, substitute
+from ...ir.index import affine_in, simplify
 from ...ir.types import INDEX
 
 
@@ -16,6 +17,39 @@ class Comparison:
     difference: Expr
     inclusive: bool
     held: Mapping[str, Expr]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """What an inequality leaves to a rank: values from ``limit`` on (``is_low``), or those before it."""
+
+    rank: str
+    is_low: bool
+    limit: Expr
+
+
+def bound(condition: Expr, ranks: Collection[str]) -> Bound | None:
+    """The bound that a comparison is of the only one of ``ranks`` in it; None where it is none, or multiplies the rank."""
+    compared = comparison(condition, ranks)
+    form = None if compared is None else affine_in(compared.difference, tuple(sorted(ranks)))
+    if compared is None or form is None:
+        return None
+    mine = [name for name in form.ranks if name in ranks]
+    factor = form.coefficient(mine[0]) if len(mine) == 1 else None
+    if not (isinstance(factor, Const) and factor.value in (1, -1)):
+        return None
+    # ±r + rest < 0, or <= 0: r >= rest + 1, or r >= rest; r < -rest, or r < -rest + 1.
+    rest = form.constant
+    for other, coefficient in form.terms:
+        if other != mine[0]:
+            rest = op("add", rest, op("mul", coefficient, rank(other)))
+    is_low = factor.value == -1
+    if compared.inclusive != is_low:
+        rest = op("add" if is_low else "sub", rest, integer(1))
+    limit = simplify(rest if is_low else op("neg", rest))
+    if not set(ranks_of(limit)).isdisjoint(ranks):
+        return None
+    return Bound(rank=mine[0], is_low=is_low, limit=substitute(limit, sizes=compared.held))
 
 
 def comparison(condition: Expr, ranks: Collection[str]) -> Comparison | None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 
-from ...ir.expr import Const, Expr, Op, conjuncts, integer, op, rank, ranks_of, substitute
-from ...ir.index import affine_in, constant_value, non_negative, simplify
+from ...ir.expr import Const, Expr, Op, conjuncts, integer, op, ranks_of
+from ...ir.index import constant_value, non_negative, simplify
 from ...ir.types import BOOL
-from .comparisons import comparison
+from .comparisons import bound
 from .presence import conjunction, disjunction
 
 _MOST_CASES = 4
@@ -76,11 +76,10 @@ def _eliminated(conditions: Sequence[Expr], extents: Mapping[str, Expr], lets: M
         if len(mine) > 1:
             return None
         for each in _inequalities(condition):
-            bound = _bound(each, mine[0])
-            if bound is None:
+            left = bound(each, mine)
+            if left is None:
                 return None
-            is_low, limit = bound
-            (lows if is_low else ends)[mine[0]].append(limit)
+            (lows if left.is_low else ends)[left.rank].append(left.limit)
     for name in extents:
         for low in lows[name]:
             for end in ends[name]:
@@ -100,25 +99,3 @@ def _inequalities(condition: Expr) -> Iterator[Expr]:
             yield op("ge", a, b)
         case _:
             yield condition
-
-
-def _bound(condition: Expr, name: str) -> tuple[bool, Expr] | None:
-    """(True, first value) or (False, end, one past the last value) that an inequality leaves to a rank; None where it is none
-    of this rank."""
-    compared = comparison(condition, (name,))
-    form = None if compared is None else affine_in(compared.difference, (name,))
-    if compared is None or form is None:
-        return None
-    factor = form.coefficient(name)
-    if not (isinstance(factor, Const) and factor.value in (1, -1)):
-        return None
-    # ±m + rest < 0, or <= 0: m >= rest + 1, or m >= rest; m < -rest, or m < -rest + 1.
-    rest = form.constant
-    for other, coefficient in form.terms:
-        if other != name:
-            rest = op("add", rest, op("mul", coefficient, rank(other)))
-    is_low = factor.value == -1
-    if compared.inclusive != is_low:
-        rest = op("add" if is_low else "sub", rest, integer(1))
-    limit = simplify(rest if is_low else op("neg", rest))
-    return None if name in ranks_of(limit) else (is_low, substitute(limit, sizes=compared.held))

@@ -9,11 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir.cascade import RankExtent
-from ...ir.expr import Const, Expr, Select, conjuncts, integer, op, rank, ranks_of, substitute, transform
-from ...ir.index import affine_in, simplify
+from ...ir.expr import Const, Expr, Select, conjuncts, integer, op, transform
 from ...ir.tile import Compute
 from ...ir.types import BOOL
-from ..analysis.comparisons import comparison
+from ..analysis.comparisons import bound
 from ..analysis.presence import TRUE, conjunction
 
 
@@ -28,9 +27,9 @@ def tighten(compute: Compute, *, outputs: bool) -> Compute:
 
     def take(condition: Expr | None, candidates: set[str]) -> None:
         for part in conjuncts(condition):
-            bound = _bound(part, candidates, set(extents))
-            if bound is not None and part not in proven:
-                name, limit = bound
+            found = _bound(part, candidates, set(extents))
+            if found is not None and part not in proven:
+                name, limit = found
                 extents[name] = op("min", extents[name], op("max", limit, integer(0)))
                 proven.add(part)
 
@@ -73,23 +72,5 @@ def is_bound(condition: Expr, ranks: set[str]) -> bool:
 
 def _bound(condition: Expr, candidates: set[str], ranks: set[str]) -> tuple[str, Expr] | None:
     """(r, limit) where ``condition`` says ``r < limit`` and the limit mentions no rank of the Einsum."""
-    compared = comparison(condition, ranks)
-    form = None if compared is None else affine_in(compared.difference, tuple(sorted(ranks)))
-    if compared is None or form is None:
-        return None
-    mine = [r for r in form.ranks if r in ranks]
-    if len(mine) != 1 or mine[0] not in candidates:
-        return None
-    factor = form.coefficient(mine[0])
-    if not (isinstance(factor, Const) and factor.value == 1):
-        return None
-    # r + rest < 0 (or <= 0): r < -rest (or 1 - rest).
-    rest = form.constant
-    for other, coefficient in form.terms:
-        if other != mine[0]:
-            rest = op("add", rest, op("mul", coefficient, rank(other)))
-    limit: Expr = op("neg", rest)
-    if compared.inclusive:
-        limit = op("add", limit, integer(1))
-    limit = simplify(limit)
-    return None if set(ranks_of(limit)) & ranks else (mine[0], substitute(limit, sizes=compared.held))
+    found = bound(condition, ranks)
+    return None if found is None or found.is_low or found.rank not in candidates else (found.rank, found.limit)
